@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note
+
+//! The ioctl interface of `/dev/uvisor`.
+//!
+//! # Rules for every call
+//!
+//! The argument of an ioctl is a pointer to one of the structures here. Each begins with `size`,
+//! the size of the structure as the caller knows it, and each grows only at its end, like the
+//! argument of `clone3(2)`:
+//!
+//! * `size` smaller than the structure's first version: `EINVAL`.
+//! * `size` larger than the module knows: the bytes beyond must be zero, else `E2BIG`; more than a
+//!   page is always `E2BIG`.
+//! * Unknown bits in `flags`, and reserved fields that are not zero: `EINVAL`.
+//! * Memory that cannot be read or written: `EFAULT`. A command that the file does not have:
+//!   `ENOTTY`.
+//!
+//! Fields marked *out* are written by the module; what the caller put there is ignored.
+//! Addresses are guest-physical, lengths are in bytes, and both are multiples of the page size.
+
+#![cfg_attr(not(any(test, MODULE)), no_std)]
+
+mod run;
+mod stats;
+
+pub use run::{Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, HYPERCALL_LEN, RUN_PAGE_SIZE};
+pub use stats::{Event, Stats, EVENTS};
+
+use bitflags::bitflags;
+
+/// The device node.
+pub const DEVICE: &str = "/dev/uvisor";
+
+/// The version of this interface; it changes only when something here stops to be compatible.
+pub const ABI_VERSION: u32 = 1;
+
+/// The size of a page, the unit of all memory operations.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// The ioctl type byte of all commands.
+pub const IOCTL_TYPE: u32 = 0xb5;
+
+/// The ioctl command number `nr`: no direction and no size, since structures carry their own.
+const fn command(nr: u32) -> u32 {
+    IOCTL_TYPE << 8 | nr
+}
+
+/// `/dev/uvisor`: fills an [`Info`].
+pub const INFO: u32 = command(0x00);
+/// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
+///
+/// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page.
+pub const VM_CREATE: u32 = command(0x01);
+
+/// VM: maps a region described by a [`Map`].
+///
+/// Errors: `EEXIST` if a part of the range is mapped; `EINVAL` for an empty or unaligned range, one
+/// beyond [`Info::gpa_bits`], or no permission bit; `EBADF` for a file descriptor that is not open
+/// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
+/// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
+pub const MAP: u32 = command(0x10);
+/// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
+///
+/// When the call returns, no vCPU and no mapping of the VM's file can reach the range. Errors:
+/// `EINVAL`, `ENOMEM`, `ENOSPC` (a split would exceed the limit of regions).
+pub const UNMAP: u32 = command(0x11);
+/// VM: gives a whole range the permission in a [`Protect`].
+///
+/// When the call returns, no vCPU has the permission that was taken. Errors: `ENOMEM` if a part of
+/// the range is not mapped, as `mprotect(2)`; `EINVAL`; `ENOSPC`.
+pub const PROTECT: u32 = command(0x12);
+/// VM: fills a [`Stats`].
+pub const STATS: u32 = command(0x13);
+/// VM: sets the limits in a [`Limits`].
+///
+/// A limit below what is in use is accepted; the next allocation then fails.
+pub const LIMITS: u32 = command(0x14);
+/// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
+///
+/// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
+/// range, or an entry point that is not canonical; `EMFILE`, `ENFILE`, `ENOMEM`.
+pub const VCPU_CREATE: u32 = command(0x20);
+
+/// vCPU: runs the guest until an exit; takes no structure (the argument must be 0).
+///
+/// Registers come from the vCPU's [`RunPage`] and go back there with the [`Exit`]. Returns 0 when
+/// the page holds an exit. Errors: `EINTR` when a signal is pending, [`RunPage::immediate_exit`] is
+/// set, or [`KICK`] was called (the registers are up to date, the exit's reason is
+/// [`ExitReason::Interrupted`]); `EINVAL` for registers that no guest can have (a `rip` or base
+/// that is not canonical, a `cpl` other than 0 and 3, unknown flags), for an argument other than
+/// 0, or for a calling thread with a non-null FS or GS selector; `EBUSY` if another thread is
+/// running this vCPU, or somebody else left VMX half-enabled on this CPU; `ENOMEM` if no page could
+/// be had (the limit of the micro-VM is an exit, not an error); `EIO` if the CPU refused the entry
+/// (the exit then says why); `ENODEV` if VMX was taken from us.
+pub const RUN: u32 = command(0x30);
+/// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
+pub const KICK: u32 = command(0x31);
+
+bitflags! {
+    /// What the CPU and the module offer; see [`Info::features`].
+    pub struct Features: u64 {
+        /// Pages can be executable and not readable.
+        const EXEC_ONLY = 1 << 0;
+        /// The CPU can map 2 MiB pages by EPT.
+        const EPT_2M = 1 << 1;
+        /// The CPU can map 1 GiB pages by EPT.
+        const EPT_1G = 1 << 2;
+        /// The CPU keeps accessed and dirty bits in EPT.
+        const EPT_AD = 1 << 3;
+        /// The CPU can switch views with VMFUNC.
+        const VMFUNC = 1 << 4;
+        /// Guest translations are tagged (VPID), so that an entry does not flush the TLB.
+        const VPID = 1 << 5;
+        /// The CPU has the VMX-preemption timer.
+        const PREEMPTION_TIMER = 1 << 6;
+        /// VMX is on for somebody else (KVM) on this CPU now: windows are borrowed.
+        const BORROWED = 1 << 7;
+        /// The CPU has 1 GiB pages in its own page tables.
+        const GUEST_1G = 1 << 8;
+    }
+
+    /// What is done against speculative execution at each window; see [`Info::mitigations`].
+    pub struct Mitigations: u64 {
+        /// The L1 data cache is flushed before an entry (L1TF).
+        const L1D_FLUSH = 1 << 0;
+        /// CPU buffers are cleared before an entry (MDS, TAA, MMIO stale data).
+        const VERW = 1 << 1;
+        /// The return stack buffer is filled after an exit.
+        const RSB = 1 << 2;
+        /// The branch history is cleared after an exit (BHI).
+        const BHB = 1 << 3;
+        /// Branch prediction is flushed when a CPU changes from one micro-VM to another.
+        const IBPB = 1 << 4;
+        /// IBRS is set again after an exit.
+        const IBRS = 1 << 5;
+    }
+
+    /// What a guest may do with a region.
+    pub struct Prot: u32 {
+        /// Read.
+        const READ = 1 << 0;
+        /// Write; needs `READ`, as on the CPU.
+        const WRITE = 1 << 1;
+        /// Execute, in ring 3 and in ring 0. Without `READ` it needs [`Features::EXEC_ONLY`].
+        const EXEC = 1 << 2;
+    }
+
+    /// Flags of a [`Map`].
+    pub struct MapFlags: u32 {
+        /// The region shows the file `fd` from `offset`: the page cache's own pages, copied when
+        /// written. Without this flag the region is anonymous, zeroed memory.
+        const FILE = 1 << 0;
+    }
+}
+
+/// What the module and the CPU offer; all fields but `size` and `flags` are *out*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Info {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// [`ABI_VERSION`] of the module.
+    pub abi_version: u32,
+    /// How many bits a guest-physical address has: 39, or fewer where the CPU has fewer.
+    pub gpa_bits: u32,
+    /// [`Features`].
+    pub features: u64,
+    /// [`Mitigations`] that are applied.
+    pub mitigations: u64,
+    /// How many vCPUs a micro-VM can have.
+    pub max_vcpus: u32,
+    /// How many regions a micro-VM can have.
+    pub max_regions: u32,
+    /// How many micro-VMs exist now.
+    pub vms: u64,
+    /// Bytes of guest memory and tables that the module holds now, over all micro-VMs.
+    pub memory: u64,
+    /// XCR0 of the guests: the extended state that they may use.
+    pub xcr0: u64,
+    /// Ticks of the time-stamp counter in a millisecond.
+    pub tsc_khz: u64,
+}
+
+/// How to make a micro-VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VmCreate {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// Bytes of anonymous memory, copies and tables that the micro-VM may have; 0 for no limit but
+    /// the memory cgroup's.
+    pub memory_limit: u64,
+}
+
+/// A region to map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Map {
+    /// The size of this structure.
+    pub size: u32,
+    /// [`MapFlags`].
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+    /// [`Prot`]; 0 reserves the range: mapped, and not accessible.
+    pub prot: u32,
+    /// The file, with [`MapFlags::FILE`]; else 0.
+    pub fd: i32,
+    /// The offset in the file, a multiple of the page size, with [`MapFlags::FILE`]; else 0.
+    pub offset: u64,
+}
+
+/// A range to unmap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Unmap {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+}
+
+/// A range and its new permission.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Protect {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+    /// [`Prot`]; 0 takes all.
+    pub prot: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// The limits of a micro-VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// As [`VmCreate::memory_limit`].
+    pub memory_limit: u64,
+}
+
+/// What a vCPU has for life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct VcpuCreate {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The guest-physical address of its 4-level page table; no PCID.
+    pub cr3: u64,
+    /// Where `SYSCALL` enters ring 0 (IA32_LSTAR), guest-virtual.
+    pub syscall_entry: u64,
+    /// RFLAGS bits that `SYSCALL` clears (IA32_FMASK).
+    pub syscall_mask: u64,
+}
+
+macro_rules! sized {
+    ($($type:ty = $len:literal),* $(,)?) => {$(
+        static_assertions::const_assert_eq!(core::mem::size_of::<$type>(), $len);
+        static_assertions::const_assert_eq!(memoffset::offset_of!($type, size), 0);
+        static_assertions::const_assert_eq!(memoffset::offset_of!($type, flags), 4);
+        impl $type {
+            /// The size in bytes of the first version of this structure.
+            pub const MIN_SIZE: u32 = $len;
+
+            /// One with `size` filled in and all else zero.
+            pub fn new() -> Self {
+                Self { size: core::mem::size_of::<Self>() as u32, ..Default::default() }
+            }
+        }
+    )*};
+}
+
+sized! {
+    Info = 72, VmCreate = 16, Map = 40, Unmap = 24, Protect = 32, Limits = 16, VcpuCreate = 32,
+    Stats = 256,
+}
