@@ -1,3 +1,43 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Empty yet.
+//! Micro-VMs from user space.
+//!
+//! [`Device`], [`Vm`] and [`Vcpu`] are safe handles on the file descriptors of the uvisor module;
+//! closing the last handle of each frees what it stands for, in any order. The structures and
+//! constants of the ioctl interface itself are in [`uapi`].
+//!
+//! ```no_run
+//! use uvisor::{Device, Exit, Prot};
+//!
+//! # fn main() -> uvisor::Result<()> {
+//! let device = Device::open()?;
+//! let vm = device.create_vm(0)?;
+//! vm.map_anonymous(0x1000, 0x1000, Prot::READ | Prot::EXEC)?;
+//! // ... page tables and code are written with `write_at` ...
+//! let mut vcpu = vm.create_vcpu(0x1000, 0, 0)?;
+//! vcpu.regs_mut().rip = 0x1000;
+//! match vcpu.run()? {
+//!     Exit::Hypercall { ring } => println!("a hypercall from ring {ring}"),
+//!     other => println!("{other:?}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod device;
+mod error;
+mod map;
+mod vcpu;
+mod vm;
+
+pub use device::Device;
+pub use error::{Error, Result};
+pub use map::Mapping;
+pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
+pub use vm::{GuestMemory, Vm};
+
+pub use uvisor_uapi as uapi;
+pub use uvisor_uapi::{
+    Event, Features, Info, MemoryCause, Mitigations, Prot, Regs, RunFlags, Stats, DEVICE,
+    HYPERCALL_LEN, PAGE_SIZE,
+};

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A micro-VM: its regions, its memory, its limits.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::ptr;
+
+use uvisor_uapi::{self as uapi, Limits, Map, MapFlags, Prot, Protect, Stats, Unmap, VcpuCreate};
+
+use crate::device::{ioctl, new_fd};
+use crate::{Error, Mapping, Result, Vcpu};
+
+/// The whole guest-physical address space of a micro-VM, mapped at once; the offset is the address.
+pub type GuestMemory = Mapping;
+
+/// A micro-VM.
+///
+/// Addresses are guest-physical; addresses and lengths of regions are multiples of
+/// [`crate::PAGE_SIZE`].
+#[derive(Debug)]
+pub struct Vm {
+    // A `File` for its positioned reads and writes.
+    file: File,
+    gpa_bits: u32,
+}
+
+impl Vm {
+    /// The micro-VM behind `fd`.
+    pub(crate) fn new(fd: OwnedFd, gpa_bits: u32) -> Self {
+        Self {
+            file: fd.into(),
+            gpa_bits,
+        }
+    }
+
+    /// The size in bytes of the guest-physical address space.
+    pub fn size(&self) -> u64 {
+        1 << self.gpa_bits.min(52)
+    }
+
+    /// Maps zeroed memory of the micro-VM's own; pages come when they are first touched.
+    pub fn map_anonymous(&self, gpa: u64, len: u64, prot: Prot) -> Result<()> {
+        self.map(Map {
+            gpa,
+            len,
+            prot: prot.bits(),
+            ..Map::new()
+        })
+    }
+
+    /// Maps the pages of the file `fd` from `offset`; what the guest writes, it writes to a copy.
+    pub fn map_file(
+        &self,
+        gpa: u64,
+        len: u64,
+        prot: Prot,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<()> {
+        self.map(Map {
+            flags: MapFlags::FILE.bits(),
+            gpa,
+            len,
+            prot: prot.bits(),
+            fd: fd.as_raw_fd(),
+            offset,
+            ..Map::new()
+        })
+    }
+
+    /// Maps a region.
+    fn map(&self, mut argument: Map) -> Result<()> {
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::MAP, "MAP", &mut argument) }.map(drop)
+    }
+
+    /// Unmaps what is mapped in a range.
+    pub fn unmap(&self, gpa: u64, len: u64) -> Result<()> {
+        let mut argument = Unmap {
+            gpa,
+            len,
+            ..Unmap::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::UNMAP, "UNMAP", &mut argument) }.map(drop)
+    }
+
+    /// Gives a whole range the permission `prot`.
+    pub fn protect(&self, gpa: u64, len: u64, prot: Prot) -> Result<()> {
+        let mut argument = Protect {
+            gpa,
+            len,
+            prot: prot.bits(),
+            ..Protect::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::PROTECT, "PROTECT", &mut argument) }.map(drop)
+    }
+
+    /// What the micro-VM holds and what happened to it.
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = Stats::new();
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::STATS, "STATS", &mut stats) }?;
+        Ok(stats)
+    }
+
+    /// Limits the micro-VM to `bytes` of its own memory; 0 for no limit.
+    pub fn set_memory_limit(&self, bytes: u64) -> Result<()> {
+        let mut argument = Limits {
+            memory_limit: bytes,
+            ..Limits::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::LIMITS, "LIMITS", &mut argument) }.map(drop)
+    }
+
+    /// Makes a vCPU with the page table at `cr3`, whose `SYSCALL` enters ring 0 at `syscall_entry`
+    /// with the flags in `syscall_mask` cleared.
+    pub fn create_vcpu(&self, cr3: u64, syscall_entry: u64, syscall_mask: u64) -> Result<Vcpu> {
+        let mut argument = VcpuCreate {
+            cr3,
+            syscall_entry,
+            syscall_mask,
+            ..VcpuCreate::new()
+        };
+        // SAFETY: This is the structure of this command.
+        let fd = unsafe {
+            ioctl(
+                self.as_fd(),
+                uapi::VCPU_CREATE,
+                "VCPU_CREATE",
+                &mut argument,
+            )
+        }?;
+        Vcpu::new(new_fd(fd))
+    }
+
+    /// Fills `buffer` from guest memory at `gpa`; fails with `EFAULT` where the guest itself could
+    /// not read.
+    pub fn read_at(&self, gpa: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = gpa
+                .checked_add(done as u64)
+                .ok_or_else(|| Error::errno_of("pread", libc::EFAULT))?;
+            done += progress("pread", self.file.read_at(rest, at))?;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes` to guest memory at `gpa`; fails with `EFAULT` where the guest itself could
+    /// not write.
+    pub fn write_at(&self, gpa: u64, bytes: &[u8]) -> Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let at = gpa
+                .checked_add(done as u64)
+                .ok_or_else(|| Error::errno_of("pwrite", libc::EFAULT))?;
+            done += progress("pwrite", self.file.write_at(rest, at))?;
+        }
+        Ok(())
+    }
+
+    /// Maps the whole guest-physical address space; see [`Mapping::address`].
+    pub fn memory(&self) -> Result<GuestMemory> {
+        let len =
+            usize::try_from(self.size()).map_err(|_| Error::errno_of("mmap", libc::EOVERFLOW))?;
+        Mapping::new(self.as_fd(), len)
+    }
+}
+
+impl AsFd for Vm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// How far a positioned read or write came: nothing without an error means a bad address.
+fn progress(call: &'static str, result: io::Result<usize>) -> Result<usize> {
+    match result {
+        Ok(0) => Err(Error::errno_of(call, libc::EFAULT)),
+        Ok(count) => Ok(count),
+        Err(source) if source.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(source) => Err(Error::Call { call, source }),
+    }
+}
+
+/// Calls a command that takes no structure.
+pub(crate) fn plain_ioctl(fd: BorrowedFd<'_>, command: u32, call: &'static str) -> Result<i32> {
+    // SAFETY: The command takes no structure.
+    unsafe { ioctl(fd, command, call, ptr::null_mut::<u8>()) }
+}
