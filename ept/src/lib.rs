@@ -1,5 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Empty yet.
+//! The memory of a micro-VM: extended page tables and the regions above them, free of kernel calls.
+//!
+//! A [`Space`] is what the module uses. It has a [`RegionMap`], which says what user space mapped
+//! where, and a [`Tree`], which holds the pages that were touched in the form that the CPU walks.
+//! The module supplies pages through [`Host`] and a growable array through [`Store`]; so do the
+//! tests, which is how all of this runs as an ordinary program.
+//!
+//! # Locking and flushing
+//!
+//! Nothing here locks. A change needs `&mut`, so the caller's lock makes it the only writer, while
+//! CPUs walk the same tables at any time. What a CPU may have cached is the caller's business as
+//! well: [`Taken`] says when it has to be flushed, and memory is given back in a second step
+//! ([`Space::reap`]) which the caller takes after the flush.
+//!
+//! # Panics
+//!
+//! None: addresses are checked once, by [`Range::new`] and at the head of each function that takes
+//! a [`Gpa`]; all arithmetic after that is on page numbers below 2^36.
 
 #![cfg_attr(not(any(test, MODULE)), no_std)]
+
+mod addr;
+mod entry;
+mod geometry;
+mod host;
+mod region;
+mod regions;
+mod space;
+mod tree;
+mod unmap;
+
+pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
+pub use entry::{Leaf, Owner, Perm};
+pub use host::Host;
+pub use region::{Backing, Region, RegionError, Store};
+pub use regions::RegionMap;
+pub use space::{Copied, Fault, Installed, Space};
+pub use tree::{InsertError, Taken, Tree};

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All regions of a micro-VM, in the order of their addresses.
+
+use core::marker::PhantomData;
+
+use crate::addr::{Gpa, Range};
+use crate::entry::Perm;
+use crate::region::{Backing, Region, RegionError, Store};
+
+/// The regions of a micro-VM.
+///
+/// Every change is all or nothing: it first finds out what it needs, reserves room for it, and then
+/// cannot fail any more.
+///
+/// # Invariants
+///
+/// Sorted by address; no two overlap; no two neighbours [join](Region::joins), so that equal
+/// mappings give equal maps, however they came about.
+#[derive(Debug)]
+pub struct RegionMap<B, S> {
+    /// The regions.
+    store: S,
+    /// How many there can be.
+    max_regions: usize,
+    /// The store's elements have it.
+    backing: PhantomData<B>,
+}
+
+impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
+    /// An empty map for at most `max_regions`, kept in `store`, which must be empty.
+    pub fn new(store: S, max_regions: usize) -> Self {
+        Self {
+            store,
+            max_regions,
+            backing: PhantomData,
+        }
+    }
+
+    /// How many regions there are.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    /// All regions, in ascending order.
+    pub fn as_slice(&self) -> &[Region<B>] {
+        self.store.as_slice()
+    }
+
+    /// The region that `gpa` is in.
+    pub fn find(&self, gpa: Gpa) -> Option<&Region<B>> {
+        let at = self
+            .as_slice()
+            .partition_point(|region| region.range.end() <= gpa);
+        self.as_slice()
+            .get(at)
+            .filter(|region| region.range.contains(gpa))
+    }
+
+    /// The regions that have a part in `range`, in ascending order.
+    pub fn iter(&self, range: Range) -> core::slice::Iter<'_, Region<B>> {
+        let (from, to) = self.bounds(&range);
+        self.as_slice().get(from..to).unwrap_or_default().iter()
+    }
+
+    /// Adds a region; fails if a part of its range is taken.
+    ///
+    /// It becomes one with neighbours that it joins.
+    pub fn insert(&mut self, region: Region<B>) -> Result<(), RegionError<S::Error>> {
+        let (at, to) = self.bounds(&region.range);
+        if at != to {
+            return Err(RegionError::Exists);
+        }
+        let slice = self.store.as_mut_slice();
+        let previous = at.checked_sub(1).and_then(|previous| slice.get(previous));
+        let joins_previous = previous.is_some_and(|previous| previous.joins(&region));
+        let joins_next = slice.get(at).is_some_and(|next| region.joins(next));
+        if joins_previous {
+            // The neighbour takes the region's place, and then perhaps the next one in.
+            let previous = at.saturating_sub(1);
+            if let Some(previous) = slice.get_mut(previous) {
+                previous.range = previous.range.joined(&region.range);
+            }
+            self.merge(previous, at.saturating_add(1));
+        } else if joins_next {
+            if let Some(next) = slice.get_mut(at) {
+                let range = region.range.joined(&next.range);
+                *next = Region { range, ..region };
+            }
+        } else {
+            self.make_room(1)?;
+            self.store.insert(at, region);
+        }
+        Ok(())
+    }
+
+    /// Removes whatever is in `range`; regions that reach beyond keep the rest.
+    ///
+    /// It needs room for one more only if the range is inside a region, which becomes two.
+    pub fn remove(&mut self, range: Range) -> Result<(), RegionError<S::Error>> {
+        let (mut from, mut to) = self.bounds(&range);
+        let slice = self.as_slice();
+        let last = to.checked_sub(1).and_then(|last| slice.get(last));
+        let (Some(first), Some(last)) = (slice.get(from), last) else {
+            return Ok(());
+        };
+        let head = first.range.before(&range);
+        let tail = last.range.after(&range).map(|rest| last.with_range(rest));
+        let is_inside = to.checked_sub(from) == Some(1) && head.is_some() && tail.is_some();
+        if is_inside {
+            self.make_room(1)?;
+        }
+        if let Some(head) = head {
+            if let Some(first) = self.store.as_mut_slice().get_mut(from) {
+                first.range = head;
+            }
+            from = from.saturating_add(1);
+        }
+        match tail {
+            Some(tail) if is_inside => self.store.insert(from, tail),
+            Some(tail) => {
+                to = to.saturating_sub(1);
+                if let Some(last) = self.store.as_mut_slice().get_mut(to) {
+                    *last = tail;
+                }
+            }
+            None => {}
+        }
+        self.remove_run(from, to);
+        Ok(())
+    }
+
+    /// Gives all of `range` the permission `perm`; fails if a part of it is not mapped.
+    ///
+    /// It needs room for each edge of the range that is inside a region with another permission.
+    pub fn protect(&mut self, range: Range, perm: Perm) -> Result<(), RegionError<S::Error>> {
+        let (mut from, mut to) = self.bounds(&range);
+        let slice = self.as_slice();
+        let mut covered = range.start();
+        for region in slice.get(from..to).unwrap_or_default() {
+            if region.range.start() > covered {
+                return Err(RegionError::Unmapped);
+            }
+            covered = region.range.end();
+        }
+        let last = to.checked_sub(1).and_then(|last| slice.get(last));
+        let (Some(first), Some(last), true) = (slice.get(from), last, covered >= range.end())
+        else {
+            return Err(RegionError::Unmapped);
+        };
+        // What is cut off at the edges keeps its permission; no need to cut if that is the same.
+        let head = match first.range.before(&range) {
+            Some(head) if first.perm != perm => Some(first.with_range(head)),
+            _ => None,
+        };
+        let tail = match last.range.after(&range) {
+            Some(tail) if last.perm != perm => Some(last.with_range(tail)),
+            _ => None,
+        };
+        self.make_room(usize::from(head.is_some()) + usize::from(tail.is_some()))?;
+
+        if let Some(tail) = tail {
+            let last = to.saturating_sub(1);
+            if let Some(last) = self.store.as_mut_slice().get_mut(last) {
+                last.range = last.range.before(&tail.range).unwrap_or(last.range);
+            }
+            self.store.insert(to, tail);
+        }
+        if let Some(head) = head {
+            if let Some(first) = self.store.as_mut_slice().get_mut(from) {
+                let rest = first.range.after(&head.range).unwrap_or(first.range);
+                *first = first.with_range(rest);
+            }
+            self.store.insert(from, head);
+            from = from.saturating_add(1);
+            to = to.saturating_add(1);
+        }
+        for region in self
+            .store
+            .as_mut_slice()
+            .get_mut(from..to)
+            .unwrap_or_default()
+        {
+            region.perm = perm;
+        }
+        self.merge(from.saturating_sub(1), to.saturating_add(1));
+        Ok(())
+    }
+
+    /// The numbers `from..to` of the regions that have a part in `range`; if there is none, both
+    /// are the number that a region there would get.
+    fn bounds(&self, range: &Range) -> (usize, usize) {
+        let slice = self.as_slice();
+        let from = slice.partition_point(|region| region.range.end() <= range.start());
+        let to = slice.partition_point(|region| region.range.start() < range.end());
+        (from, to)
+    }
+
+    /// Makes room for `additional` regions, if they are allowed.
+    fn make_room(&mut self, additional: usize) -> Result<(), RegionError<S::Error>> {
+        if additional == 0 {
+            return Ok(());
+        }
+        match self.len().checked_add(additional) {
+            Some(len) if len <= self.max_regions => {}
+            _ => return Err(RegionError::TooMany),
+        }
+        self.store.reserve(additional).map_err(RegionError::Store)
+    }
+
+    /// Makes one of those among the regions `from..to` that join; `to` may be beyond the end.
+    fn merge(&mut self, from: usize, to: usize) {
+        let to = to.min(self.len());
+        let Some(run) = self.store.as_mut_slice().get_mut(from..to) else {
+            return;
+        };
+        // Those that remain move to the front of the run, and what is left behind them goes. One
+        // pass, because moving all later regions for each one that goes would take too long.
+        let mut kept = 0;
+        for next in 1..run.len() {
+            // PANIC: `kept < next < run.len()`, as `kept` grows by at most one for each `next`.
+            let (front, back) = run.split_at_mut(next);
+            let (Some(last), Some(candidate)) = (front.get_mut(kept), back.first()) else {
+                return;
+            };
+            if last.joins(candidate) {
+                last.range = last.range.joined(&candidate.range);
+            } else {
+                kept += 1;
+                run.swap(kept, next);
+            }
+        }
+        self.remove_run(from.saturating_add(kept).saturating_add(1), to);
+    }
+
+    /// Removes the regions `from..to`.
+    fn remove_run(&mut self, from: usize, to: usize) {
+        let count = to.saturating_sub(from);
+        // Moved to the end first, where removing one costs nothing.
+        match self.store.as_mut_slice().get_mut(from..) {
+            // PANIC: `rotate_left` wants no more than there are.
+            Some(tail) if count <= tail.len() => tail.rotate_left(count),
+            _ => return,
+        }
+        for _ in 0..count {
+            drop(self.store.remove(self.len().saturating_sub(1)));
+        }
+    }
+}

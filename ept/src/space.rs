@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The regions and the tables together, and what a fault asks for.
+//!
+//! # How a fault is served, and what may happen meanwhile
+//!
+//! [`Space::fault`] says which page is wanted; the module makes it and gives it to
+//! [`Space::install`] or [`Space::install_copy`]. Reading a file's page can take long, so the
+//! module lets go of its lock in between, and anything may happen to the space then. Nothing is
+//! remembered about the fault: what was true is found out again at the end, and if it no longer is,
+//! the page stays the caller's and the guest just runs, and faults, again. In detail:
+//!
+//! * *Another vCPU was faster* at the same page: its leaf stays ([`Installed::Occupied`]).
+//! * *The range was unmapped*, or mapped to something else: the region is looked up again and must
+//!   have the same backing at that page, the same file at the same offset or zeros
+//!   ([`Installed::Stale`]). Equal backing is enough, even if it is another region than before,
+//!   because the page is made from the backing and nothing else. One thing follows from that: a
+//!   *copy* of a file's page must be made after the lock was taken again, of the page-cache page
+//!   that is found without it. Otherwise the range could be unmapped, the file written and mapped
+//!   again, and then show what was there before the write.
+//! * *The permission was changed*: the leaf gets what the region has now, not what it had. If that
+//!   does not allow the access any more, the guest faults again and is told so.
+//! * *The old page is still being unmapped* (detached and not reaped) where a new region is already
+//!   mapped: its place counts as occupied until it is gone.
+//! * *A file's leaf to be copied was replaced, or unmapped and mapped again*: the leaf must be the
+//!   very one that [`Fault::Copy`] gave ([`Copied::Stale`]). The caller must have a reference of its
+//!   own on that frame before it lets go of the lock, so that an equal address is the same page.
+//!
+//! CPUs see each leaf change from one state to the next by one store. A CPU with an old translation
+//! does what was allowed before, until the flush that the caller owes after [`Taken::Something`] or
+//! [`Copied::Done`].
+
+use crate::addr::{Gpa, Hpa, Range};
+use crate::entry::{Leaf, Owner, Perm};
+use crate::host::Host;
+use crate::region::{Backing, Region, RegionError, Store};
+use crate::regions::RegionMap;
+use crate::tree::{InsertError, Taken, Tree};
+
+/// What an access to a page needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault<B> {
+    /// No region is there.
+    Unmapped,
+    /// The region does not allow it.
+    Denied,
+    /// Nothing: another vCPU was faster, or the fault was a stale translation's.
+    Done,
+    /// A frame of zeros, for [`Space::install`] as [`Owner::Private`] with no backing.
+    Anonymous,
+    /// A page of a file, for [`Space::install`] with this backing.
+    File {
+        /// What the page is made from.
+        backing: B,
+        /// Whether it will be written: then a copy is wanted, as [`Owner::Private`], and else the
+        /// file's own page, as [`Owner::File`].
+        copy: bool,
+    },
+    /// A copy of a file's page that is mapped, for [`Space::install_copy`].
+    Copy {
+        /// The leaf that maps it.
+        from: Leaf,
+    },
+}
+
+/// What [`Space::install`] did.
+#[must_use = "the frame is still the caller's, except in one case"]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Installed {
+    /// The frame is mapped, and the caller's reference on it is the tree's.
+    Done,
+    /// Another leaf is there; the frame is still the caller's.
+    Occupied,
+    /// The page is no longer wanted there; the frame is still the caller's.
+    Stale,
+}
+
+/// What [`Space::install_copy`] did.
+#[must_use = "a frame is the caller's"]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Copied {
+    /// The copy is mapped, and the caller's reference on it is the tree's.
+    Done {
+        /// What was mapped before: its reference is the caller's, to be dropped after a flush,
+        /// without which CPUs also go on reading it in place of the copy.
+        old: Leaf,
+    },
+    /// Something else is mapped there, or nothing; the copy is still the caller's.
+    Stale,
+}
+
+/// The memory of a micro-VM.
+///
+/// It must be given back by [`Space::destroy`]; dropping it leaks its pages.
+///
+/// # Invariants
+///
+/// Each leaf of the tree is inside a region, and has the permission of the region as far as its
+/// owner allows. All regions have permissions that the CPU can express.
+#[derive(Debug)]
+pub struct Space<B, S> {
+    /// The pages that were touched.
+    tree: Tree,
+    /// What is mapped.
+    regions: RegionMap<B, S>,
+}
+
+impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
+    /// An empty space, its regions kept in `store`, at most `max_regions` of them.
+    pub fn new<H: Host>(host: &mut H, store: S, max_regions: usize) -> Result<Self, H::Error> {
+        let tree = Tree::new(host)?;
+        // INVARIANT: both are empty.
+        Ok(Self {
+            tree,
+            regions: RegionMap::new(store, max_regions),
+        })
+    }
+
+    /// The tables.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The regions.
+    pub fn regions(&self) -> &RegionMap<B, S> {
+        &self.regions
+    }
+
+    /// Maps a region where nothing is mapped. Its pages come by faults.
+    pub fn map(&mut self, region: Region<B>) -> Result<(), RegionError<S::Error>> {
+        self.check(region.perm)?;
+        self.regions.insert(region)
+    }
+
+    /// Unmaps what is mapped in `range`.
+    ///
+    /// After that, and a flush if something was taken, the caller calls [`Space::reap`] with the
+    /// same range. Nobody else may unmap before that; all else may happen.
+    pub fn unmap<H: Host>(
+        &mut self,
+        host: &H,
+        range: Range,
+    ) -> Result<Taken, RegionError<S::Error>> {
+        self.regions.remove(range)?;
+        // INVARIANT: what was in the range goes out of the tree as well.
+        Ok(self.tree.detach(host, range))
+    }
+
+    /// Gives back the pages and tables of a range that was unmapped, after the flush.
+    pub fn reap<H: Host>(&mut self, host: &mut H, range: Range) {
+        self.tree.reap(host, range);
+    }
+
+    /// Gives all of `range` a permission; fails if a part of it is not mapped.
+    pub fn protect<H: Host>(
+        &mut self,
+        host: &H,
+        range: Range,
+        perm: Perm,
+    ) -> Result<Taken, RegionError<S::Error>> {
+        self.check(perm)?;
+        self.regions.protect(range, perm)?;
+        // INVARIANT: the leaves follow their regions.
+        Ok(self.tree.protect(host, range, perm))
+    }
+
+    /// What the guest needs to be able to `access` the page of `gpa`.
+    ///
+    /// An access with no bit is none that a CPU makes, and is denied.
+    pub fn fault<H: Host>(&self, host: &H, gpa: Gpa, access: Perm) -> Fault<B> {
+        match self.regions.find(gpa) {
+            None => Fault::Unmapped,
+            Some(region) if access.is_empty() || !region.perm.contains(access) => Fault::Denied,
+            Some(region) => self.wanted(host, region, gpa, access.contains(Perm::W)),
+        }
+    }
+
+    /// What the module needs to read or write the page of `gpa` itself, for user space, whatever
+    /// the guest may do; never [`Fault::Denied`].
+    ///
+    /// [`Fault::Done`] means that the page is mapped and, to `write`, that it is the micro-VM's own.
+    pub fn host_fault<H: Host>(&self, host: &H, gpa: Gpa, write: bool) -> Fault<B> {
+        match self.regions.find(gpa) {
+            None => Fault::Unmapped,
+            Some(region) => self.wanted(host, region, gpa, write),
+        }
+    }
+
+    /// What an access that is allowed needs.
+    fn wanted<H: Host>(&self, host: &H, region: &Region<B>, gpa: Gpa, write: bool) -> Fault<B> {
+        match self.tree.get(host, gpa) {
+            Some(from) if write && from.owner == Owner::File => Fault::Copy { from },
+            // By the invariant, the leaf has all else that the region has.
+            Some(_) => Fault::Done,
+            None if region.backing.is_anonymous() => Fault::Anonymous,
+            None => match Range::page_of(gpa) {
+                Some(page) => Fault::File {
+                    backing: region.backing_at(&page),
+                    copy: write,
+                },
+                None => Fault::Unmapped,
+            },
+        }
+    }
+
+    /// Maps `frame` at the page of `gpa`, if it is still wanted there.
+    ///
+    /// `backing` is what [`Fault::File`] gave, and none for [`Fault::Anonymous`]. The leaf gets the
+    /// region's permission, a file's frame without `W`. The reference on the frame changes hands
+    /// with [`Installed::Done`] only. CPUs need no flush.
+    pub fn install<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        frame: Hpa,
+        owner: Owner,
+        backing: Option<&B>,
+    ) -> Result<Installed, H::Error> {
+        let (Some(region), Some(page)) = (self.regions.find(gpa), Range::page_of(gpa)) else {
+            return Ok(Installed::Stale);
+        };
+        let is_same = match backing {
+            Some(backing) => {
+                !region.backing.is_anonymous() && region.backing_at(&page).continues(0, backing)
+            }
+            None => region.backing.is_anonymous(),
+        };
+        if !is_same {
+            return Ok(Installed::Stale);
+        }
+        // INVARIANT: inside the region, with its permission.
+        let leaf = Leaf {
+            frame,
+            perm: owner.limit(region.perm),
+            owner,
+        };
+        match self.tree.insert(host, gpa, leaf) {
+            Ok(()) => Ok(Installed::Done),
+            Err(InsertError::Occupied) => Ok(Installed::Occupied),
+            Err(InsertError::Range) => Ok(Installed::Stale),
+            Err(InsertError::Host(error)) => Err(error),
+        }
+    }
+
+    /// Maps the copy in `frame` at the page of `gpa` in the place of `from`, if that is still there.
+    ///
+    /// `from` is what [`Fault::Copy`] gave.
+    pub fn install_copy<H: Host>(&mut self, host: &H, gpa: Gpa, from: Leaf, frame: Hpa) -> Copied {
+        let Some(region) = self.regions.find(gpa) else {
+            return Copied::Stale;
+        };
+        // Its permission may have changed, its frame must not have.
+        match self.tree.get(host, gpa) {
+            Some(now) if now.owner == Owner::File && now.frame == from.frame => {}
+            _ => return Copied::Stale,
+        }
+        // INVARIANT: inside the region, with its permission.
+        let leaf = Leaf {
+            frame,
+            perm: region.perm,
+            owner: Owner::Private,
+        };
+        match self.tree.replace(host, gpa, leaf) {
+            Some(old) => Copied::Done { old },
+            None => Copied::Stale,
+        }
+    }
+
+    /// Gives back everything. No CPU may have anything of this space cached, nor run in it.
+    pub fn destroy<H: Host>(self, host: &mut H) {
+        self.tree.destroy(host);
+    }
+
+    /// Refuses a permission that the CPU cannot express.
+    fn check(&self, perm: Perm) -> Result<(), RegionError<S::Error>> {
+        if self.tree.can_express(perm) {
+            Ok(())
+        } else {
+            Err(RegionError::Perm)
+        }
+    }
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tables of one view: looking up, adding and changing pages.
+//!
+//! # Ordering
+//!
+//! There is one writer, but CPUs walk the tables while it writes, and an entry is one aligned
+//! 64-bit word, so that a CPU sees the old one or the new one. What has to hold is that whoever
+//! sees an entry also sees what it points to: the content of a new frame, and the entries of a new
+//! table. Hence every store is a `Release`: what the caller wrote before, into the frame as well,
+//! cannot move behind it, and x86 keeps the order of stores and of the loads of a walk. Loads are
+//! `Relaxed`, because only the writer's own stores are loaded.
+//!
+//! Taking something away needs more: the store must be visible to all CPUs before the caller
+//! looks which of them run the guest and have to be interrupted. That is an order of a store
+//! before a load, which no `Release` gives; it belongs to the caller's flush (see [`Taken`]).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::addr::{Gpa, Hpa, Range};
+use crate::entry::{eptp, Entry, Leaf, Perm};
+use crate::geometry::{Index, Level};
+use crate::host::Host;
+
+/// Whether permission was taken that a CPU may have cached.
+///
+/// After [`Taken::Something`] the caller must flush before it relies on the change: a full memory
+/// barrier, then an INVEPT on each CPU that ran or runs the guest, before it runs it again. A caller
+/// that lets go of its lock in between must make others, who may be told [`Taken::Nothing`] about
+/// the same range, wait for this flush as well.
+#[must_use = "CPUs may still have the permission cached"]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// No CPU can do more than the tables say.
+    Nothing,
+    /// A CPU can still do what was taken until it is flushed.
+    Something,
+}
+
+impl Taken {
+    /// What two changes took together.
+    #[must_use = "CPUs may still have the permission cached"]
+    pub fn and(self, other: Self) -> Self {
+        match self {
+            Taken::Nothing => other,
+            Taken::Something => Taken::Something,
+        }
+    }
+}
+
+/// Why [`Tree::insert`] did not take a leaf; the frame is still the caller's.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum InsertError<E> {
+    /// A leaf is there, or one that was detached and not reaped yet.
+    Occupied,
+    /// The address is beyond what four levels can map.
+    Range,
+    /// The host has no table.
+    Host(E),
+}
+
+/// The tables of one view, of four levels, with leaves of 4 KiB.
+///
+/// It must be given back by [`Tree::destroy`]; dropping it leaks all it has.
+///
+/// # Invariants
+///
+/// `root` and what entries above the leaves' level point to are tables of the host; each is pointed
+/// to once, and all but the root have an entry in use. Each leaf has one reference on its frame.
+#[must_use = "its memory is given back by `destroy` only"]
+#[derive(Debug)]
+pub struct Tree {
+    /// The table that the EPT pointer names.
+    root: Hpa,
+    /// Whether the CPU has execute-only pages.
+    exec_only: bool,
+}
+
+impl Tree {
+    /// An empty tree.
+    pub fn new<H: Host>(host: &mut H) -> Result<Self, H::Error> {
+        let root = host.alloc_table()?;
+        // INVARIANT: a new table is empty.
+        Ok(Self {
+            root,
+            exec_only: host.exec_only(),
+        })
+    }
+
+    /// The root table.
+    pub fn root(&self) -> Hpa {
+        self.root
+    }
+
+    /// The EPT pointer for the VMCS.
+    pub fn eptp(&self) -> u64 {
+        eptp(self.root)
+    }
+
+    /// Whether the CPU can have this permission on a page.
+    pub(crate) fn can_express(&self, perm: Perm) -> bool {
+        perm.is_expressible(self.exec_only)
+    }
+
+    /// The entry of `leaf`.
+    ///
+    /// A permission that the CPU cannot express would be an EPT misconfiguration; [`Space`]
+    /// refuses it, and whoever uses a tree directly gets a page with none.
+    ///
+    /// [`Space`]: crate::Space
+    fn encode(&self, leaf: Leaf) -> Entry {
+        let perm = if self.can_express(leaf.perm) {
+            leaf.perm
+        } else {
+            Perm::empty()
+        };
+        Entry::leaf(Leaf { perm, ..leaf })
+    }
+
+    /// The leaf that maps `gpa`, also one without any permission; a detached one maps nothing.
+    pub fn get<H: Host>(&self, host: &H, gpa: Gpa) -> Option<Leaf> {
+        let slot = self.leaf_slot(host, gpa)?;
+        Some(load(slot).to_leaf())
+    }
+
+    /// Adds a leaf for the page of `gpa`, where there is none.
+    ///
+    /// Takes over the caller's reference on the frame, but not if it fails. It either adds the leaf
+    /// and the tables that it needs, or changes nothing. CPUs need no flush: what is not present is
+    /// not cached.
+    pub fn insert<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        leaf: Leaf,
+    ) -> Result<(), InsertError<H::Error>> {
+        let page = gpa.page().ok_or(InsertError::Range)?;
+        let mut entry = self.encode(leaf);
+        let (mut table, mut level) = (self.root, Level::ROOT);
+        let index = loop {
+            let index = level.index(page);
+            let present = load(slot(host, table, index));
+            match level.below() {
+                _ if !present.is_used() => break index,
+                Some(below) if present.is_mapped() => (table, level) = (present.address(), below),
+                _ => return Err(InsertError::Occupied),
+            }
+        };
+        // The tables from the leaf's up to here are made first, so that running out of memory
+        // changes nothing and a CPU sees all of them or none.
+        if let Some(top) = level.below() {
+            entry = Self::chain(host, top, page, entry).map_err(InsertError::Host)?;
+        }
+        store(slot(host, table, index), entry);
+        Ok(())
+    }
+
+    /// Makes the tables for `page` from `level` down to the leaf's, with `leaf` in the last, and
+    /// gives the entry that points to the first.
+    fn chain<H: Host>(
+        host: &mut H,
+        level: Level,
+        page: u64,
+        leaf: Entry,
+    ) -> Result<Entry, H::Error> {
+        let table = host.alloc_table()?;
+        let entry = match level.below() {
+            None => leaf,
+            Some(below) => match Self::chain(host, below, page, leaf) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    host.free_table(table);
+                    return Err(error);
+                }
+            },
+        };
+        store(slot(host, table, level.index(page)), entry);
+        Ok(Entry::table(table))
+    }
+
+    /// Puts `leaf` in the place of the one that maps `gpa`, and returns that one.
+    ///
+    /// The caller gets the old leaf's reference and gives its own on the new frame. If the old leaf
+    /// had any permission, CPUs may use the old frame until the caller has flushed. None if nothing
+    /// is mapped there: then nothing happens and the frame is still the caller's.
+    pub fn replace<H: Host>(&mut self, host: &H, gpa: Gpa, leaf: Leaf) -> Option<Leaf> {
+        let slot = self.leaf_slot(host, gpa)?;
+        let old = load(slot).to_leaf();
+        store(slot, self.encode(leaf));
+        Some(old)
+    }
+
+    /// Gives all leaves in `range` the permission `perm`, those of a file without `W`.
+    pub fn protect<H: Host>(&mut self, host: &H, range: Range, perm: Perm) -> Taken {
+        self.protect_table(host, self.root, Level::ROOT, range.page_numbers(), perm)
+    }
+
+    /// [`Tree::protect`] for the `pages` that `table` spans.
+    fn protect_table<H: Host>(
+        &self,
+        host: &H,
+        table: Hpa,
+        level: Level,
+        pages: core::ops::Range<u64>,
+        perm: Perm,
+    ) -> Taken {
+        let mut taken = Taken::Nothing;
+        for part in level.parts(pages) {
+            let slot = slot(host, table, part.index);
+            let entry = load(slot);
+            if !entry.is_mapped() {
+                continue;
+            }
+            if let Some(below) = level.below() {
+                let table = entry.address();
+                taken = taken.and(self.protect_table(host, table, below, part.pages, perm));
+                continue;
+            }
+            let old = entry.to_leaf();
+            let new = self.encode(Leaf {
+                perm: old.owner.limit(perm),
+                ..old
+            });
+            // CPUs find out about permission that was added by themselves: the fault that they
+            // raise for lack of it drops what they had cached.
+            if !(old.perm - new.to_leaf().perm).is_empty() {
+                taken = Taken::Something;
+            }
+            if new != entry {
+                store(slot, new);
+            }
+        }
+        taken
+    }
+
+    /// The entry of the leaf that maps `gpa`.
+    fn leaf_slot<'h, H: Host>(&self, host: &'h H, gpa: Gpa) -> Option<&'h AtomicU64> {
+        let page = gpa.page()?;
+        let (mut table, mut level) = (self.root, Level::ROOT);
+        loop {
+            let slot = slot(host, table, level.index(page));
+            let entry = load(slot);
+            if !entry.is_mapped() {
+                return None;
+            }
+            match level.below() {
+                None => return Some(slot),
+                Some(below) => (table, level) = (entry.address(), below),
+            }
+        }
+    }
+}
+
+/// The entry `index` of `table`.
+pub(crate) fn slot<H: Host>(host: &H, table: Hpa, index: Index) -> &AtomicU64 {
+    index.of(host.entries(table))
+}
+
+/// Reads an entry; see the module for the ordering.
+pub(crate) fn load(slot: &AtomicU64) -> Entry {
+    Entry(slot.load(Ordering::Relaxed))
+}
+
+/// Writes an entry; see the module for the ordering.
+pub(crate) fn store(slot: &AtomicU64, entry: Entry) {
+    slot.store(entry.0, Ordering::Release);
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Taking pages out of the tables, in two passes with the caller's flush between them.
+//!
+//! [`Tree::detach`] makes entries not present and marks them; frames and tables stay, since a CPU
+//! may have cached a translation to them, or may be in the middle of a walk. After the flush none
+//! has, and [`Tree::reap`] gives back what is marked. Neither needs memory.
+//!
+//! A marked entry belongs to nobody but `reap`: it maps nothing, and [`Tree::insert`] reports its
+//! place as occupied. So between the two passes everything else may happen to the tree, and a vCPU
+//! that faults on a range that was mapped anew tries again until the old one is gone. What may not
+//! happen is another `detach`, because the `reap` of the first would free what only the flush of
+//! the second makes free: one caller at a time unmaps, from before `detach` until after `reap`.
+
+use core::ops;
+
+use crate::addr::{Hpa, Range};
+use crate::entry::Entry;
+use crate::geometry::{Index, Level};
+use crate::host::Host;
+use crate::tree::{load, slot, store, Taken, Tree};
+
+impl Tree {
+    /// First pass: no CPU that is flushed after this reaches anything in `range`.
+    ///
+    /// Whatever was there counts as taken, even a page without permission: its permission may have
+    /// been taken a moment ago by another thread that has not flushed yet.
+    pub fn detach<H: Host>(&mut self, host: &H, range: Range) -> Taken {
+        detach_table(host, self.root(), Level::ROOT, range.page_numbers())
+    }
+
+    /// Second pass: gives back the frames and tables that were detached from `range`.
+    ///
+    /// The caller must have flushed all CPUs since [`Tree::detach`] of the same range, unless that
+    /// took nothing.
+    pub fn reap<H: Host>(&mut self, host: &mut H, range: Range) {
+        reap_table(host, self.root(), Level::ROOT, range.page_numbers());
+    }
+
+    /// Gives back everything. No CPU may have anything of this tree cached, nor run with it.
+    pub fn destroy<H: Host>(self, host: &mut H) {
+        free_table(host, self.root(), Level::ROOT);
+    }
+}
+
+/// [`Tree::detach`] for the `pages` that `table` spans.
+fn detach_table<H: Host>(host: &H, table: Hpa, level: Level, pages: ops::Range<u64>) -> Taken {
+    let mut taken = Taken::Nothing;
+    for part in level.parts(pages) {
+        let slot = slot(host, table, part.index);
+        let entry = load(slot);
+        if !entry.is_used() {
+            continue;
+        }
+        taken = Taken::Something;
+        if entry.is_detached() {
+            continue;
+        }
+        // A table goes as a whole if the range spans it, or if nothing else is in it.
+        let whole = match level.below() {
+            Some(below) if !part.whole => {
+                // What it took is known: something was there.
+                let _ = detach_table(host, entry.address(), below, part.pages);
+                !maps_anything(host, entry.address())
+            }
+            _ => true,
+        };
+        if whole {
+            store(slot, entry.detached());
+        }
+    }
+    taken
+}
+
+/// Whether an entry of `table` is still mapped.
+fn maps_anything<H: Host>(host: &H, table: Hpa) -> bool {
+    host.entries(table)
+        .iter()
+        .any(|slot| load(slot).is_mapped())
+}
+
+/// [`Tree::reap`] for the `pages` that `table` spans.
+fn reap_table<H: Host>(host: &mut H, table: Hpa, level: Level, pages: ops::Range<u64>) {
+    for part in level.parts(pages) {
+        let entry = load(slot(host, table, part.index));
+        if entry.is_detached() {
+            // The host may look at the tables when it gets something back; it finds no stale entry.
+            store(slot(host, table, part.index), Entry::UNUSED);
+            free_entry(host, entry, level);
+        } else if let (true, Some(below)) = (entry.is_used(), level.below()) {
+            reap_table(host, entry.address(), below, part.pages);
+        }
+    }
+}
+
+/// Gives back what `entry`, of a table at `level`, has.
+fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
+    match level.below() {
+        None => {
+            let leaf = entry.to_leaf();
+            host.put_frame(leaf.frame, leaf.owner);
+        }
+        Some(below) => free_table(host, entry.address(), below),
+    }
+}
+
+/// Gives back a table with everything in it.
+fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level) {
+    for index in Index::all() {
+        let entry = load(slot(host, table, index));
+        if entry.is_used() {
+            free_entry(host, entry, level);
+        }
+    }
+    host.free_table(table);
+}
