@@ -96,7 +96,7 @@ pub struct Features {
     /// The CPU insists on switching PAT: write it into the host's and the guest's state.
     pub pat_switch: bool,
     /// Intel PT goes on through VMXON; without this VMXON stops an active trace.
-    pub processor_trace: bool,
+    pub pt_in_vmx: bool,
 }
 
 /// Finds the controls that micro-VMs run with on a CPU, or why it cannot run any.
@@ -315,6 +315,6 @@ fn features(msrs: &CapabilityMsrs, pin: u32, secondary: u32, exit: u32, entry: u
         efer_switch: exit & efer_exit.bits() != 0
             || entry & EntryControls::LOAD_IA32_EFER.bits() != 0,
         pat_switch: exit & pat_exit.bits() != 0 || entry & EntryControls::LOAD_IA32_PAT.bits() != 0,
-        processor_trace: msrs.processor_trace_in_vmx(),
+        pt_in_vmx: msrs.processor_trace_in_vmx(),
     }
 }

@@ -29,7 +29,9 @@ pub struct CpuFeatures {
     /// Protection keys for user pages exist; micro-VMs run without them.
     pub pku: bool,
     /// Page tables can have 1 GiB leaves.
-    pub pages_1g: bool,
+    pub page_1g: bool,
+    /// Intel PT exists, which VMXON may stop (`Features::pt_in_vmx`).
+    pub intel_pt: bool,
     /// The width of a physical address.
     pub phys_bits: u8,
     /// The width of a linear address.
@@ -76,7 +78,8 @@ impl CpuFeatures {
             smep: bit(ebx7, 7),
             umip: bit(ecx7, 2),
             pku: bit(ecx7, 3),
-            pages_1g: bit(edx_e1, 26),
+            page_1g: bit(edx_e1, 26),
+            intel_pt: bit(ebx7, 25),
             phys_bits: (eax_e8 & 0xff) as u8,
             linear_bits: ((eax_e8 >> 8) & 0xff) as u8,
             host_efer,
