@@ -2,6 +2,8 @@
 
 //! What CPUID says that matters for the controls.
 
+use x86::msr;
+
 /// The registers that one CPUID leaf gives: EAX, EBX, ECX, EDX.
 pub type Leaf = [u32; 4];
 
@@ -41,8 +43,8 @@ pub struct CpuFeatures {
 }
 
 impl CpuFeatures {
-    /// Reads what is needed from CPUID, given as a function of leaf and subleaf.
-    pub fn read(cpuid: impl Fn(u32, u32) -> Leaf, host_efer: u64) -> Self {
+    /// Reads what is needed from CPUID, given as a function of leaf and subleaf, and from EFER.
+    pub fn read(cpuid: impl Fn(u32, u32) -> Leaf, rdmsr: impl Fn(u32) -> Option<u64>) -> Self {
         let [highest, ..] = cpuid(0, 0);
         let [highest_extended, ..] = cpuid(0x8000_0000, 0);
         // A leaf beyond the highest gives the data of another one.
@@ -82,7 +84,8 @@ impl CpuFeatures {
             intel_pt: bit(ebx7, 25),
             phys_bits: (eax_e8 & 0xff) as u8,
             linear_bits: ((eax_e8 >> 8) & 0xff) as u8,
-            host_efer,
+            // Without EFER there is no 64-bit mode, and the negotiation refuses.
+            host_efer: rdmsr(msr::IA32_EFER).unwrap_or(0),
         }
     }
 }
