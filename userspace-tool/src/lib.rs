@@ -25,8 +25,16 @@
 //! ```
 
 mod device;
+pub mod errno;
 mod error;
+pub mod guest;
+pub mod host;
+pub mod layout;
+pub mod loader;
 mod map;
+pub mod memory;
+pub mod space;
+pub mod stack;
 mod vcpu;
 mod vm;
 

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! System calls of the host, made for a guest.
+//!
+//! Every call that the broker can make with a guest's data is a [`HostCall`] constant here, with the
+//! shape of its arguments. [`call`] refuses words that do not have that shape, so a number of the
+//! guest's can never pass for an address of the broker's.
+
+use std::ffi::CStr;
+
+use crate::errno::{Errno, SysResult};
+use crate::memory::{GuestRange, Vectors};
+
+/// What an argument of a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number, or a file descriptor.
+    Number,
+    /// A NUL-terminated string of the broker's.
+    Text,
+    /// Memory of at least so many bytes, or none.
+    Memory(usize),
+    /// Memory whose length is the next argument.
+    Buffer,
+    /// Vectors whose count is the next argument.
+    Vectors,
+}
+
+/// A system call that the broker can make for a guest.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCall {
+    number: libc::c_long,
+    shape: &'static [Kind],
+}
+
+impl HostCall {
+    /// Its number.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+}
+
+/// One argument of a call.
+#[derive(Debug)]
+pub enum Word<'a> {
+    /// A number.
+    Number(u64),
+    /// A string.
+    Text(&'a CStr),
+    /// Guest memory.
+    Guest(GuestRange<'a>),
+    /// The broker's memory.
+    Local(&'a mut [u8]),
+    /// Guest memory in pieces.
+    Vectors(&'a Vectors<'a>),
+    /// No memory.
+    Null,
+}
+
+impl Word<'_> {
+    /// What the kernel gets.
+    fn raw(&mut self) -> u64 {
+        match self {
+            Self::Number(number) => *number,
+            Self::Text(text) => text.as_ptr() as u64,
+            Self::Guest(range) => range.address() as u64,
+            Self::Local(bytes) => bytes.as_mut_ptr() as u64,
+            Self::Vectors(vectors) => vectors.address() as u64,
+            Self::Null => 0,
+        }
+    }
+
+    /// How many bytes, or vectors, there are behind the address.
+    fn len(&self) -> usize {
+        match self {
+            Self::Guest(range) => range.len(),
+            Self::Local(bytes) => bytes.len(),
+            Self::Vectors(vectors) => vectors.len(),
+            Self::Number(_) | Self::Text(_) | Self::Null => 0,
+        }
+    }
+}
+
+impl From<u64> for Word<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<i32> for Word<'_> {
+    fn from(number: i32) -> Self {
+        // The kernel takes what it needs of the register; the sign is part of it.
+        Self::Number(i64::from(number) as u64)
+    }
+}
+
+impl<'a> From<&'a CStr> for Word<'a> {
+    fn from(text: &'a CStr) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<GuestRange<'a>> for Word<'a> {
+    fn from(range: GuestRange<'a>) -> Self {
+        Self::Guest(range)
+    }
+}
+
+impl<'a> From<Option<GuestRange<'a>>> for Word<'a> {
+    fn from(range: Option<GuestRange<'a>>) -> Self {
+        range.map_or(Self::Null, Self::Guest)
+    }
+}
+
+impl<'a, const N: usize> From<&'a mut [u8; N]> for Word<'a> {
+    fn from(bytes: &'a mut [u8; N]) -> Self {
+        Self::Local(bytes)
+    }
+}
+
+impl<'a> From<&'a mut [u8]> for Word<'a> {
+    fn from(bytes: &'a mut [u8]) -> Self {
+        Self::Local(bytes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a mut Option<[u8; N]>> for Word<'a> {
+    fn from(bytes: &'a mut Option<[u8; N]>) -> Self {
+        bytes
+            .as_mut()
+            .map_or(Self::Null, |bytes| Self::Local(bytes))
+    }
+}
+
+impl<'a> From<&'a Vectors<'a>> for Word<'a> {
+    fn from(vectors: &'a Vectors<'a>) -> Self {
+        Self::Vectors(vectors)
+    }
+}
+
+/// Whether `words` have the shape `shape`.
+fn fits(shape: &[Kind], words: &[Word<'_>]) -> bool {
+    let next = |index: usize| match words.get(index + 1) {
+        Some(Word::Number(number)) => *number,
+        _ => u64::MAX,
+    };
+    shape.len() == words.len()
+        && shape
+            .iter()
+            .zip(words)
+            .enumerate()
+            .all(|(index, pair)| match pair {
+                (Kind::Number, Word::Number(_)) | (Kind::Text, Word::Text(_)) => true,
+                (Kind::Memory(_), Word::Null) => true,
+                (Kind::Memory(len), word @ (Word::Guest(_) | Word::Local(_))) => word.len() >= *len,
+                (Kind::Buffer, Word::Null) => next(index) == 0,
+                (Kind::Buffer, word @ (Word::Guest(_) | Word::Local(_)))
+                | (Kind::Vectors, word @ Word::Vectors(_)) => word.len() as u64 >= next(index),
+                _ => false,
+            })
+}
+
+/// Makes a call; see [`pass`] for a shorter way to write it.
+pub fn call(call: &HostCall, words: &mut [Word<'_>]) -> SysResult {
+    if !fits(call.shape, words) {
+        debug_assert!(false, "{call:?} does not take {words:?}");
+        return Err(Errno::EINVAL);
+    }
+    let mut raw = [0; 6];
+    for (raw, word) in raw.iter_mut().zip(words) {
+        *raw = word.raw();
+    }
+    let [a, b, c, d, e, f] = raw;
+    // SAFETY: The words have the shape of the call. So every address is that of memory that lives
+    // as long as the words, is long enough, and belongs to the guest or is borrowed by them, for
+    // writing unless it is a string, which the kernel only reads; and no call here does anything
+    // else to the memory of this process.
+    let value = unsafe { libc::syscall(call.number, a, b, c, d, e, f) };
+    if value == -1 {
+        return Err(Errno::last());
+    }
+    Ok(value as u64)
+}
+
+/// Makes the call named by its constant in [`crate::host`], with arguments that become [`Word`]s.
+#[macro_export]
+macro_rules! pass {
+    ($call:ident $(, $word:expr)* $(,)?) => {
+        $crate::host::call(
+            &$crate::host::$call,
+            &mut [$($crate::host::Word::from($word)),*],
+        )
+    };
+}
+
+/// Fills `bytes` with random bits.
+pub fn random(bytes: &mut [u8]) -> SysResult<()> {
+    let len = bytes.len() as u64;
+    match pass!(GETRANDOM, bytes, len, 0)? {
+        filled if filled == len => Ok(()),
+        _ => Err(Errno::EIO),
+    }
+}
+
+macro_rules! calls {
+    ($($name:ident = $number:ident($($kind:expr),*);)*) => {
+        use Kind::{Buffer, Memory, Number, Text, Vectors as Iov};
+        $(
+            #[doc = concat!("`", stringify!($number), "`.")]
+            pub const $name: HostCall = HostCall {
+                number: libc::$number,
+                shape: &[$($kind),*],
+            };
+        )*
+
+        /// All calls, in the order of this file.
+        pub const CALLS: &[(&str, HostCall)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+calls! {
+    READ = SYS_read(Number, Buffer, Number);
+    WRITE = SYS_write(Number, Buffer, Number);
+    PREAD = SYS_pread64(Number, Buffer, Number, Number);
+    PWRITE = SYS_pwrite64(Number, Buffer, Number, Number);
+    READV = SYS_readv(Number, Iov, Number);
+    WRITEV = SYS_writev(Number, Iov, Number);
+    PREADV = SYS_preadv(Number, Iov, Number, Number, Number);
+    PWRITEV = SYS_pwritev(Number, Iov, Number, Number, Number);
+    PREADV2 = SYS_preadv2(Number, Iov, Number, Number, Number, Number);
+    PWRITEV2 = SYS_pwritev2(Number, Iov, Number, Number, Number, Number);
+    CLOSE = SYS_close(Number);
+    CLOSE_RANGE = SYS_close_range(Number, Number, Number);
+    LSEEK = SYS_lseek(Number, Number, Number);
+    DUP = SYS_dup(Number);
+    DUP3 = SYS_dup3(Number, Number, Number);
+    FCNTL = SYS_fcntl(Number, Number, Number);
+    FCNTL_LOCK = SYS_fcntl(Number, Number, Memory(32));
+    FLOCK = SYS_flock(Number, Number);
+    PIPE2 = SYS_pipe2(Memory(8), Number);
+    IOCTL = SYS_ioctl(Number, Number, Memory(64));
+    FSYNC = SYS_fsync(Number);
+    FDATASYNC = SYS_fdatasync(Number);
+    FTRUNCATE = SYS_ftruncate(Number, Number);
+    FALLOCATE = SYS_fallocate(Number, Number, Number, Number);
+    FADVISE = SYS_fadvise64(Number, Number, Number, Number);
+    READAHEAD = SYS_readahead(Number, Number, Number);
+    SENDFILE = SYS_sendfile(Number, Number, Memory(8), Number);
+    COPY_FILE_RANGE = SYS_copy_file_range(Number, Memory(8), Number, Memory(8), Number, Number);
+    SPLICE = SYS_splice(Number, Memory(8), Number, Memory(8), Number, Number);
+    TEE = SYS_tee(Number, Number, Number, Number);
+    GETDENTS = SYS_getdents(Number, Buffer, Number);
+    GETDENTS64 = SYS_getdents64(Number, Buffer, Number);
+
+    OPENAT = SYS_openat(Number, Text, Number, Number);
+    OPENAT2 = SYS_openat2(Number, Text, Memory(24), Number);
+    FSTAT = SYS_fstat(Number, Memory(144));
+    NEWFSTATAT = SYS_newfstatat(Number, Text, Memory(144), Number);
+    STATX = SYS_statx(Number, Text, Number, Number, Memory(256));
+    STATFS = SYS_statfs(Text, Memory(120));
+    FSTATFS = SYS_fstatfs(Number, Memory(120));
+    FACCESSAT2 = SYS_faccessat2(Number, Text, Number, Number);
+    READLINKAT = SYS_readlinkat(Number, Text, Buffer, Number);
+    GETCWD = SYS_getcwd(Buffer, Number);
+    FCHDIR = SYS_fchdir(Number);
+    UMASK = SYS_umask(Number);
+    GETXATTR = SYS_getxattr(Text, Text, Buffer, Number);
+    LGETXATTR = SYS_lgetxattr(Text, Text, Buffer, Number);
+    FGETXATTR = SYS_fgetxattr(Number, Text, Buffer, Number);
+    LISTXATTR = SYS_listxattr(Text, Buffer, Number);
+    LLISTXATTR = SYS_llistxattr(Text, Buffer, Number);
+    FLISTXATTR = SYS_flistxattr(Number, Buffer, Number);
+
+    POLL = SYS_poll(Memory(0), Number, Number);
+    PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number);
+
+    GETPID = SYS_getpid();
+    GETPPID = SYS_getppid();
+    GETPGID = SYS_getpgid(Number);
+    GETSID = SYS_getsid(Number);
+    GETUID = SYS_getuid();
+    GETEUID = SYS_geteuid();
+    GETGID = SYS_getgid();
+    GETEGID = SYS_getegid();
+    GETRESUID = SYS_getresuid(Memory(4), Memory(4), Memory(4));
+    GETRESGID = SYS_getresgid(Memory(4), Memory(4), Memory(4));
+    GETGROUPS = SYS_getgroups(Number, Memory(0));
+    PRLIMIT = SYS_prlimit64(Number, Number, Memory(16), Memory(16));
+    GETRUSAGE = SYS_getrusage(Number, Memory(144));
+    TIMES = SYS_times(Memory(32));
+    UNAME = SYS_uname(Memory(390));
+    SYSINFO = SYS_sysinfo(Memory(112));
+    GETRANDOM = SYS_getrandom(Buffer, Number, Number);
+    GETPRIORITY = SYS_getpriority(Number, Number);
+    SCHED_YIELD = SYS_sched_yield();
+    PRCTL_NAME = SYS_prctl(Number, Memory(16));
+
+    CLOCK_GETTIME = SYS_clock_gettime(Number, Memory(16));
+    CLOCK_GETRES = SYS_clock_getres(Number, Memory(16));
+    CLOCK_NANOSLEEP = SYS_clock_nanosleep(Number, Number, Memory(16), Memory(16));
+    GETTIMEOFDAY = SYS_gettimeofday(Memory(16), Memory(8));
+
+    RT_SIGPROCMASK = SYS_rt_sigprocmask(Number, Memory(8), Memory(8), Number);
+    RT_SIGPENDING = SYS_rt_sigpending(Memory(8), Number);
+    RT_SIGSUSPEND = SYS_rt_sigsuspend(Memory(8), Number);
+    RT_SIGTIMEDWAIT = SYS_rt_sigtimedwait(Memory(8), Memory(128), Memory(16), Number);
+    PAUSE = SYS_pause();
+    KILL = SYS_kill(Number, Number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_words_of_another_shape() {
+        let mut short = [0u8; 8];
+        assert!(!fits(FSTAT.shape, &[Word::from(0), Word::from(&mut short)]));
+        assert!(!fits(FSTAT.shape, &[Word::from(0), Word::from(4096u64)]));
+        assert!(!fits(FSTAT.shape, &[Word::from(0)]));
+        assert!(!fits(
+            READ.shape,
+            &[Word::from(0), Word::from(&mut short), Word::from(9u64)]
+        ));
+        assert!(!fits(
+            READ.shape,
+            &[Word::from(0), Word::Null, Word::from(1u64)]
+        ));
+        assert!(fits(
+            READ.shape,
+            &[Word::from(0), Word::from(&mut short), Word::from(8u64)]
+        ));
+    }
+
+    #[test]
+    fn makes_calls() {
+        assert_eq!(pass!(GETPID).unwrap(), u64::from(std::process::id()));
+        assert_eq!(pass!(CLOSE, -1), Err(Errno::EBADF));
+        let mut bytes = [0; 32];
+        random(&mut bytes).unwrap();
+        assert_ne!(bytes, [0; 32]);
+    }
+}

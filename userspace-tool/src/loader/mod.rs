@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding a program and loading it into a micro-VM.
+
+pub mod elf;
+pub mod plan;
+
+use std::ffi::{CString, OsStr};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use uvisor_uapi::Prot;
+
+use self::elf::{Elf, ElfError, Source};
+use self::plan::Step;
+use crate::errno::Errno;
+use crate::layout::Layout;
+use crate::memory::Memory;
+use crate::pass;
+use crate::space::{Area, Backing, Space};
+use crate::stack::{Auxv, StackError};
+
+/// Where programs are looked for if the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// As many scripts as may be each other's interpreters.
+const MAX_SCRIPTS: usize = 5;
+
+/// How much of a script's first line the kernel reads.
+const SCRIPT_LINE: usize = 256;
+
+/// Why a program cannot be run.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum LoadError {
+    #[error("{}: no such program{}", .0.display(), on_path(.0))]
+    NotFound(PathBuf),
+    #[error("{}: permission denied: the file must be readable and executable", .0.display())]
+    Permission(PathBuf),
+    #[error("{}: not a program but a {what}", path.display())]
+    NotFile { path: PathBuf, what: &'static str },
+    #[error("{}: {error}", path.display())]
+    Elf { path: PathBuf, error: ElfError },
+    #[error("{}: its interpreter {} does not exist; install the package that has it", path.display(), interpreter.display())]
+    NoInterpreter { path: PathBuf, interpreter: PathBuf },
+    #[error("{}: the first line of the script names no interpreter", .0.display())]
+    Script(PathBuf),
+    #[error("{}: too many scripts are each other's interpreters", .0.display())]
+    ScriptLoop(PathBuf),
+    #[error("{}: {source}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{}: there is no room for it in the address space of a micro-VM", .0.display())]
+    NoRoom(PathBuf),
+    #[error("{}: cannot load it: {error}", path.display())]
+    Load { path: PathBuf, error: Errno },
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    #[error(transparent)]
+    Vm(#[from] crate::Error),
+}
+
+/// Says where a program was looked for, if it was.
+fn on_path(name: &Path) -> &'static str {
+    if name.as_os_str().as_bytes().contains(&b'/') {
+        ""
+    } else {
+        " in any directory of PATH"
+    }
+}
+
+impl LoadError {
+    /// The exit status of `uvctl run` for it, as shells have it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::NotFound(_) | Self::NoInterpreter { .. } => 127,
+            Self::Permission(_)
+            | Self::NotFile { .. }
+            | Self::Elf { .. }
+            | Self::Script(_)
+            | Self::ScriptLoop(_)
+            | Self::Open { .. }
+            | Self::NoRoom(_)
+            | Self::Load { .. }
+            | Self::Stack(_) => 126,
+            Self::Vm(_) => 125,
+        }
+    }
+}
+
+/// A file with its length, to parse.
+struct Opened<'a> {
+    file: &'a File,
+    len: u64,
+}
+
+impl Source for Opened<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), ElfError> {
+        self.file
+            .read_exact_at(bytes, offset)
+            .map_err(|error| ElfError::Read(error.to_string()))
+    }
+}
+
+/// An executable file.
+#[derive(Debug)]
+struct Image {
+    path: PathBuf,
+    file: File,
+    elf: Elf,
+}
+
+/// A program that was found and can be loaded.
+#[derive(Debug)]
+pub struct Program {
+    image: Image,
+    interpreter: Option<Image>,
+    /// Its arguments; a script's are those of its interpreter.
+    pub arguments: Vec<Vec<u8>>,
+    /// The path that the caller meant (`AT_EXECFN`).
+    pub name: PathBuf,
+}
+
+/// A program in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where it starts: in its interpreter, if it has one.
+    pub entry: u64,
+    /// What the program must know.
+    pub auxv: Auxv,
+    /// Where the heap starts.
+    pub heap: u64,
+    /// Whether its stack is executable.
+    pub executable_stack: bool,
+}
+
+impl Program {
+    /// Finds `name` as `execvp` does, with `arguments` after it; `limit` is that of addresses.
+    pub fn find(name: &OsStr, arguments: &[Vec<u8>], limit: u64) -> Result<Self, LoadError> {
+        let mut path = search(name)?;
+        let found = path.clone();
+        let mut arguments: Vec<Vec<u8>> = [name.as_bytes().to_vec()]
+            .into_iter()
+            .chain(arguments.iter().cloned())
+            .collect();
+        for _ in 0..=MAX_SCRIPTS {
+            let file = open(&path)?;
+            let Some((interpreter, argument)) = script(&file, &path)? else {
+                let image = parse(path, file, limit)?;
+                let interpreter = interpreter(&image, limit)?;
+                return Ok(Self {
+                    image,
+                    interpreter,
+                    arguments,
+                    name: found,
+                });
+            };
+            // The script's path takes the place of its name, behind the interpreter.
+            arguments[0] = path.as_os_str().as_bytes().to_vec();
+            let front = [Some(interpreter.clone()), argument];
+            arguments.splice(0..0, front.into_iter().flatten());
+            let next = PathBuf::from(OsStr::from_bytes(&interpreter));
+            if !next.exists() {
+                return Err(LoadError::NoInterpreter {
+                    path,
+                    interpreter: next,
+                });
+            }
+            path = next;
+        }
+        Err(LoadError::ScriptLoop(found))
+    }
+
+    /// The executable file's path.
+    pub fn path(&self) -> &Path {
+        &self.image.path
+    }
+
+    /// Loads it into `memory` as `layout` says, and notes its areas in `space`.
+    pub fn load(
+        &self,
+        memory: &Memory,
+        space: &mut Space,
+        layout: &Layout,
+    ) -> Result<Loaded, LoadError> {
+        let elf = &self.image.elf;
+        let bias = match elf.relocatable {
+            true => place(elf, layout.program_base),
+            false => Some(0),
+        };
+        let no_room = || LoadError::NoRoom(self.image.path.clone());
+        let bias = bias.ok_or_else(no_room)?;
+        let end = self.image.load(memory, space, bias)?;
+        let (base, entry) = match &self.interpreter {
+            None => (0, elf.entry + bias),
+            Some(image) => {
+                let (start, end) = image.elf.span();
+                let size = (end - start)
+                    .checked_add(image.elf.align)
+                    .ok_or_else(no_room)?;
+                let at = space
+                    .find(size, crate::layout::MMAP_MIN, layout.mmap_top)
+                    .ok_or_else(no_room)?;
+                let bias = if image.elf.relocatable {
+                    // To the top of what was found, where the alignment allows it.
+                    let slack = size - (end - start);
+                    let at = (at + slack) & !(image.elf.align - 1);
+                    at.checked_sub(start & !(image.elf.align - 1))
+                        .ok_or_else(no_room)?
+                } else {
+                    0
+                };
+                image.load(memory, space, bias)?;
+                (bias, image.elf.entry + bias)
+            }
+        };
+        let heap = end.checked_add(layout.heap_gap).ok_or_else(no_room)?;
+        Ok(Loaded {
+            entry,
+            auxv: auxv(elf, bias, base),
+            heap,
+            executable_stack: elf.executable_stack,
+        })
+    }
+}
+
+/// The bias that puts `elf` at `base`, or above it for its alignment.
+fn place(elf: &Elf, base: u64) -> Option<u64> {
+    let aligned = base.checked_add(elf.align - 1)? & !(elf.align - 1);
+    aligned.checked_sub(elf.span().0 & !(elf.align - 1))
+}
+
+/// What the kernel tells a program of itself.
+fn auxv(elf: &Elf, bias: u64, base: u64) -> Auxv {
+    // SAFETY: It takes an integer, and answers 0 for what it does not know.
+    let host = |key| unsafe { libc::getauxval(key) };
+    let headers = match elf.headers {
+        0 => 0,
+        headers => headers + bias,
+    };
+    let id = |result: crate::errno::SysResult| result.unwrap_or(65534);
+    vec![
+        (libc::AT_HWCAP, host(libc::AT_HWCAP)),
+        (libc::AT_PAGESZ, uvisor_uapi::PAGE_SIZE),
+        (libc::AT_CLKTCK, host(libc::AT_CLKTCK)),
+        (libc::AT_PHDR, headers),
+        (libc::AT_PHENT, 56),
+        (libc::AT_PHNUM, elf.header_count.into()),
+        (libc::AT_BASE, base),
+        (libc::AT_FLAGS, 0),
+        (libc::AT_ENTRY, elf.entry + bias),
+        (libc::AT_UID, id(pass!(GETUID))),
+        (libc::AT_EUID, id(pass!(GETEUID))),
+        (libc::AT_GID, id(pass!(GETGID))),
+        (libc::AT_EGID, id(pass!(GETEGID))),
+        (libc::AT_SECURE, 0),
+        // Ring 3 of a micro-VM has no RDFSBASE and no user-level MWAIT.
+        (libc::AT_HWCAP2, 0),
+        (libc::AT_MINSIGSTKSZ, host(libc::AT_MINSIGSTKSZ)),
+    ]
+}
+
+impl Image {
+    /// Loads the segments; returns the end of the last.
+    fn load(&self, memory: &Memory, space: &mut Space, bias: u64) -> Result<u64, LoadError> {
+        let failed = |error| LoadError::Load {
+            path: self.path.clone(),
+            error,
+        };
+        let no_room = || LoadError::NoRoom(self.path.clone());
+        let (start, end) = self.elf.span();
+        let start = start.checked_add(bias).ok_or_else(no_room)?;
+        let end = end.checked_add(bias).ok_or_else(no_room)?;
+        if end > memory.limit() || !space.is_free(start, end) {
+            return Err(no_room());
+        }
+        for step in plan::plan(&self.elf, bias).ok_or_else(no_room)? {
+            match step {
+                Step::File {
+                    gpa,
+                    len,
+                    prot,
+                    offset,
+                } => {
+                    memory
+                        .vm()
+                        .map_file(gpa, len, prot, self.file.as_fd(), offset)?;
+                    note(space, gpa, len, prot, Backing::PrivateFile);
+                }
+                Step::Anonymous { gpa, len, prot } => {
+                    memory.vm().map_anonymous(gpa, len, prot)?;
+                    note(space, gpa, len, prot, Backing::Anonymous);
+                }
+                Step::Zero { gpa, len } => {
+                    let zeros = vec![0; len as usize];
+                    memory.write(gpa, &zeros).map_err(failed)?;
+                }
+            }
+        }
+        Ok(end)
+    }
+}
+
+/// Notes an area.
+fn note(space: &mut Space, start: u64, len: u64, prot: Prot, backing: Backing) {
+    let end = start + len;
+    space.insert(start, Area { end, prot, backing });
+}
+
+/// Finds a program by its name.
+fn search(name: &OsStr) -> Result<PathBuf, LoadError> {
+    let not_found = || LoadError::NotFound(name.into());
+    if name.is_empty() {
+        return Err(not_found());
+    }
+    if name.as_bytes().contains(&b'/') {
+        return Ok(name.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let mut denied = None;
+    for directory in std::env::split_paths(&path) {
+        // An empty entry is the current directory.
+        let candidate = match directory.as_os_str().is_empty() {
+            true => Path::new(".").join(name),
+            false => directory.join(name),
+        };
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::EACCES) => denied = denied.or(Some(candidate)),
+            Err(_) => {}
+        }
+    }
+    Err(denied.map_or_else(not_found, LoadError::Permission))
+}
+
+/// Whether a path is a file that may be executed.
+fn executable(path: &Path) -> Result<(), Errno> {
+    let metadata = path.metadata()?;
+    if metadata.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::ENOENT)?;
+    let at = libc::AT_FDCWD;
+    pass!(FACCESSAT2, at, &*path, libc::X_OK, libc::AT_EACCESS).map(drop)
+}
+
+/// Opens an executable file.
+fn open(path: &Path) -> Result<File, LoadError> {
+    let explain = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => LoadError::NotFound(path.into()),
+        io::ErrorKind::PermissionDenied => LoadError::Permission(path.into()),
+        _ => LoadError::Open {
+            path: path.into(),
+            source,
+        },
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        // A named pipe must not make us wait.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(explain)?;
+    let kind = file.metadata().map_err(explain)?.file_type();
+    if kind.is_dir() || !kind.is_file() {
+        return Err(LoadError::NotFile {
+            path: path.into(),
+            what: if kind.is_dir() {
+                "directory"
+            } else {
+                "device or pipe"
+            },
+        });
+    }
+    match executable(path) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(LoadError::Permission(path.into())),
+    }
+}
+
+/// The interpreter that a script's first line names, and its argument; `None` if it is no script.
+#[allow(clippy::type_complexity)]
+fn script(file: &File, path: &Path) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, LoadError> {
+    let mut buffer = [0; SCRIPT_LINE];
+    let len = file
+        .read_at(&mut buffer, 0)
+        .map_err(|source| LoadError::Open {
+            path: path.into(),
+            source,
+        })?;
+    let bytes = &buffer[..len];
+    let Some(line) = bytes.strip_prefix(b"#!") else {
+        return Ok(None);
+    };
+    parse_script(line, len == SCRIPT_LINE)
+        .map(Some)
+        .ok_or_else(|| LoadError::Script(path.into()))
+}
+
+/// Parses a script's first line behind its `#!`; `cut` says that there may be more of it.
+fn parse_script(bytes: &[u8], cut: bool) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let newline = bytes.iter().position(|&byte| byte == b'\n');
+    let line = &bytes[..newline.unwrap_or(bytes.len())];
+    let line = line.trim_ascii();
+    let end = line.iter().position(|byte| blank(byte) || *byte == 0);
+    // A path that the buffer cuts off is not a path.
+    if cut && newline.is_none() && end.is_none() {
+        return None;
+    }
+    let (interpreter, rest) = line.split_at(end.unwrap_or(line.len()));
+    if interpreter.is_empty() {
+        return None;
+    }
+    let argument = rest.split(|&byte| byte == 0).next()?.trim_ascii();
+    let argument = (!argument.is_empty()).then(|| argument.to_vec());
+    Some((interpreter.to_vec(), argument))
+}
+
+/// Parses an executable file.
+fn parse(path: PathBuf, file: File, limit: u64) -> Result<Image, LoadError> {
+    let len = match file.metadata() {
+        Ok(metadata) => metadata.len(),
+        Err(source) => return Err(LoadError::Open { path, source }),
+    };
+    let source = Opened { file: &file, len };
+    match Elf::parse(&source, limit) {
+        Ok(elf) => Ok(Image { path, file, elf }),
+        Err(error) => Err(LoadError::Elf { path, error }),
+    }
+}
+
+/// Opens and parses the interpreter of `image`, if it has one.
+fn interpreter(image: &Image, limit: u64) -> Result<Option<Image>, LoadError> {
+    let Some(name) = &image.elf.interpreter else {
+        return Ok(None);
+    };
+    let path = PathBuf::from(OsStr::from_bytes(name));
+    let file = match open(&path) {
+        Err(LoadError::NotFound(interpreter)) => {
+            return Err(LoadError::NoInterpreter {
+                path: image.path.clone(),
+                interpreter,
+            })
+        }
+        file => file?,
+    };
+    parse(path, file, limit).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn script_lines() {
+        let parsed = |line: &[u8]| {
+            parse_script(line, false).map(|(path, argument)| {
+                let text = |bytes| String::from_utf8(bytes).unwrap();
+                (text(path), argument.map(text))
+            })
+        };
+        let some = |path: &str, argument: Option<&str>| {
+            Some((path.to_owned(), argument.map(str::to_owned)))
+        };
+        assert_eq!(parsed(b"/bin/sh\nx"), some("/bin/sh", None));
+        assert_eq!(parsed(b" \t/bin/sh"), some("/bin/sh", None));
+        assert_eq!(
+            parsed(b"/usr/bin/awk -f  x \n"),
+            some("/usr/bin/awk", Some("-f  x"))
+        );
+        assert_eq!(parsed(b"\n/bin/sh"), None);
+        assert_eq!(parsed(b""), None);
+        assert_eq!(parse_script(&[b'x'; 254], true), None);
+    }
+
+    #[test]
+    fn finds_programs_on_the_path() {
+        let program = Program::find(OsStr::new("true"), &[], 511 << 30).unwrap();
+        assert_eq!(program.arguments, [b"true"]);
+        assert!(program.path().is_absolute());
+        assert!(program.interpreter.is_some());
+    }
+
+    #[test]
+    fn explains_what_is_no_program() {
+        let find = |name: &str| Program::find(OsStr::new(name), &[], 511 << 30).unwrap_err();
+        for (name, status, text) in [
+            ("no-such-program", 127, "in any directory of PATH"),
+            ("/no/such/program", 127, "no such program"),
+            ("", 127, "no such program"),
+            ("/usr", 126, "directory"),
+            ("/dev/null", 126, "device"),
+            ("/etc/passwd", 126, "executable"),
+        ] {
+            let error = find(name);
+            assert_eq!(error.status(), status, "{error}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}
