@@ -15,6 +15,8 @@ pub mod caps;
 pub mod controls;
 pub mod cpu;
 pub mod exit;
+#[cfg(MODULE)]
+pub mod insn;
 mod policy;
 mod refusal;
 mod registers;

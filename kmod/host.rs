@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host's state around a stay in a guest: what a VM exit loads from the VMCS, and what it leaves
+//! as the guest had it.
+
+use uvisor_vmx::segments::STAR;
+
+use crate::{
+    hardware::Local,
+    sys::{
+        cpu,
+        ffi::Descriptor,
+        irq::IrqOff, //
+    },
+    vmcs::{
+        HostFields,
+        Vmcs, //
+    }, //
+};
+
+/// MSRs by number (SDM Vol. 4).
+mod msr {
+    pub(super) const SYSENTER_CS: u32 = 0x174;
+    pub(super) const SYSENTER_ESP: u32 = 0x175;
+    pub(super) const SYSENTER_EIP: u32 = 0x176;
+    pub(super) const DEBUGCTL: u32 = 0x1d9;
+    pub(super) const PERF_GLOBAL_CTRL: u32 = 0x38f;
+    pub(super) const STAR: u32 = 0xc000_0081;
+    pub(super) const LSTAR: u32 = 0xc000_0082;
+    pub(super) const FMASK: u32 = 0xc000_0084;
+    pub(super) const FS_BASE: u32 = 0xc000_0100;
+    pub(super) const GS_BASE: u32 = 0xc000_0101;
+    pub(super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}
+
+/// What a VM exit leaves in DR7.
+const DR7_AFTER_EXIT: u64 = 0x400;
+
+/// Registers of one CPU that the kernel never changes after it brought the CPU up.
+#[derive(Clone, Copy)]
+pub(crate) struct Constants {
+    star: u64,
+    lstar: u64,
+    fmask: u64,
+    /// The fields that only a move to another CPU changes.
+    pub(crate) fields: CpuFields,
+}
+
+/// Host-state fields of the VMCS that belong to a CPU.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CpuFields {
+    pub(crate) tr_base: u64,
+    pub(crate) gdt_base: u64,
+    pub(crate) idt_base: u64,
+    pub(crate) sysenter_cs: u64,
+    pub(crate) sysenter_esp: u64,
+    pub(crate) sysenter_eip: u64,
+}
+
+impl Constants {
+    /// Reads them.
+    fn read(irq: &IrqOff) -> Self {
+        // SAFETY: Every CPU with long mode has these MSRs.
+        unsafe {
+            Self {
+                star: cpu::rdmsr(msr::STAR),
+                lstar: cpu::rdmsr(msr::LSTAR),
+                fmask: cpu::rdmsr(msr::FMASK),
+                fields: CpuFields {
+                    tr_base: cpu::tss(irq),
+                    gdt_base: cpu::gdt().base,
+                    idt_base: cpu::idt().base,
+                    sysenter_cs: cpu::rdmsr(msr::SYSENTER_CS),
+                    sysenter_esp: cpu::rdmsr(msr::SYSENTER_ESP),
+                    sysenter_eip: cpu::rdmsr(msr::SYSENTER_EIP),
+                },
+            }
+        }
+    }
+}
+
+/// What a vCPU has in MSRs that no VM entry loads.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct GuestMsrs {
+    /// Where SYSCALL goes.
+    pub(crate) lstar: u64,
+    /// What SYSCALL clears in RFLAGS.
+    pub(crate) fmask: u64,
+    /// What SWAPGS exchanges.
+    pub(crate) kernel_gs_base: u64,
+}
+
+/// The host's state while the guest's is in the registers; dropping it puts it back.
+pub(crate) struct HostState<'a> {
+    irq: &'a IrqOff,
+    constants: Constants,
+    guest: &'a mut GuestMsrs,
+    kernel_gs_base: u64,
+    debugctl: u64,
+    dr7: u64,
+    gdt: Descriptor,
+    ds: u32,
+    es: u32,
+    ldt: u32,
+}
+
+impl<'a> HostState<'a> {
+    /// Saves the host's state, in part to the VMCS, and loads the guest's MSRs.
+    ///
+    /// FS and GS hold null selectors: the caller checked.
+    pub(crate) fn save(
+        irq: &'a IrqOff,
+        local: &mut Local,
+        vmcs: &mut Vmcs<'_>,
+        guest: &'a mut GuestMsrs,
+        perf_global_ctrl: bool,
+    ) -> Self {
+        let constants = *local.constants.get_or_insert_with(|| Constants::read(irq));
+        // SAFETY: Every CPU with long mode has these MSRs; the last one is read only where it exists.
+        let (fs_base, gs_base, kernel_gs_base, debugctl, perf) = unsafe {
+            (
+                cpu::rdmsr(msr::FS_BASE),
+                cpu::rdmsr(msr::GS_BASE),
+                cpu::rdmsr(msr::KERNEL_GS_BASE),
+                cpu::rdmsr(msr::DEBUGCTL),
+                if perf_global_ctrl {
+                    cpu::rdmsr(msr::PERF_GLOBAL_CTRL)
+                } else {
+                    0
+                },
+            )
+        };
+        vmcs.set_host(&HostFields {
+            cr3: cpu::cr3(),
+            cr4: cpu::cr4(),
+            fs_base,
+            gs_base,
+            perf_global_ctrl: perf,
+            cpu: constants.fields,
+        });
+        let state = Self {
+            irq,
+            constants,
+            kernel_gs_base,
+            debugctl,
+            dr7: cpu::dr7(),
+            gdt: cpu::gdt(),
+            ds: cpu::ds(),
+            es: cpu::es(),
+            ldt: cpu::ldt(),
+            guest,
+        };
+        cpu::clear_cr2(irq);
+        // SAFETY: The values are canonical (checked when user space gave them) or any (FMASK);
+        // `drop` puts the host's back before interrupts are on, and no NMI handler uses these.
+        unsafe {
+            cpu::wrmsr(msr::STAR, STAR);
+            cpu::wrmsr(msr::LSTAR, state.guest.lstar);
+            cpu::wrmsr(msr::FMASK, state.guest.fmask);
+            cpu::wrmsr(msr::KERNEL_GS_BASE, state.guest.kernel_gs_base);
+        }
+        state
+    }
+}
+
+impl Drop for HostState<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The MSRs exist, and the values are those that `save` and `Constants::read` found.
+        unsafe {
+            self.guest.kernel_gs_base = cpu::rdmsr(msr::KERNEL_GS_BASE);
+            cpu::wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
+            cpu::wrmsr(msr::STAR, self.constants.star);
+            cpu::wrmsr(msr::LSTAR, self.constants.lstar);
+            cpu::wrmsr(msr::FMASK, self.constants.fmask);
+        }
+        if self.dr7 != DR7_AFTER_EXIT {
+            // SAFETY: The value that `save` found.
+            unsafe { cpu::write_dr7(self.dr7) };
+        }
+        if self.debugctl != 0 {
+            // SAFETY: The value that `save` found.
+            unsafe { cpu::wrmsr(msr::DEBUGCTL, self.debugctl) };
+        }
+        cpu::after_exit(self.irq, &self.gdt);
+        if self.ldt != 0 {
+            // SAFETY: The selector that `save` found; the GDT is the host's again.
+            unsafe { cpu::load_ldt(self.ldt) };
+        }
+        if self.ds | self.es != 0 {
+            // SAFETY: The selectors that `save` found; GDT and LDT are the host's again.
+            unsafe { cpu::load_ds_es(self.ds, self.es) };
+        }
+    }
+}

@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory of a micro-VM: regions, the pages that faults bring, and flushing.
+//!
+//! One lock orders all changes. What takes permission away, or exchanges a page, does so in the
+//! tables, then flushes (no CPU and no user mapping has the old translation any more), and only then
+//! gives pages back.
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use uvisor_ept::{
+    Copied,
+    Fault,
+    Gpa,
+    Host,
+    Hpa,
+    Installed,
+    Leaf,
+    Owner,
+    Perm,
+    Range,
+    Region,
+    RegionError,
+    Space,
+    Taken, //
+};
+use uvisor_uapi::{
+    Event,
+    MemoryCause,
+    Stats,
+    PAGE_SIZE, //
+};
+
+use crate::{
+    events::Counters,
+    hardware::Hardware,
+    pages::{
+        MemoryBacking,
+        Pages,
+        Regions, //
+    },
+    sys::{
+        file::{
+            Mapping,
+            PageFile, //
+        },
+        frame::Frame, //
+    }, //
+};
+
+/// How many regions a micro-VM can have; as many as Linux gives a process.
+pub(crate) const MAX_REGIONS: usize = 65530;
+
+/// How often a fault is looked at again when other threads keep changing what it found.
+const MAX_RETRIES: u32 = 1000;
+
+/// The memory of a micro-VM.
+#[pin_data]
+pub(crate) struct Memory {
+    hardware: Arc<Hardware>,
+    /// The identity of the micro-VM.
+    id: u64,
+    #[pin]
+    inner: Mutex<Inner>,
+    /// Bumped by each flush.
+    generation: Atomic<u64>,
+    /// The generation that each CPU flushed for last.
+    flushed: KVec<Atomic<u64>>,
+    /// The EPT pointer.
+    eptp: u64,
+    /// What happened outside of vCPUs.
+    pub(crate) events: Counters,
+}
+
+/// What the lock protects.
+struct Inner {
+    pages: Pages,
+    /// `None` only while it is being dropped.
+    space: Option<Space<MemoryBacking, Regions>>,
+    /// User mappings, while the micro-VM's file is open.
+    mapping: Option<Mapping>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(space) = self.space.take() {
+            // No vCPU is left, so no CPU is in this space. Translations that linger are tagged with
+            // the root's address, and each CPU flushes that before the first entry to a new root.
+            space.destroy(&mut self.pages);
+        }
+    }
+}
+
+/// Maps the region layer's errors to what MAP, UNMAP and PROTECT document.
+fn region_error(error: RegionError<Error>) -> Error {
+    match error {
+        RegionError::Exists => EEXIST,
+        RegionError::Unmapped => ENOMEM,
+        RegionError::TooMany => ENOSPC,
+        RegionError::Perm => EINVAL,
+        RegionError::Store(error) => error,
+    }
+}
+
+/// The limit in pages of one in bytes, 0 for none.
+fn limit_pages(bytes: u64) -> Result<u64> {
+    match bytes {
+        0 => Ok(u64::MAX),
+        1..PAGE_SIZE => Err(EINVAL),
+        _ => Ok(bytes / PAGE_SIZE),
+    }
+}
+
+impl Memory {
+    /// Empty, with a limit in bytes or 0.
+    pub(crate) fn new(
+        hardware: Arc<Hardware>,
+        id: u64,
+        limit: u64,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?);
+        let space = Space::new(&mut pages, Regions::new(), MAX_REGIONS)?;
+        let eptp = space.tree().eptp();
+        let inner = Inner {
+            pages,
+            space: Some(space),
+            mapping: None,
+        };
+        let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..hardware.cpu_count() {
+            flushed.push(Atomic::new(0), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(try_pin_init!(Self {
+            hardware,
+            id,
+            inner <- new_mutex!(inner),
+            // Not 0, so that each CPU flushes before its first entry: the root's page may have been
+            // another root before.
+            generation: Atomic::new(1),
+            flushed,
+            eptp,
+            events: Counters::new(),
+        }))
+    }
+
+    /// The EPT pointer.
+    pub(crate) fn eptp(&self) -> u64 {
+        self.eptp
+    }
+
+    /// Whether `cpu`, in whose window we are, must execute INVEPT; it then counts as done.
+    pub(crate) fn needs_invept(&self, cpu: usize) -> bool {
+        let generation = self.generation.load(Relaxed);
+        let Some(flushed) = self.flushed.get(cpu) else {
+            return true;
+        };
+        let stale = flushed.load(Relaxed) != generation;
+        if stale {
+            flushed.store(generation, Relaxed);
+        }
+        stale
+    }
+
+    /// Makes every CPU flush before it enters again, and waits for those that are inside.
+    pub(crate) fn flush(&self) {
+        self.generation.fetch_add(1, Relaxed);
+        let kicked = self.hardware.leave_windows(self.id);
+        if kicked != 0 {
+            self.events.add(Event::Kick, kicked);
+        }
+    }
+
+    /// Says by which mapping user mappings of the micro-VM's file are found; `None` when it is
+    /// closed, and so has none.
+    pub(crate) fn set_mapping(&self, mapping: Option<Mapping>) {
+        self.inner.lock().mapping = mapping;
+    }
+
+    /// The range of an ioctl.
+    pub(crate) fn range(&self, start: u64, len: u64) -> Result<Range> {
+        Range::new(start, len, self.hardware.gpa_bits).ok_or(EINVAL)
+    }
+
+    /// Maps a region.
+    pub(crate) fn map(&self, range: Range, perm: Perm, backing: MemoryBacking) -> Result {
+        let mut inner = self.inner.lock();
+        let Inner { space, .. } = &mut *inner;
+        space
+            .as_mut()
+            .ok_or(ENXIO)?
+            .map(Region {
+                range,
+                perm,
+                backing,
+            })
+            .map_err(region_error)
+    }
+
+    /// Unmaps what is mapped in a range.
+    pub(crate) fn unmap(&self, range: Range) -> Result {
+        let mut inner = self.inner.lock();
+        let Inner { pages, space, mapping } = &mut *inner;
+        let space = space.as_mut().ok_or(ENXIO)?;
+        if space.unmap(pages, range).map_err(region_error)? == Taken::Something {
+            self.take(*mapping, range);
+        }
+        space.reap(pages, range);
+        Ok(())
+    }
+
+    /// Gives a range a permission.
+    pub(crate) fn protect(&self, range: Range, perm: Perm) -> Result {
+        let mut inner = self.inner.lock();
+        let Inner { pages, space, mapping } = &mut *inner;
+        let space = space.as_mut().ok_or(ENXIO)?;
+        if perm.contains(Perm::X)
+            && space.regions().iter(range).any(
+                |r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()),
+            )
+        {
+            return Err(EACCES);
+        }
+        if space.protect(pages, range, perm).map_err(region_error)? == Taken::Something {
+            self.take(*mapping, range);
+        }
+        Ok(())
+    }
+
+    /// After permission was taken in the tables: nobody has a translation with it any more.
+    fn take(&self, mapping: Option<Mapping>, range: Range) {
+        self.flush();
+        if let Some(mapping) = mapping {
+            // SAFETY: The file is open: its release sets the mapping to `None` under our lock.
+            unsafe { mapping.zap(range.start().0, range.len()) };
+        }
+    }
+
+    /// Sets the limit in bytes, 0 for none.
+    pub(crate) fn set_limit(&self, bytes: u64) -> Result {
+        let limit = limit_pages(bytes)?;
+        self.inner.lock().pages.limit = limit;
+        Ok(())
+    }
+
+    /// Fills in what is held.
+    pub(crate) fn report(&self, stats: &mut Stats) {
+        let inner = self.inner.lock();
+        stats.private = inner.pages.private * PAGE_SIZE;
+        stats.file = inner.pages.file * PAGE_SIZE;
+        stats.tables = inner.pages.tables * PAGE_SIZE;
+        stats.memory_limit = match inner.pages.limit {
+            u64::MAX => 0,
+            pages => pages.saturating_mul(PAGE_SIZE),
+        };
+        let regions = inner.space.as_ref().map_or(0, |s| s.regions().len());
+        // CAST: At most `MAX_REGIONS`.
+        stats.regions = regions as u32;
+        self.events.report(stats);
+    }
+
+    /// Makes an access of the guest possible; the cause if it is not allowed, or nothing is there.
+    pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
+        self.with_page(gpa, access, |_| ())
+    }
+
+    /// Makes `access` to the page of `gpa` possible, and runs `then` on its leaf with the lock held:
+    /// the page stays mapped meanwhile. `then` must not touch user memory, which may be ours.
+    pub(crate) fn with_page<R>(
+        &self,
+        gpa: Gpa,
+        access: Perm,
+        then: impl FnOnce(Leaf) -> R,
+    ) -> Result<R, MemoryCause> {
+        // A file's page that was fetched without the lock.
+        let mut fetched: Option<(MemoryBacking, Frame)> = None;
+        for _ in 0..MAX_RETRIES {
+            let (file, offset, backing) = {
+                let mut inner = self.inner.lock();
+                let Inner { pages, space, mapping } = &mut *inner;
+                let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
+                match space.fault(pages, gpa, access) {
+                    Fault::Unmapped => return Err(MemoryCause::Unmapped),
+                    Fault::Denied => return Err(MemoryCause::Denied),
+                    Fault::Done => {
+                        let leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
+                        return Ok(then(leaf));
+                    }
+                    Fault::Anonymous => {
+                        self.install_zeroed(space, pages, gpa)?;
+                        continue;
+                    }
+                    Fault::Copy { from } => {
+                        self.replace_by_copy(space, pages, *mapping, gpa, from)?;
+                        continue;
+                    }
+                    Fault::File { backing, copy } => {
+                        if let Some((of, page)) = fetched.take() {
+                            if self.install_file(space, pages, gpa, (&of, page), copy)? {
+                                continue;
+                            }
+                        }
+                        let MemoryBacking::File { file, offset } = &backing else {
+                            return Err(MemoryCause::Unmapped);
+                        };
+                        (file.clone(), *offset, backing)
+                    }
+                }
+            };
+            fetched = Some((backing, self.fetch(&file, offset)?));
+        }
+        // Others change the range faster than we can look; the guest just tries again.
+        Err(MemoryCause::Unmapped)
+    }
+
+    /// Makes a write to the page of `gpa` possible, and removes the page from user mappings.
+    pub(crate) fn zap_to_write(&self, gpa: Gpa) -> Result<(), MemoryCause> {
+        self.fault(gpa, Perm::R | Perm::W)?;
+        let inner = self.inner.lock();
+        if let (Some(mapping), Some(page)) = (inner.mapping, Range::page_of(gpa)) {
+            // SAFETY: The file is open: its release sets the mapping to `None` under our lock.
+            unsafe { mapping.zap(page.start().0, page.len()) };
+        }
+        Ok(())
+    }
+
+    /// Reads a file's page; the lock is not held, as this may take long.
+    fn fetch(&self, file: &PageFile, offset: u64) -> Result<Frame, MemoryCause> {
+        file.page(offset).map_err(|e| match e {
+            e if e == ENOMEM => MemoryCause::Limit,
+            _ => MemoryCause::FileEnd,
+        })
+    }
+
+    /// Maps a page of zeros.
+    fn install_zeroed(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+    ) -> Result<(), MemoryCause> {
+        let frame = pages.zeroed().map_err(|_| MemoryCause::Limit)?;
+        if self.install(space, pages, gpa, frame, Owner::Private, None)? {
+            self.events.add(Event::FrameZeroed, 1);
+        }
+        Ok(())
+    }
+
+    /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
+    fn install_file(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+        fetched: (&MemoryBacking, Frame),
+        copy: bool,
+    ) -> Result<bool, MemoryCause> {
+        let (backing, page) = fetched;
+        let (frame, owner, event) = if copy {
+            // SAFETY: We have a reference on the page.
+            let copied = unsafe { pages.copy_of(page.phys()) };
+            (
+                copied.map_err(|_| MemoryCause::Limit)?,
+                Owner::Private,
+                Event::FrameCopied,
+            )
+        } else {
+            (page, Owner::File, Event::FileMapped)
+        };
+        let done = self.install(space, pages, gpa, frame, owner, Some(backing))?;
+        if done {
+            self.events.add(event, 1);
+        }
+        Ok(done)
+    }
+
+    /// Gives `frame` to the tables if it is wanted there; false if not.
+    fn install(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+        frame: Frame,
+        owner: Owner,
+        backing: Option<&MemoryBacking>,
+    ) -> Result<bool, MemoryCause> {
+        let hpa = Hpa(frame.phys());
+        match space.install(pages, gpa, hpa, owner, backing) {
+            Ok(Installed::Done) => {
+                // The tables have the reference now.
+                let _ = frame.into_raw();
+                pages.count(owner);
+                Ok(true)
+            }
+            Ok(Installed::Occupied | Installed::Stale) => Ok(false),
+            Err(_) => Err(MemoryCause::Limit),
+        }
+    }
+
+    /// Exchanges a file's page for a copy that the guest may write.
+    fn replace_by_copy(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        mapping: Option<Mapping>,
+        gpa: Gpa,
+        from: Leaf,
+    ) -> Result<(), MemoryCause> {
+        // SAFETY: The tables have a reference on the page, and the lock is held.
+        let copy = unsafe { pages.copy_of(from.frame.0) }.map_err(|_| MemoryCause::Limit)?;
+        match space.install_copy(pages, gpa, from, Hpa(copy.phys())) {
+            Copied::Done { old } => {
+                // The tables have the reference now.
+                let _ = copy.into_raw();
+                pages.count(Owner::Private);
+                self.events.add(Event::FrameCopied, 1);
+                if let Some(page) = Range::page_of(gpa) {
+                    self.take(mapping, page);
+                }
+                pages.put_frame(old.frame, old.owner);
+                Ok(())
+            }
+            // `copy` is dropped.
+            Copied::Stale => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/anon_inodes.h>
+#include <linux/cc_platform.h>
+#include <linux/dcache.h>
+#ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
+#include <linux/entry-virt.h>
+#endif
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/magic.h>
+#include <linux/mm.h>
+#include <linux/mount.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
+#include <linux/shmem_fs.h>
+#include <linux/smp.h>
+#include <asm/cpufeature.h>
+#include <asm/desc.h>
+#include <asm/io.h>
+#include <asm/msr.h>
+#include <asm/tsc.h>
+
+#include "shim.h"
+
+/* --- Interrupts, scheduling, other CPUs --- */
+
+void uvisor_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void uvisor_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+void uvisor_cond_resched(void)
+{
+	cond_resched();
+}
+
+/*
+ * Must this task do something before it may run a guest: handle a signal, let
+ * another task run, do work that was left to its return to user space? The
+ * kernel has this for KVM's loop; without KVM in the kernel, the part that a
+ * bounded delay does not excuse.
+ */
+bool uvisor_work_pending(void)
+{
+#ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
+	return xfer_to_guest_mode_work_pending();
+#else
+	return need_resched() || signal_pending(current);
+#endif
+}
+
+/* Does it, with interrupts on; -EINTR if a signal waits. */
+int uvisor_handle_work(void)
+{
+#ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
+	return xfer_to_guest_mode_handle_work();
+#else
+	cond_resched();
+	return signal_pending(current) ? -EINTR : 0;
+#endif
+}
+
+/* Meaningful only while the caller cannot migrate: interrupts are off. */
+int uvisor_this_cpu(void)
+{
+	return smp_processor_id();
+}
+
+static void uvisor_nothing(void *unused)
+{
+}
+
+/* Makes another CPU take an interrupt soon, which ends its stay in a guest. */
+void uvisor_kick_cpu(int cpu)
+{
+	int me = get_cpu();
+
+	if (cpu != me)
+		smp_call_function_single(cpu, uvisor_nothing, NULL, 0);
+	put_cpu();
+}
+
+/* Returns when @cpu has taken an interrupt, so has left any guest it was in. */
+int uvisor_sync_cpu(int cpu)
+{
+	return smp_call_function_single(cpu, uvisor_nothing, NULL, 1);
+}
+
+/* --- CPU --- */
+
+int uvisor_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+void uvisor_cpu_bugs(struct uvisor_cpu_bugs *bugs)
+{
+	bugs->l1tf = boot_cpu_has_bug(X86_BUG_L1TF);
+	bugs->flush_l1d = boot_cpu_has(X86_FEATURE_FLUSH_L1D);
+	bugs->verw = boot_cpu_has(X86_FEATURE_CLEAR_CPU_BUF) ||
+		     boot_cpu_has(X86_FEATURE_CLEAR_CPU_BUF_VM);
+	bugs->rsb = boot_cpu_has(X86_FEATURE_RSB_VMEXIT) ||
+		    boot_cpu_has(X86_FEATURE_RSB_VMEXIT_LITE);
+	bugs->bhb = boot_cpu_has(X86_FEATURE_CLEAR_BHB_VMEXIT);
+	bugs->ibpb = boot_cpu_has(X86_FEATURE_IBPB);
+	bugs->ibrs = boot_cpu_has(X86_FEATURE_KERNEL_IBRS);
+}
+
+bool uvisor_has_vmx(void)
+{
+	return boot_cpu_has(X86_FEATURE_VMX);
+}
+
+bool uvisor_has_fred(void)
+{
+	return cpu_feature_enabled(X86_FEATURE_FRED);
+}
+
+bool uvisor_has_xsave(void)
+{
+	return cpu_feature_enabled(X86_FEATURE_XSAVE);
+}
+
+bool uvisor_is_confidential_guest(void)
+{
+	return cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT);
+}
+
+/*
+ * A VM exit sets the limits of GDT and TSS to fixed values: put the GDT's back,
+ * and let the kernel reload the TSS before a task with I/O permissions runs.
+ */
+void uvisor_after_exit(const struct uvisor_desc *gdt)
+{
+	native_load_gdt((const struct desc_ptr *)gdt);
+	invalidate_tss_limit();
+	/* VMSCAPE: the kernel then flushes predictions before user space runs. */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+}
+
+u64 uvisor_tss_address(void)
+{
+	return (u64)&get_cpu_entry_area(smp_processor_id())->tss.x86_tss;
+}
+
+u32 uvisor_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+/* --- Pages --- */
+
+/*
+ * A frame or table of a micro-VM. A failure is the micro-VM's to bear, so it
+ * neither warns nor sends the OOM killer after anybody.
+ */
+phys_addr_t uvisor_page_alloc(bool zero)
+{
+	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	struct page *page = alloc_page(zero ? gfp | __GFP_ZERO : gfp);
+
+	return page ? page_to_phys(page) : 0;
+}
+
+void uvisor_page_put(phys_addr_t phys)
+{
+	put_page(pfn_to_page(PHYS_PFN(phys)));
+}
+
+void *uvisor_page_virt(phys_addr_t phys)
+{
+	return phys_to_virt(phys);
+}
+
+void uvisor_page_copy(phys_addr_t to, phys_addr_t from)
+{
+	copy_page(phys_to_virt(to), phys_to_virt(from));
+}
+
+/* --- Files --- */
+
+/* Where the pages of @file are: of an overlay's file, in the layer below. */
+static struct inode *uvisor_data_inode(struct file *file)
+{
+	return d_real_inode(file->f_path.dentry);
+}
+
+/* Can pages of the page cache be taken from @file? */
+int uvisor_file_check(struct file *file)
+{
+	struct inode *inode = uvisor_data_inode(file);
+
+	if (!(file->f_mode & FMODE_READ))
+		return -EBADF;
+	if (!inode || !S_ISREG(inode->i_mode) || IS_DAX(inode))
+		return -ENODEV;
+	if (shmem_mapping(inode->i_mapping))
+		return 0;
+	if (!inode->i_mapping->a_ops->read_folio)
+		return -ENODEV;
+	/*
+	 * A layer's page is read without the layer's own open file, which only
+	 * file systems on a block device are known not to need.
+	 */
+	if (inode != file_inode(file) &&
+	    (!(inode->i_sb->s_type->fs_flags & FS_REQUIRES_DEV) ||
+	     inode->i_sb->s_magic == FUSE_SUPER_MAGIC))
+		return -ENODEV;
+	return 0;
+}
+
+bool uvisor_file_noexec(struct file *file)
+{
+	return (file->f_path.mnt->mnt_flags & MNT_NOEXEC) ||
+	       (file->f_path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
+}
+
+/*
+ * The page-cache page @index of a file that passed uvisor_file_check(), with a
+ * reference; -ENXIO beyond the end of the file. May sleep for I/O.
+ */
+int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys)
+{
+	struct inode *inode = uvisor_data_inode(file);
+	struct address_space *mapping = inode->i_mapping;
+	struct folio *folio;
+
+	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
+		return -ENXIO;
+	if (shmem_mapping(mapping)) {
+		struct page *page = shmem_read_mapping_page(mapping, index);
+
+		if (IS_ERR(page))
+			return PTR_ERR(page);
+		*phys = page_to_phys(page);
+		return 0;
+	}
+	folio = read_cache_folio(mapping, index, NULL,
+				 inode == file_inode(file) ? file : NULL);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+	*phys = page_to_phys(folio_file_page(folio, index));
+	return 0;
+}
+
+/* A file with an inode of its own, so that its mappings can be zapped. */
+struct file *uvisor_anon_file(const char *name, const void *fops, void *data)
+{
+	struct file *file = anon_inode_create_getfile(name, fops, data,
+						      O_RDWR | O_CLOEXEC, NULL);
+
+	if (!IS_ERR(file))
+		file->f_mode |= FMODE_PREAD | FMODE_PWRITE;
+	return file;
+}
+
+struct address_space *uvisor_file_mapping(struct file *file)
+{
+	return file->f_mapping;
+}
+
+/* --- User mappings --- */
+
+/* A mapping whose pages the caller inserts one by one and zaps by itself. */
+int uvisor_vma_init_pfn(struct vm_area_struct *vma)
+{
+	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC))
+		return -EINVAL;
+	/* A forked child is another task: it must not reach this one's memory. */
+	vm_flags_mod(vma, VM_PFNMAP | VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	return 0;
+}
+
+/* Maps the page at @phys as all of @vma. */
+int uvisor_vma_insert_run_page(struct vm_area_struct *vma, phys_addr_t phys)
+{
+	if (!(vma->vm_flags & VM_SHARED) || (vma->vm_flags & VM_EXEC) || vma->vm_pgoff ||
+	    vma->vm_end - vma->vm_start != PAGE_SIZE)
+		return -EINVAL;
+	vm_flags_mod(vma, VM_DONTCOPY | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	return vm_insert_page(vma, vma->vm_start, pfn_to_page(PHYS_PFN(phys)));
+}
+
+/* Without @writable, a write faults again, to pfn_mkwrite. */
+unsigned int uvisor_vma_insert_pfn(struct vm_area_struct *vma, unsigned long address,
+				   phys_addr_t phys, bool writable)
+{
+	pgprot_t prot = writable ? vm_get_page_prot(vma->vm_flags) : vma->vm_page_prot;
+
+	return (__force unsigned int)vmf_insert_pfn_prot(vma, address, PHYS_PFN(phys), prot);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel offers only as inline functions and macros, as functions that
+ * kmod/sys/ declares. Each does one thing and knows nothing about micro-VMs.
+ */
+#ifndef UVISOR_SHIM_H
+#define UVISOR_SHIM_H
+
+#include <linux/types.h>
+
+struct address_space;
+struct file;
+struct vm_area_struct;
+
+/* The kernel's speculation bugs and features that decide our mitigations. */
+struct uvisor_cpu_bugs {
+	bool l1tf;
+	bool flush_l1d;
+	bool verw;
+	bool rsb;
+	bool bhb;
+	bool ibpb;
+	bool ibrs;
+};
+
+/* CPU state that a VM exit does not bring back by itself. */
+struct uvisor_desc {
+	u16 limit;
+	u64 base;
+} __packed;
+
+void uvisor_irq_disable(void);
+void uvisor_irq_enable(void);
+void uvisor_cond_resched(void);
+bool uvisor_work_pending(void);
+int uvisor_handle_work(void);
+int uvisor_this_cpu(void);
+void uvisor_kick_cpu(int cpu);
+int uvisor_sync_cpu(int cpu);
+
+int uvisor_rdmsr_safe(u32 msr, u64 *value);
+void uvisor_cpu_bugs(struct uvisor_cpu_bugs *bugs);
+bool uvisor_has_vmx(void);
+bool uvisor_has_fred(void);
+bool uvisor_has_xsave(void);
+bool uvisor_is_confidential_guest(void);
+void uvisor_after_exit(const struct uvisor_desc *gdt);
+u64 uvisor_tss_address(void);
+u32 uvisor_tsc_khz(void);
+
+phys_addr_t uvisor_page_alloc(bool zero);
+void uvisor_page_put(phys_addr_t phys);
+void *uvisor_page_virt(phys_addr_t phys);
+void uvisor_page_copy(phys_addr_t to, phys_addr_t from);
+
+int uvisor_file_check(struct file *file);
+bool uvisor_file_noexec(struct file *file);
+int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys);
+
+struct file *uvisor_anon_file(const char *name, const void *fops, void *data);
+int uvisor_vma_init_pfn(struct vm_area_struct *vma);
+int uvisor_vma_insert_run_page(struct vm_area_struct *vma, phys_addr_t phys);
+unsigned int uvisor_vma_insert_pfn(struct vm_area_struct *vma, unsigned long address,
+				   phys_addr_t phys, bool writable);
+struct address_space *uvisor_file_mapping(struct file *file);
+
+#endif

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Declarations of `kmod/shim.h`, of `kmod/entry.S`, and of exported functions that the `bindings`
+//! crate does not have.
+
+use kernel::{
+    bindings,
+    prelude::*, //
+};
+
+use uvisor_uapi::Regs;
+
+/// What `uvisor_cpu_bugs()` fills in.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct CpuBugs {
+    /// L1 terminal fault.
+    pub(crate) l1tf: bool,
+    /// The CPU can flush its L1 data cache by an MSR.
+    pub(crate) flush_l1d: bool,
+    /// VERW must clear buffers before an entry.
+    pub(crate) verw: bool,
+    /// The return stack must be filled after an exit.
+    pub(crate) rsb: bool,
+    /// The branch history must be cleared after an exit.
+    pub(crate) bhb: bool,
+    /// The CPU has IBPB.
+    pub(crate) ibpb: bool,
+    /// The kernel runs with IBRS set by each entry.
+    pub(crate) ibrs: bool,
+}
+
+/// The operand of SGDT and LGDT.
+#[derive(Clone, Copy, Default)]
+#[repr(C, packed)]
+pub(crate) struct Descriptor {
+    /// The last valid offset.
+    pub(crate) limit: u16,
+    /// The linear address.
+    pub(crate) base: u64,
+}
+
+// The lint is wrong about kernel types with zero-sized members, which are fine behind a pointer.
+#[allow(improper_ctypes)]
+extern "C" {
+    pub(crate) fn uvisor_irq_disable();
+    pub(crate) fn uvisor_irq_enable();
+    pub(crate) fn uvisor_cond_resched();
+    pub(crate) fn uvisor_work_pending() -> bool;
+    pub(crate) fn uvisor_handle_work() -> c_int;
+    pub(crate) fn uvisor_this_cpu() -> c_int;
+    pub(crate) fn uvisor_kick_cpu(cpu: c_int);
+    pub(crate) fn uvisor_sync_cpu(cpu: c_int) -> c_int;
+
+    pub(crate) fn uvisor_rdmsr_safe(msr: u32, value: *mut u64) -> c_int;
+    pub(crate) fn uvisor_cpu_bugs(bugs: *mut CpuBugs);
+    pub(crate) fn uvisor_has_vmx() -> bool;
+    pub(crate) fn uvisor_has_fred() -> bool;
+    pub(crate) fn uvisor_has_xsave() -> bool;
+    pub(crate) fn uvisor_is_confidential_guest() -> bool;
+    pub(crate) fn uvisor_after_exit(gdt: *const Descriptor);
+    pub(crate) fn uvisor_tss_address() -> u64;
+    pub(crate) fn uvisor_tsc_khz() -> u32;
+
+    pub(crate) fn cpu_mitigations_off() -> bool;
+
+    pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
+    pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
+    pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
+    pub(crate) fn uvisor_page_copy(to: bindings::phys_addr_t, from: bindings::phys_addr_t);
+
+    pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
+    pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
+    pub(crate) fn uvisor_file_page(
+        file: *mut bindings::file,
+        index: u64,
+        phys: *mut bindings::phys_addr_t,
+    ) -> c_int;
+
+    pub(crate) fn uvisor_anon_file(
+        name: *const c_char,
+        fops: *const bindings::file_operations,
+        data: *mut c_void,
+    ) -> *mut bindings::file;
+    pub(crate) fn uvisor_vma_init_pfn(vma: *mut bindings::vm_area_struct) -> c_int;
+    pub(crate) fn uvisor_vma_insert_run_page(
+        vma: *mut bindings::vm_area_struct,
+        phys: bindings::phys_addr_t,
+    ) -> c_int;
+    pub(crate) fn uvisor_vma_insert_pfn(
+        vma: *mut bindings::vm_area_struct,
+        address: c_ulong,
+        phys: bindings::phys_addr_t,
+        writable: bool,
+    ) -> bindings::vm_fault_t;
+    pub(crate) fn uvisor_file_mapping(file: *mut bindings::file) -> *mut bindings::address_space;
+
+    pub(crate) fn uvisor_enter(regs: *mut Regs, resume: u64) -> c_int;
+    pub(crate) fn uvisor_exit();
+}

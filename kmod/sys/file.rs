@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files: new ones for our objects, and those whose pages micro-VMs share.
+
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    fs::{
+        file::FileDescriptorReservation,
+        File,
+        LocalFile, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    types::ForeignOwnable, //
+};
+
+use core::ptr::NonNull;
+
+use super::{
+    ffi,
+    frame::Frame, //
+};
+
+/// A file from which page-cache pages can be taken.
+///
+/// # Invariants
+///
+/// `uvisor_file_check()` accepted the file.
+#[derive(Clone)]
+pub(crate) struct PageFile(ARef<File>);
+
+impl PageFile {
+    /// The calling process's file `fd`.
+    pub(crate) fn from_fd(fd: i32) -> Result<Self> {
+        let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+        let file = LocalFile::fget(fd).map_err(|_| EBADF)?;
+        // SAFETY: The file is alive; the function reads its inode.
+        to_result(unsafe { ffi::uvisor_file_check(file.as_ptr()) })?;
+        // SAFETY: Its position is never used here, so `fdget_pos` rules do not concern us.
+        let file = unsafe { LocalFile::assume_no_fdget_pos(file) };
+        // INVARIANT: Just checked.
+        Ok(Self(file))
+    }
+
+    /// Whether the file lies where nothing may be executed.
+    pub(crate) fn is_noexec(&self) -> bool {
+        // SAFETY: The file is alive.
+        unsafe { ffi::uvisor_file_noexec(self.0.as_ptr()) }
+    }
+
+    /// The page at `offset`, a multiple of the page size; may sleep for I/O. `ENXIO` beyond the end.
+    pub(crate) fn page(&self, offset: u64) -> Result<Frame> {
+        let mut phys = 0;
+        // SAFETY: By the type's invariant the file was checked; sleeping is allowed here.
+        to_result(unsafe { ffi::uvisor_file_page(self.0.as_ptr(), offset >> 12, &mut phys) })?;
+        // SAFETY: The function returned a reference.
+        Ok(unsafe { Frame::from_raw(phys) })
+    }
+
+    /// Whether both are the same open file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.0.as_ptr(), other.0.as_ptr())
+    }
+}
+
+/// The mapping of a file of ours, by which user mappings of it are found.
+#[derive(Clone, Copy)]
+pub(crate) struct Mapping(*mut bindings::address_space);
+
+// SAFETY: The kernel's address spaces are made for use by any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Removes the pages of a range from all user mappings of the file.
+    ///
+    /// # Safety
+    ///
+    /// The file must be alive.
+    pub(crate) unsafe fn zap(self, start: u64, len: u64) {
+        // SAFETY: By the caller's promise; sleeping is allowed. CAST: Both are below 2^52.
+        unsafe { bindings::unmap_mapping_range(self.0, start as i64, len as i64, 1) };
+    }
+}
+
+/// Makes a file whose private data is `data`, gives `ready` its mapping, and returns its descriptor.
+///
+/// # Safety
+///
+/// `fops` must live as long as the module, have the module as its owner, treat the private data as
+/// an `Arc<T>`, and give it back on release.
+pub(crate) unsafe fn install<T: Send + Sync + 'static>(
+    name: &'static CStr,
+    fops: &'static bindings::file_operations,
+    data: Arc<T>,
+    ready: impl FnOnce(Mapping),
+) -> Result<isize> {
+    let reservation = FileDescriptorReservation::get_unused_fd_flags(bindings::O_CLOEXEC)?;
+    let raw = data.into_foreign();
+    // SAFETY: By the caller's promise the file may have `raw` and `fops`.
+    let file = unsafe { ffi::uvisor_anon_file(name.as_char_ptr(), fops, raw) };
+    let file = from_err_ptr(file).inspect_err(|_| {
+        // SAFETY: From `into_foreign` above, and no file has it.
+        drop(unsafe { Arc::<T>::from_foreign(raw) });
+    })?;
+    // SAFETY: The file is alive.
+    ready(Mapping(unsafe { ffi::uvisor_file_mapping(file) }));
+    // SAFETY: `file` is not null, and its only reference is ours.
+    let file = unsafe { ARef::<File>::from_raw(NonNull::new_unchecked(file.cast())) };
+    let fd = reservation.reserved_fd();
+    reservation.fd_install(file);
+    // CAST: File descriptors are small.
+    Ok(fd as isize)
+}

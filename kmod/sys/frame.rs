@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pages of memory by their physical address.
+
+use kernel::{
+    prelude::*, //
+};
+
+use super::ffi;
+
+/// A page of ours, given back when dropped.
+///
+/// # Invariants
+///
+/// The address is that of a page in the kernel's direct map on which this value has one reference.
+pub(crate) struct Frame(u64);
+
+impl Frame {
+    /// Allocates a page, charged to the calling task's memory cgroup.
+    pub(crate) fn new(zero: bool) -> Result<Self> {
+        // SAFETY: Called where sleeping is allowed.
+        match unsafe { ffi::uvisor_page_alloc(zero) } {
+            0 => Err(ENOMEM),
+            // INVARIANT: The reference of a new page is ours.
+            phys => Ok(Self(phys)),
+        }
+    }
+
+    /// Takes over a reference.
+    ///
+    /// # Safety
+    ///
+    /// The caller must own a reference on the page at `phys`, and give it up.
+    pub(crate) unsafe fn from_raw(phys: u64) -> Self {
+        // INVARIANT: By the caller's promise.
+        Self(phys)
+    }
+
+    /// Gives up the reference without dropping it.
+    pub(crate) fn into_raw(self) -> u64 {
+        let phys = self.0;
+        core::mem::forget(self);
+        phys
+    }
+
+    /// The physical address.
+    pub(crate) fn phys(&self) -> u64 {
+        self.0
+    }
+
+    /// Where the kernel sees the page.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: By the type's invariant it is in the direct map.
+        unsafe { ffi::uvisor_page_virt(self.0) }.cast()
+    }
+
+    /// A page with the content of the one at `from`.
+    ///
+    /// # Safety
+    ///
+    /// `from` must be a page of the direct map that stays alive during the call. Somebody may write
+    /// it meanwhile: the copy then has a mix, as with any memory that is shared.
+    pub(crate) unsafe fn copy_of(from: u64) -> Result<Self> {
+        let copy = Self::new(false)?;
+        // SAFETY: Both are pages of the direct map, the new one ours alone.
+        unsafe { ffi::uvisor_page_copy(copy.0, from) };
+        Ok(copy)
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant the reference is ours.
+        unsafe { ffi::uvisor_page_put(self.0) };
+    }
+}
+
+/// Where the kernel sees the page at `phys`.
+///
+/// # Safety
+///
+/// `phys` must be a page of the direct map.
+pub(crate) unsafe fn virt(phys: u64) -> *mut u8 {
+    // SAFETY: By the caller's promise.
+    unsafe { ffi::uvisor_page_virt(phys) }.cast()
+}

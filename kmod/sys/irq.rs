@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interrupts off, as a token that functions can ask for.
+
+use kernel::{
+    error::to_result,
+    prelude::*,
+    types::NotThreadSafe, //
+};
+
+use super::ffi;
+
+/// Interrupts are off on this CPU while a value of this type lives.
+///
+/// Unlike the kernel's own token this holds on every kernel configuration.
+///
+/// # Invariants
+///
+/// Interrupts are off, and the value stays on the CPU that made it.
+pub(crate) struct IrqOff(NotThreadSafe);
+
+impl IrqOff {
+    /// Turns interrupts off; they must be on.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Callable in any context. Interrupts are on in the system calls that come here.
+        unsafe { ffi::uvisor_irq_disable() };
+        // INVARIANT: Interrupts are off from here on.
+        Self(NotThreadSafe)
+    }
+
+    /// The number of this CPU.
+    pub(crate) fn cpu(&self) -> usize {
+        // SAFETY: Interrupts are off, so the task stays on this CPU.
+        let cpu = unsafe { ffi::uvisor_this_cpu() };
+        // CAST: CPU numbers are not negative.
+        cpu as usize
+    }
+}
+
+impl Drop for IrqOff {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant we turned them off.
+        unsafe { ffi::uvisor_irq_enable() };
+    }
+}
+
+/// Lets another task run if it should.
+pub(crate) fn cond_resched() {
+    // SAFETY: Called from system calls that hold no spinlock and have interrupts on.
+    unsafe { ffi::uvisor_cond_resched() };
+}
+
+/// Whether the task must do something else before it runs a guest: handle a signal, let another
+/// task run, do what was left to its return to user space.
+pub(crate) fn work_pending(_irq: &IrqOff) -> bool {
+    // SAFETY: Interrupts are off.
+    unsafe { ffi::uvisor_work_pending() }
+}
+
+/// Does that; `EINTR` if a signal waits.
+pub(crate) fn handle_work() -> Result {
+    // SAFETY: Called from the ioctl of the task, with interrupts on and no lock held but mutexes
+    // that only this ioctl takes.
+    to_result(unsafe { ffi::uvisor_handle_work() })
+}
+
+/// Makes `cpu` take an interrupt soon, which ends its stay in a guest.
+pub(crate) fn kick(cpu: usize) {
+    // CAST: The number comes from `IrqOff::cpu`.
+    // SAFETY: Interrupts are on in the system calls that come here; a CPU that is offline by now is
+    // in no guest, and the call then does nothing.
+    unsafe { ffi::uvisor_kick_cpu(cpu as i32) };
+}
+
+/// Returns when `cpu` has taken an interrupt, and so has left any window that it was in.
+pub(crate) fn sync(cpu: usize) {
+    // CAST: The number comes from `IrqOff::cpu`.
+    // SAFETY: Interrupts are on in the system calls that come here; a CPU that is offline by now is
+    // in no window, and the call then fails, which is as good.
+    unsafe { ffi::uvisor_sync_cpu(cpu as i32) };
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU: its file, its run page, and what it keeps between runs.
+
+use kernel::{
+    bindings,
+    module::this_module,
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    },
+    types::ForeignOwnable, //
+};
+
+use uvisor_uapi::{
+    self as uapi,
+    Exit,
+    ExitReason,
+    Regs,
+    RunFlags,
+    RunPage,
+    VcpuCreate, //
+};
+
+use crate::{
+    events::Counters,
+    host::GuestMsrs,
+    sys::{
+        cpu,
+        file,
+        fpu::FpuArea,
+        frame::Frame,
+        irq,
+        vma, //
+    },
+    vm::{
+        FileOperations,
+        Vm, //
+    },
+    vmcs::{
+        Fixed,
+        VmcsCache,
+        VmcsRegion, //
+    },
+    LocalModule, //
+};
+
+/// VPIDs are taken from the top: KVM takes its from the bottom. A clash would do no harm, since
+/// translations are tagged with the EPT root as well.
+const HIGHEST_VPID: u16 = u16::MAX;
+
+/// RFLAGS that a guest may have: CF, PF, AF, ZF, SF, TF, DF, OF, AC, ID.
+const RFLAGS_ALLOWED: u64 = 0x24_0dd5;
+/// RFLAGS that are always set: bit 1, and IF, so that nothing can depend on it.
+const RFLAGS_SET: u64 = 0x202;
+
+/// A vCPU.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Vcpu {
+    pub(crate) vm: Arc<Vm>,
+    /// Its number in the micro-VM.
+    number: usize,
+    /// What happened to it.
+    pub(crate) events: Arc<Counters>,
+    /// Set by KICK, cleared by the RUN that it ended.
+    pub(crate) kicked: Atomic<u32>,
+    /// A [`RunPage`] that user space has mapped, and may change at any time.
+    run_page: Frame,
+    /// What RUN works on; locked for all of it.
+    #[pin]
+    state: Mutex<State>,
+}
+
+/// What RUN works on.
+pub(crate) struct State {
+    pub(crate) region: VmcsRegion,
+    pub(crate) cache: VmcsCache,
+    pub(crate) fixed: Fixed,
+    pub(crate) msrs: GuestMsrs,
+    pub(crate) fpu: FpuArea,
+    pub(crate) regs: Regs,
+}
+
+// SAFETY: `VmcsRegion` has a `Cell`, which only the holder of the lock reaches.
+unsafe impl Send for State {}
+
+#[pinned_drop]
+impl PinnedDrop for Vcpu {
+    fn drop(self: Pin<&mut Self>) {
+        self.vm.remove_vcpu(self.number);
+    }
+}
+
+/// Whether `address` is canonical in a guest, which has 4-level paging.
+fn is_canonical(address: u64) -> bool {
+    let sign = address >> 47;
+    sign == 0 || sign == (1 << 17) - 1
+}
+
+/// What of registers from user space a guest may have; `EINVAL` for what none can have.
+fn check_regs(regs: &mut Regs) -> Result {
+    let addresses = [regs.rip, regs.fs_base, regs.gs_base, regs.kernel_gs_base];
+    if !addresses.into_iter().all(is_canonical) || (regs.cpl != 0 && regs.cpl != 3) {
+        return Err(EINVAL);
+    }
+    regs.rflags = (regs.rflags & RFLAGS_ALLOWED) | RFLAGS_SET;
+    Ok(())
+}
+
+impl Vcpu {
+    /// `VCPU_CREATE`: makes one and returns its file descriptor.
+    pub(crate) fn create(vm: Arc<Vm>, create: &VcpuCreate) -> Result<isize> {
+        let page_mask = uapi::PAGE_SIZE - 1;
+        if create.cr3 & page_mask != 0
+            || create.cr3 >> vm.hardware.gpa_bits != 0
+            || !is_canonical(create.syscall_entry)
+        {
+            return Err(EINVAL);
+        }
+        let region = VmcsRegion::new(vm.hardware.controls.vmcs_revision)?;
+        let fpu = FpuArea::new()?;
+        let run_page = Frame::new(true)?;
+        let (number, events) = vm.add_vcpu()?;
+        // CAST: There are at most `MAX_VCPUS`.
+        let vpid = HIGHEST_VPID - number as u16;
+        let state = State {
+            region,
+            cache: VmcsCache::default(),
+            fixed: Fixed {
+                eptp: vm.memory.eptp(),
+                cr3: create.cr3,
+                vpid,
+            },
+            msrs: GuestMsrs {
+                lstar: create.syscall_entry,
+                // The upper half of the MSR is reserved.
+                fmask: create.syscall_mask & 0xffff_ffff,
+                kernel_gs_base: 0,
+            },
+            fpu,
+            regs: Regs::default(),
+        };
+        let undo = vm.clone();
+        let vcpu = Arc::pin_init(
+            pin_init!(Self {
+                vm,
+                number,
+                events,
+                kicked: Atomic::new(0),
+                run_page,
+                state <- new_mutex!(state),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+        .inspect_err(|_| undo.remove_vcpu(number))?;
+        // SAFETY: `FOPS` is the module's and treats the private data as an `Arc<Vcpu>`.
+        unsafe { file::install(c"[uvisor-vcpu]", &FOPS.0, vcpu, |_| ()) }
+    }
+
+    /// The ioctls of the file.
+    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
+        if cmd != uapi::RUN && cmd != uapi::KICK {
+            return Err(ENOTTY);
+        }
+        if arg != 0 {
+            return Err(EINVAL);
+        }
+        if cmd == uapi::RUN {
+            self.run()?;
+        } else {
+            self.kick();
+        }
+        Ok(0)
+    }
+
+    /// `KICK`.
+    fn kick(&self) {
+        self.kicked.store(1, Relaxed);
+        for cpu in self.vm.hardware.cpus_inside(self.vm.id) {
+            irq::kick(cpu);
+        }
+    }
+
+    /// `RUN`.
+    fn run(&self) -> Result {
+        let mut state = self.state.try_lock().ok_or(EBUSY)?;
+        let state = &mut *state;
+        // A VM exit can load null selectors into FS and GS, and no others of user space's.
+        if (cpu::fs() | cpu::gs()) & !3 != 0 {
+            return Err(EINVAL);
+        }
+        let page = self.run_page.as_ptr().cast::<RunPage>();
+        // SAFETY: The page is ours and as large as the structure. User space may write it meanwhile,
+        // so each value is read once; the fields are integers.
+        let (immediate_exit, flags, mut regs) = unsafe {
+            (
+                (&raw const (*page).immediate_exit).read_volatile(),
+                (&raw const (*page).flags).read_volatile(),
+                (&raw const (*page).regs).read_volatile(),
+            )
+        };
+        let flags = RunFlags::from_bits(flags).ok_or(EINVAL)?;
+        check_regs(&mut regs)?;
+        state.regs = regs;
+        state.msrs.kernel_gs_base = regs.kernel_gs_base;
+        if flags.contains(RunFlags::RESET_FPU) {
+            state.fpu.reset();
+            // SAFETY: As above.
+            unsafe { (&raw mut (*page).flags).write_volatile(0) };
+        }
+        let result = if immediate_exit != 0 {
+            Err(EINTR)
+        } else {
+            crate::run::run(self, state)
+        };
+        state.regs.kernel_gs_base = state.msrs.kernel_gs_base;
+        let exit = match result {
+            Ok(exit) => exit,
+            Err(_) => Exit {
+                reason: ExitReason::Interrupted as u32,
+                ..Exit::default()
+            },
+        };
+        // SAFETY: As above.
+        unsafe {
+            (&raw mut (*page).regs).write_volatile(state.regs);
+            (&raw mut (*page).exit).write_volatile(exit);
+        }
+        if exit.reason == ExitReason::EntryFailed as u32 {
+            return Err(EIO);
+        }
+        result.map(|_| ())
+    }
+}
+
+/// The operations of a vCPU's file.
+static FOPS: FileOperations = FileOperations(bindings::file_operations {
+    owner: this_module::<LocalModule>().as_ptr(),
+    release: Some(release),
+    mmap: Some(mmap),
+    unlocked_ioctl: Some(ioctl),
+    compat_ioctl: bindings::compat_ptr_ioctl,
+    llseek: Some(bindings::noop_llseek),
+    ..pin_init::zeroed()
+});
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vcpu::create`] made, when no descriptor is left.
+unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    // SAFETY: From `into_foreign` in `file::install`; this is the last use of the file.
+    drop(unsafe { Arc::<Vcpu>::from_foreign((*file).private_data) });
+    0
+}
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vcpu::create`] made.
+unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+    // SAFETY: Set by `create`, and the file is alive.
+    let vcpu: ArcBorrow<'_, Vcpu> = unsafe { Arc::<Vcpu>::borrow((*file).private_data) };
+    // CAST: All are 64 bits.
+    vcpu.ioctl(cmd, arg as usize)
+        .map_or_else(|e| e.to_errno() as c_long, |r| r as c_long)
+}
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vcpu::create`] made.
+unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+    // SAFETY: Set by `create`, and the file is alive.
+    let vcpu = unsafe { Arc::<Vcpu>::borrow((*file).private_data) };
+    // SAFETY: The kernel is setting `vma` up.
+    unsafe { vma::insert_run_page(vma, &vcpu.run_page) }.map_or_else(|e| e.to_errno(), |()| 0)
+}

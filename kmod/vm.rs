@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A micro-VM: its memory, its vCPUs, and its file.
+
+use kernel::{
+    bindings,
+    iov::{
+        IovIterDest,
+        IovIterSource, //
+    },
+    module::this_module,
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::Relaxed,
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    },
+    types::ForeignOwnable, //
+};
+
+use uvisor_ept::Perm;
+use uvisor_uapi::{
+    self as uapi,
+    Limits,
+    Map,
+    MapFlags,
+    Protect,
+    Prot,
+    Stats,
+    Unmap,
+    VcpuCreate,
+    VmCreate, //
+};
+
+use crate::{
+    access,
+    args,
+    events::Counters,
+    hardware::Hardware,
+    memory::Memory,
+    pages::MemoryBacking,
+    sys::{
+        file::{
+            self,
+            PageFile, //
+        },
+        vma, //
+    },
+    vcpu::Vcpu,
+    LocalModule, //
+};
+
+/// How many vCPUs a micro-VM can have.
+pub(crate) const MAX_VCPUS: usize = 256;
+
+/// A micro-VM.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Vm {
+    pub(crate) hardware: Arc<Hardware>,
+    /// Never given to another one.
+    pub(crate) id: u64,
+    #[pin]
+    pub(crate) memory: Memory,
+    /// The counters of each vCPU whose file is open, by its number.
+    #[pin]
+    vcpus: Mutex<KVec<Option<Arc<Counters>>>>,
+}
+
+#[pinned_drop]
+impl PinnedDrop for Vm {
+    fn drop(self: Pin<&mut Self>) {
+        self.hardware.vms.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The permission in an ioctl.
+fn perm(prot: u32) -> Result<Perm> {
+    let prot = Prot::from_bits(prot).ok_or(EINVAL)?;
+    let mut perm = Perm::empty();
+    perm.set(Perm::R, prot.contains(Prot::READ));
+    perm.set(Perm::W, prot.contains(Prot::WRITE));
+    perm.set(Perm::X, prot.contains(Prot::EXEC));
+    Ok(perm)
+}
+
+impl Vm {
+    /// `VM_CREATE`: makes one and returns its file descriptor.
+    pub(crate) fn create(hardware: Arc<Hardware>, arg: usize) -> Result<isize> {
+        let (create, _) = args::read::<VmCreate>(arg)?;
+        let id = hardware.new_id();
+        let memory = Memory::new(hardware.clone(), id, create.memory_limit)?;
+        let vm = Arc::pin_init(
+            try_pin_init!(Self {
+                id,
+                memory <- memory,
+                vcpus <- new_mutex!(KVec::new()),
+                hardware: {
+                    hardware.vms.fetch_add(1, Relaxed);
+                    hardware
+                },
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let ready = vm.clone();
+        // SAFETY: `FOPS` is the module's and treats the private data as an `Arc<Vm>`.
+        unsafe {
+            file::install(c"[uvisor-vm]", &FOPS.0, vm, |mapping| {
+                ready.memory.set_mapping(Some(mapping));
+            })
+        }
+    }
+
+    /// The ioctls of the file.
+    fn ioctl(self: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            uapi::MAP => self.map(&args::read::<Map>(arg)?.0)?,
+            uapi::UNMAP => {
+                let (unmap, _) = args::read::<Unmap>(arg)?;
+                self.memory.unmap(self.memory.range(unmap.gpa, unmap.len)?)?;
+            }
+            uapi::PROTECT => {
+                let (protect, _) = args::read::<Protect>(arg)?;
+                if protect.reserved != 0 {
+                    return Err(EINVAL);
+                }
+                let range = self.memory.range(protect.gpa, protect.len)?;
+                self.memory.protect(range, perm(protect.prot)?)?;
+            }
+            uapi::STATS => {
+                let (_, place) = args::read::<Stats>(arg)?;
+                place.write(&self.stats())?;
+            }
+            uapi::LIMITS => self.memory.set_limit(args::read::<Limits>(arg)?.0.memory_limit)?,
+            uapi::VCPU_CREATE => {
+                return Vcpu::create(self.into(), &args::read::<VcpuCreate>(arg)?.0)
+            }
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+
+    /// `MAP`.
+    fn map(&self, map: &Map) -> Result {
+        let range = self.memory.range(map.gpa, map.len)?;
+        let perm = perm(map.prot)?;
+        let backing = if map.flags & MapFlags::FILE.bits() == 0 {
+            if map.fd != 0 || map.offset != 0 {
+                return Err(EINVAL);
+            }
+            MemoryBacking::Anonymous
+        } else {
+            // The kernel's file offsets are signed; a region must not run over their end.
+            let end = map.offset.checked_add(map.len).ok_or(EINVAL)?;
+            if map.offset % uapi::PAGE_SIZE != 0 || i64::try_from(end).is_err() {
+                return Err(EINVAL);
+            }
+            let file = PageFile::from_fd(map.fd)?;
+            if perm.contains(Perm::X) && file.is_noexec() {
+                return Err(EACCES);
+            }
+            MemoryBacking::File {
+                file,
+                offset: map.offset,
+            }
+        };
+        self.memory.map(range, perm, backing)
+    }
+
+    /// `STATS`.
+    fn stats(&self) -> Stats {
+        let mut stats = Stats::new();
+        self.memory.report(&mut stats);
+        for counters in self.vcpus.lock().iter().flatten() {
+            counters.report(&mut stats);
+            stats.vcpus += 1;
+        }
+        stats
+    }
+
+    /// A number and counters for a new vCPU; `ENOSPC` if there are too many.
+    pub(crate) fn add_vcpu(&self) -> Result<(usize, Arc<Counters>)> {
+        let counters = Arc::new(Counters::new(), GFP_KERNEL_ACCOUNT)?;
+        let mut vcpus = self.vcpus.lock();
+        if let Some((number, slot)) = vcpus.iter_mut().enumerate().find(|(_, s)| s.is_none()) {
+            *slot = Some(counters.clone());
+            // Its VPID was another vCPU's, which may have had other page tables: INVEPT drops those
+            // translations as well.
+            self.memory.flush();
+            return Ok((number, counters));
+        }
+        let number = vcpus.len();
+        if number >= MAX_VCPUS {
+            return Err(ENOSPC);
+        }
+        vcpus.push(Some(counters.clone()), GFP_KERNEL_ACCOUNT)?;
+        Ok((number, counters))
+    }
+
+    /// Gives back the number of a vCPU; what it counted stays.
+    pub(crate) fn remove_vcpu(&self, number: usize) {
+        let mut vcpus = self.vcpus.lock();
+        if let Some(counters) = vcpus.get_mut(number).and_then(Option::take) {
+            counters.add_to(&self.memory.events);
+        }
+    }
+}
+
+/// The operations of a micro-VM's file.
+static FOPS: FileOperations = FileOperations(bindings::file_operations {
+    owner: this_module::<LocalModule>().as_ptr(),
+    release: Some(release),
+    mmap: Some(mmap),
+    unlocked_ioctl: Some(ioctl),
+    compat_ioctl: bindings::compat_ptr_ioctl,
+    read_iter: Some(read_iter),
+    write_iter: Some(write_iter),
+    llseek: Some(bindings::noop_llseek),
+    ..pin_init::zeroed()
+});
+
+/// The operations of its user mappings.
+static VM_OPS: VmOperations = VmOperations(bindings::vm_operations_struct {
+    fault: Some(fault),
+    pfn_mkwrite: Some(pfn_mkwrite),
+    ..pin_init::zeroed()
+});
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vm::create`] made, when no descriptor and no mapping is left.
+unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    // SAFETY: From `into_foreign` in `file::install`; this is the last use of the file.
+    let vm = unsafe { Arc::<Vm>::from_foreign((*file).private_data) };
+    vm.memory.set_mapping(None);
+    0
+}
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vm::create`] made.
+unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
+    // SAFETY: Set by `create`, and the file is alive.
+    let vm = unsafe { Arc::<Vm>::borrow((*file).private_data) };
+    // CAST: All are 64 bits.
+    vm.ioctl(cmd, arg as usize)
+        .map_or_else(|e| e.to_errno() as c_long, |r| r as c_long)
+}
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vm::create`] made.
+unsafe extern "C" fn mmap(_: *mut bindings::file, vma: *mut bindings::vm_area_struct) -> c_int {
+    // SAFETY: The kernel is setting `vma` up, of a file whose faults `VM_OPS` serves.
+    unsafe { vma::init(vma, &VM_OPS.0) }.map_or_else(|e| e.to_errno(), |()| 0)
+}
+
+/// # Safety
+///
+/// Called by the kernel for a mapping that [`mmap`] prepared.
+unsafe extern "C" fn fault(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: The mapping is alive during its fault, and has a reference on the file, whose private
+    // data `create` set.
+    let vm = unsafe {
+        let vma = (*vmf).__bindgen_anon_1.vma;
+        Arc::<Vm>::borrow((*(*vma).vm_file).private_data)
+    };
+    // SAFETY: By this function's own promise.
+    unsafe { access::fault(&vm.memory, vmf) }
+}
+
+/// # Safety
+///
+/// As [`fault`].
+unsafe extern "C" fn pfn_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
+    // SAFETY: As in `fault`.
+    let vm = unsafe {
+        let vma = (*vmf).__bindgen_anon_1.vma;
+        Arc::<Vm>::borrow((*(*vma).vm_file).private_data)
+    };
+    // SAFETY: By this function's own promise.
+    unsafe { access::make_writable(&vm.memory, vmf) }
+}
+
+/// # Safety
+///
+/// Called by the VFS for a file that [`Vm::create`] made.
+unsafe extern "C" fn read_iter(
+    kiocb: *mut bindings::kiocb,
+    iter: *mut bindings::iov_iter,
+) -> isize {
+    // SAFETY: Set by `create`, and the file is alive.
+    let vm = unsafe { Arc::<Vm>::borrow((*(*kiocb).ki_filp).private_data) };
+    // SAFETY: The VFS gives us the iterator, to write to.
+    let iter = unsafe { IovIterDest::from_raw(iter) };
+    // SAFETY: The VFS gives us the kiocb.
+    let position = unsafe { (*kiocb).ki_pos };
+    // CAST: At most what the iterator had.
+    access::read(&vm.memory, position, iter).map_or_else(|e| e.to_errno() as isize, |n| n as isize)
+}
+
+/// # Safety
+///
+/// As [`read_iter`].
+unsafe extern "C" fn write_iter(
+    kiocb: *mut bindings::kiocb,
+    iter: *mut bindings::iov_iter,
+) -> isize {
+    // SAFETY: Set by `create`, and the file is alive.
+    let vm = unsafe { Arc::<Vm>::borrow((*(*kiocb).ki_filp).private_data) };
+    // SAFETY: The VFS gives us the iterator, to read from.
+    let iter = unsafe { IovIterSource::from_raw(iter) };
+    // SAFETY: The VFS gives us the kiocb.
+    let position = unsafe { (*kiocb).ki_pos };
+    // CAST: At most what the iterator had.
+    access::write(&vm.memory, position, iter).map_or_else(|e| e.to_errno() as isize, |n| n as isize)
+}
+
+/// A `file_operations` that threads may share.
+pub(crate) struct FileOperations(pub(crate) bindings::file_operations);
+// SAFETY: It is never written.
+unsafe impl Sync for FileOperations {}
+
+/// A `vm_operations_struct` that threads may share.
+struct VmOperations(bindings::vm_operations_struct);
+// SAFETY: It is never written.
+unsafe impl Sync for VmOperations {}
