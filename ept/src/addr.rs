@@ -17,11 +17,13 @@ pub struct Gpa(pub u64);
 
 impl Gpa {
     /// The number of the page, if the tables can map it.
+    #[inline]
     pub(crate) fn page(self) -> Option<u64> {
         (self.0 >> MAX_GPA_BITS == 0).then_some(self.0 >> PAGE_SHIFT)
     }
 
     /// The first address of the page.
+    #[inline]
     pub fn page_start(self) -> Self {
         Self(self.0 & !(PAGE_SIZE - 1))
     }
@@ -36,7 +38,7 @@ pub struct Hpa(pub u64);
 /// # Invariants
 ///
 /// `start` and `end` are multiples of [`PAGE_SIZE`], `start < end`, and `end` is at most
-/// 2^[`MAX_GPA_BITS`].
+/// 2^48.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Range {
     /// The first address.
@@ -50,6 +52,7 @@ impl Range {
     ///
     /// None if it is empty, not page-aligned, or reaches beyond 2^`gpa_bits`, or beyond what tables
     /// of four levels can map.
+    #[inline]
     pub fn new(start: u64, len: u64, gpa_bits: u32) -> Option<Self> {
         let end = start.checked_add(len)?;
         let limit = 1 << gpa_bits.min(MAX_GPA_BITS);
@@ -61,43 +64,51 @@ impl Range {
     }
 
     /// The page that `gpa` is in; none if four levels cannot map it.
+    #[inline]
     pub fn page_of(gpa: Gpa) -> Option<Self> {
         Self::new(gpa.page_start().0, PAGE_SIZE, MAX_GPA_BITS)
     }
 
     /// The first address.
+    #[inline]
     pub fn start(&self) -> Gpa {
         Gpa(self.start)
     }
 
     /// The first address behind the range.
+    #[inline]
     pub fn end(&self) -> Gpa {
         Gpa(self.end)
     }
 
     /// The length in bytes.
     #[allow(clippy::len_without_is_empty)] // No range is empty.
+    #[inline]
     pub fn len(&self) -> u64 {
         // By the invariant, it never saturates.
         self.end.saturating_sub(self.start)
     }
 
     /// The first addresses of all pages, in ascending order.
+    #[inline]
     pub fn pages(&self) -> impl DoubleEndedIterator<Item = Gpa> {
         self.page_numbers().map(|page| Gpa(page << PAGE_SHIFT))
     }
 
     /// The numbers of all pages; all are below 2^36.
+    #[inline]
     pub(crate) fn page_numbers(&self) -> core::ops::Range<u64> {
         self.start >> PAGE_SHIFT..self.end >> PAGE_SHIFT
     }
 
     /// Whether `gpa` is inside.
+    #[inline]
     pub fn contains(&self, gpa: Gpa) -> bool {
         (self.start..self.end).contains(&gpa.0)
     }
 
     /// What both ranges have in common.
+    #[inline]
     pub fn intersect(&self, other: &Self) -> Option<Self> {
         let (start, end) = (self.start.max(other.start), self.end.min(other.end));
         // INVARIANT: each bound is one of a range's.
@@ -105,6 +116,7 @@ impl Range {
     }
 
     /// The part below the start of `other`.
+    #[inline]
     pub(crate) fn before(&self, other: &Self) -> Option<Self> {
         let end = self.end.min(other.start);
         // INVARIANT: each bound is one of a range's.
@@ -115,6 +127,7 @@ impl Range {
     }
 
     /// The part from the end of `other` on.
+    #[inline]
     pub(crate) fn after(&self, other: &Self) -> Option<Self> {
         let start = self.start.max(other.end);
         // INVARIANT: each bound is one of a range's.
@@ -125,6 +138,7 @@ impl Range {
     }
 
     /// The smallest range that has both inside.
+    #[inline]
     pub(crate) fn joined(&self, other: &Self) -> Self {
         // INVARIANT: each bound is one of a range's, and it only grows.
         Self {

@@ -20,6 +20,7 @@ bitflags! {
 
 impl Perm {
     /// Whether a CPU can have this permission: an entry with others is an EPT misconfiguration.
+    #[inline]
     pub fn is_expressible(self, exec_only: bool) -> bool {
         self.contains(Self::R) || self.is_empty() || (exec_only && self == Self::X)
     }
@@ -36,6 +37,7 @@ pub enum Owner {
 
 impl Owner {
     /// What of a region's permission a frame of this owner may have.
+    #[inline]
     pub(crate) fn limit(self, perm: Perm) -> Perm {
         match self {
             Owner::Private => perm,
@@ -81,12 +83,14 @@ impl Entry {
     pub(crate) const UNUSED: Self = Self(0);
 
     /// The entry for `address` with `perm` and the bits `other`.
+    #[inline]
     fn new(address: Hpa, perm: Perm, other: u64) -> Self {
         let hide = if perm.is_empty() { ADDRESS } else { 0 };
         Self(USED | ((address.0 ^ hide) & ADDRESS) | perm.bits() | other)
     }
 
     /// A leaf; its permission must be expressible.
+    #[inline]
     pub(crate) fn leaf(leaf: Leaf) -> Self {
         let owner = match leaf.owner {
             Owner::Private => 0,
@@ -96,43 +100,51 @@ impl Entry {
     }
 
     /// A pointer to a table, which restricts nothing.
+    #[inline]
     pub(crate) fn table(table: Hpa) -> Self {
         Self::new(table, Perm::all(), 0)
     }
 
     /// The same frame or table, unreachable for CPUs.
+    #[inline]
     pub(crate) fn detached(self) -> Self {
         let other = self.0 & !(ADDRESS | Perm::all().bits());
         Self::new(self.address(), Perm::empty(), other | DETACHED)
     }
 
     /// What the CPU may do through this entry.
+    #[inline]
     fn perm(self) -> Perm {
         Perm::from_bits_truncate(self.0)
     }
 
     /// The frame or table; meaningless for an unused entry.
+    #[inline]
     pub(crate) fn address(self) -> Hpa {
         let hide = if self.perm().is_empty() { ADDRESS } else { 0 };
         Hpa((self.0 ^ hide) & ADDRESS)
     }
 
     /// Whether there is a frame or a table, detached ones included.
+    #[inline]
     pub(crate) fn is_used(self) -> bool {
         self.0 & USED != 0
     }
 
     /// Whether it waits to be given back.
+    #[inline]
     pub(crate) fn is_detached(self) -> bool {
         self.0 & DETACHED != 0
     }
 
     /// Whether there is a frame or a table that is still mapped.
+    #[inline]
     pub(crate) fn is_mapped(self) -> bool {
         self.is_used() && !self.is_detached()
     }
 
     /// This entry as a leaf; meaningless for an unused entry.
+    #[inline]
     pub(crate) fn to_leaf(self) -> Leaf {
         let owner = if self.0 & FILE != 0 {
             Owner::File
@@ -151,6 +163,7 @@ impl Entry {
 ///
 /// Accessed and dirty bits stay off: with them each walk of the guest's own page tables counts as
 /// a write to these, and they are read-only.
+#[inline]
 pub(crate) fn eptp(root: Hpa) -> u64 {
     const WALK_LENGTH: u64 = 3 << 3;
     const TYPE_WRITE_BACK: u64 = 6;

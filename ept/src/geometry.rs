@@ -20,16 +20,19 @@ impl Level {
     pub(crate) const ROOT: Self = Self(3 * LEVEL_BITS);
 
     /// The level of the tables that the entries of this one point to; none below the leaves'.
+    #[inline]
     pub(crate) fn below(self) -> Option<Self> {
         self.0.checked_sub(LEVEL_BITS).map(Self)
     }
 
     /// The same number; the compiler sees that one can shift by it.
+    #[inline]
     fn shift(self) -> u32 {
         self.0 & (u64::BITS - 1)
     }
 
     /// The entry for `page` in a table of this level.
+    #[inline]
     pub(crate) fn index(self, page: u64) -> Index {
         // CAST: what is cut off would be masked off.
         Index::new((page >> self.shift()) as usize)
@@ -38,6 +41,7 @@ impl Level {
     /// What of `pages` goes through which entry of one table of this level.
     ///
     /// All `pages` must be in the span of that table, and so below 2^36.
+    #[inline]
     pub(crate) fn parts(self, pages: Range<u64>) -> impl Iterator<Item = Part> {
         let shift = self.shift();
         let mut at = pages.start;
@@ -70,12 +74,14 @@ pub(crate) struct Index(usize);
 
 impl Index {
     /// The number `n` without its higher bits.
+    #[inline]
     fn new(n: usize) -> Self {
         // INVARIANT: `ENTRIES` is a power of two.
         Self(n & (ENTRIES - 1))
     }
 
     /// All of a table's entries.
+    #[inline]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..ENTRIES).map(Self::new)
     }

@@ -15,7 +15,7 @@ use crate::region::{Backing, Region, RegionError, Store};
 ///
 /// # Invariants
 ///
-/// Sorted by address; no two overlap; no two neighbours [join](Region::joins), so that equal
+/// Sorted by address; no two overlap; no two neighbours join (`Region::joins`), so that equal
 /// mappings give equal maps, however they came about.
 #[derive(Debug)]
 pub struct RegionMap<B, S> {

@@ -40,6 +40,7 @@ pub enum Taken {
 impl Taken {
     /// What two changes took together.
     #[must_use = "CPUs may still have the permission cached"]
+    #[inline]
     pub fn and(self, other: Self) -> Self {
         match self {
             Taken::Nothing => other,
@@ -88,16 +89,19 @@ impl Tree {
     }
 
     /// The root table.
+    #[inline]
     pub fn root(&self) -> Hpa {
         self.root
     }
 
     /// The EPT pointer for the VMCS.
+    #[inline]
     pub fn eptp(&self) -> u64 {
         eptp(self.root)
     }
 
     /// Whether the CPU can have this permission on a page.
+    #[inline]
     pub(crate) fn can_express(&self, perm: Perm) -> bool {
         perm.is_expressible(self.exec_only)
     }
@@ -108,6 +112,7 @@ impl Tree {
     /// refuses it, and whoever uses a tree directly gets a page with none.
     ///
     /// [`Space`]: crate::Space
+    #[inline]
     fn encode(&self, leaf: Leaf) -> Entry {
         let perm = if self.can_express(leaf.perm) {
             leaf.perm
@@ -257,11 +262,13 @@ pub(crate) fn slot<H: Host>(host: &H, table: Hpa, index: Index) -> &AtomicU64 {
 }
 
 /// Reads an entry; see the module for the ordering.
+#[inline]
 pub(crate) fn load(slot: &AtomicU64) -> Entry {
     Entry(slot.load(Ordering::Relaxed))
 }
 
 /// Writes an entry; see the module for the ordering.
+#[inline]
 pub(crate) fn store(slot: &AtomicU64, entry: Entry) {
     slot.store(entry.0, Ordering::Release);
 }

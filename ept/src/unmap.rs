@@ -52,22 +52,18 @@ fn detach_table<H: Host>(host: &H, table: Hpa, level: Level, pages: ops::Range<u
         if !entry.is_used() {
             continue;
         }
-        taken = Taken::Something;
-        if entry.is_detached() {
-            continue;
-        }
-        // A table goes as a whole if the range spans it, or if nothing else is in it.
-        let whole = match level.below() {
-            Some(below) if !part.whole => {
-                // What it took is known: something was there.
-                let _ = detach_table(host, entry.address(), below, part.pages);
-                !maps_anything(host, entry.address())
+        let is_divided = !part.whole && entry.is_mapped();
+        if let (Some(below), true) = (level.below(), is_divided) {
+            let inner = entry.address();
+            let inside = detach_table(host, inner, below, part.pages);
+            taken = taken.and(inside);
+            if inside == Taken::Nothing || maps_anything(host, inner) {
+                continue;
             }
-            _ => true,
-        };
-        if whole {
-            store(slot, entry.detached());
         }
+        // The range has all that it spans, or all that is left of it.
+        taken = Taken::Something;
+        store(slot, entry.detached());
     }
     taken
 }

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A host of which every table and frame is accounted for.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+
+use uvisor_ept::{Backing, Host, Hpa, Owner, Store};
+
+/// No memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMemory;
+
+/// Lets the n-th allocation from now on fail, once; shared by all that allocate.
+#[derive(Clone, Default, Debug)]
+pub struct Failure(Rc<Cell<Option<usize>>>);
+
+impl Failure {
+    /// Lets the allocation after `n` others fail; none if `n` is none.
+    pub fn after(&self, n: Option<usize>) {
+        self.0.set(n);
+    }
+
+    /// Whether an allocation is still going to fail.
+    pub fn is_pending(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// Counts an allocation.
+    pub fn allocate(&self) -> Result<(), NoMemory> {
+        match self.0.get() {
+            Some(0) => {
+                self.0.set(None);
+                Err(NoMemory)
+            }
+            left => {
+                self.0.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A frame of guest memory.
+#[derive(Debug)]
+pub struct Frame {
+    /// Whose it is.
+    pub owner: Owner,
+    /// References on it.
+    pub refs: usize,
+    /// What is in it; one number stands for all its bytes.
+    pub content: u64,
+}
+
+/// Tables, frames and a page cache. No address is ever used twice, so that a stale one is noticed.
+#[derive(Default, Debug)]
+pub struct TestHost {
+    /// The tables, on the heap, so that a sanitizer sees what is used after it was freed.
+    tables: HashMap<u64, Box<[AtomicU64; 512]>>,
+    /// The frames that have a reference.
+    frames: HashMap<u64, Frame>,
+    /// The frames of files' pages, with a reference each, by file and page number.
+    cache: HashMap<(u32, u64), Hpa>,
+    /// How many pages there ever were.
+    pages: u64,
+    /// Which allocation fails.
+    pub failure: Failure,
+    /// Whether the CPU has execute-only pages.
+    pub exec_only: bool,
+}
+
+impl TestHost {
+    /// A host with a CPU that has execute-only pages.
+    pub fn new() -> Self {
+        Self {
+            exec_only: true,
+            ..Self::default()
+        }
+    }
+
+    /// The address of a page that never was.
+    fn fresh_page(&mut self) -> u64 {
+        self.pages += 1;
+        self.pages << 12
+    }
+
+    /// How many tables there are.
+    pub fn tables(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// Whether there is such a table.
+    pub fn is_table(&self, address: u64) -> bool {
+        self.tables.contains_key(&address)
+    }
+
+    /// How many references there are on all frames but the page cache's own.
+    pub fn references(&self) -> usize {
+        self.frames.values().map(|frame| frame.refs).sum::<usize>() - self.cache.len()
+    }
+
+    /// A frame of the micro-VM's own, with the caller's reference.
+    pub fn new_frame(&mut self, content: u64) -> Hpa {
+        let address = self.fresh_page();
+        self.frames.insert(
+            address,
+            Frame {
+                owner: Owner::Private,
+                refs: 1,
+                content,
+            },
+        );
+        Hpa(address)
+    }
+
+    /// The frame of a file's page, with a reference for the caller.
+    pub fn file_frame(&mut self, file: u32, page: u64) -> Hpa {
+        let frame = match self.cache.get(&(file, page)) {
+            Some(&frame) => frame,
+            None => {
+                let frame = Hpa(self.fresh_page());
+                let content = file_content(file, page);
+                self.frames.insert(
+                    frame.0,
+                    Frame {
+                        owner: Owner::File,
+                        refs: 1,
+                        content,
+                    },
+                );
+                self.cache.insert((file, page), frame);
+                frame
+            }
+        };
+        self.get_frame(frame);
+        frame
+    }
+
+    /// A frame that must exist.
+    pub fn frame(&self, frame: Hpa) -> &Frame {
+        self.frames.get(&frame.0).expect("the frame was given back")
+    }
+
+    /// Writes to a frame, which must be the micro-VM's own.
+    pub fn write(&mut self, frame: Hpa, content: u64) {
+        let frame = self
+            .frames
+            .get_mut(&frame.0)
+            .expect("the frame was given back");
+        assert_eq!(frame.owner, Owner::Private, "a file's page is written to");
+        frame.content = content;
+    }
+
+    /// Takes another reference on a frame.
+    pub fn get_frame(&mut self, frame: Hpa) {
+        self.frames
+            .get_mut(&frame.0)
+            .expect("the frame was given back")
+            .refs += 1;
+    }
+
+    /// Drops a reference that is not a leaf's.
+    pub fn drop_frame(&mut self, frame: Hpa) {
+        let refs = &mut self
+            .frames
+            .get_mut(&frame.0)
+            .expect("no reference is left")
+            .refs;
+        *refs -= 1;
+        if *refs == 0 {
+            self.frames.remove(&frame.0);
+        }
+    }
+}
+
+// SAFETY: a table stays in its box from `alloc_table` to `free_table`, and only `entries` gives it.
+unsafe impl Host for TestHost {
+    type Error = NoMemory;
+
+    fn alloc_table(&mut self) -> Result<Hpa, NoMemory> {
+        self.failure.allocate()?;
+        let address = self.fresh_page();
+        let table = Box::new([const { AtomicU64::new(0) }; 512]);
+        self.tables.insert(address, table);
+        Ok(Hpa(address))
+    }
+
+    fn free_table(&mut self, table: Hpa) {
+        assert!(
+            self.tables.remove(&table.0).is_some(),
+            "no table at {table:?}"
+        );
+    }
+
+    fn entries(&self, table: Hpa) -> &[AtomicU64; 512] {
+        self.tables.get(&table.0).expect("the table was given back")
+    }
+
+    fn put_frame(&mut self, frame: Hpa, owner: Owner) {
+        assert_eq!(self.frame(frame).owner, owner);
+        self.drop_frame(frame);
+    }
+
+    fn exec_only(&self) -> bool {
+        self.exec_only
+    }
+}
+
+/// What a file has at a page.
+pub fn file_content(file: u32, page: u64) -> u64 {
+    ((u64::from(file) + 1) << 40) | page
+}
+
+/// What a region's pages are made from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Back {
+    /// Zeros.
+    Zero,
+    /// A file from a page on.
+    File(u32, u64),
+}
+
+impl Backing for Back {
+    fn advance(&self, bytes: u64) -> Self {
+        match *self {
+            Back::Zero => Back::Zero,
+            Back::File(file, page) => Back::File(file, page + (bytes >> 12)),
+        }
+    }
+
+    fn continues(&self, bytes: u64, next: &Self) -> bool {
+        self.advance(bytes) == *next
+    }
+
+    fn is_anonymous(&self) -> bool {
+        *self == Back::Zero
+    }
+}
+
+/// An array that can fail to grow, and that wants room to be reserved before each insertion.
+#[derive(Debug)]
+pub struct TestStore<T> {
+    /// The elements.
+    elements: Vec<T>,
+    /// For how many there is room.
+    room: usize,
+    /// Which allocation fails.
+    failure: Failure,
+}
+
+impl<T> TestStore<T> {
+    /// An empty one.
+    pub fn new(failure: &Failure) -> Self {
+        Self {
+            elements: Vec::new(),
+            room: 0,
+            failure: failure.clone(),
+        }
+    }
+}
+
+impl<T> Store<T> for TestStore<T> {
+    type Error = NoMemory;
+
+    fn as_slice(&self) -> &[T] {
+        &self.elements
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut self.elements
+    }
+
+    fn reserve(&mut self, additional: usize) -> Result<(), NoMemory> {
+        self.failure.allocate()?;
+        self.room = self.elements.len() + additional;
+        Ok(())
+    }
+
+    fn insert(&mut self, at: usize, value: T) {
+        assert!(self.elements.len() < self.room, "no room was reserved");
+        self.elements.insert(at, value);
+    }
+
+    fn remove(&mut self, at: usize) -> Option<T> {
+        let element = (at < self.elements.len()).then(|| self.elements.remove(at));
+        self.room = self.elements.len();
+        element
+    }
+}

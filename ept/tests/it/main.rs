@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the whole crate, through what it gives to the module.
+
+mod cpu;
+mod failures;
+mod foreign;
+mod host;
+mod machine;
+mod model;
+mod races;
+mod random;
+mod regions;
+mod tree;

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a space should be: a list of pages, each with all that is to know about it.
+
+use uvisor_ept::{Gpa, Owner, Perm, Range, Region, RegionError};
+
+use crate::host::{file_content, Back, NoMemory};
+
+/// How many bits a guest-physical address has: more than one entry of the root has something.
+pub const GPA_BITS: u32 = 40;
+/// How many regions there can be: few, so that the limit is met.
+pub const MAX_REGIONS: usize = 12;
+/// How many pages there are around each of [`CLUSTERS`].
+const CLUSTER: u64 = 12;
+/// Numbers of pages where a table of some level ends, and the first.
+const CLUSTERS: [u64; 4] = [CLUSTER / 2, 1 << 9, 1 << 18, 1 << 27];
+/// How many segments there are: the pages of the clusters, and the gaps between these.
+pub const SEGMENTS: usize = CLUSTERS.len() * CLUSTER as usize + CLUSTERS.len() - 1;
+
+/// The first page and the number of pages of a segment. Only the first is ever touched.
+pub fn segment(number: usize) -> (u64, u64) {
+    let cluster = number / (CLUSTER as usize + 1);
+    let offset = (number % (CLUSTER as usize + 1)) as u64;
+    let start = CLUSTERS[cluster] - CLUSTER / 2 + offset;
+    if offset < CLUSTER {
+        (start, 1)
+    } else {
+        (start, CLUSTERS[cluster + 1] - CLUSTER / 2 - start)
+    }
+}
+
+/// The first address of a segment.
+pub fn gpa(number: usize) -> Gpa {
+    Gpa(segment(number).0 << 12)
+}
+
+/// The range of the segments `from..=to`.
+pub fn range(from: usize, to: usize) -> Range {
+    let (start, _) = segment(from);
+    let (last, pages) = segment(to);
+    Range::new(start << 12, (last + pages - start) << 12, GPA_BITS).unwrap()
+}
+
+/// A page that was touched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Whose frame it has.
+    pub owner: Owner,
+    /// What is in it.
+    pub content: u64,
+}
+
+/// A segment that is mapped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mapped {
+    /// What the guest may do.
+    pub perm: Perm,
+    /// What its first page is made from.
+    pub back: Back,
+    /// Its first page, if it was touched.
+    pub page: Option<Page>,
+}
+
+impl Mapped {
+    /// What the guest may do with the page as it is.
+    pub fn page_perm(&self) -> Option<Perm> {
+        Some(match self.page?.owner {
+            Owner::Private => self.perm,
+            Owner::File => self.perm - Perm::W,
+        })
+    }
+
+    /// Touches the page; what is in it then.
+    pub fn touch(&mut self, write: Option<u64>) -> u64 {
+        let fresh = match self.back {
+            Back::Zero => Page {
+                owner: Owner::Private,
+                content: 0,
+            },
+            Back::File(file, page) => Page {
+                owner: Owner::File,
+                content: file_content(file, page),
+            },
+        };
+        let page = self.page.get_or_insert(fresh);
+        if let Some(content) = write {
+            *page = Page {
+                owner: Owner::Private,
+                content,
+            };
+        }
+        page.content
+    }
+}
+
+/// What an access does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// No region is there.
+    Unmapped,
+    /// The region does not allow it.
+    Denied,
+    /// It finds this in the page, or leaves it there.
+    Content(u64),
+    /// A table could not be had.
+    NoMemory,
+    /// What was unmapped there was not reaped yet.
+    Busy,
+}
+
+/// Why a region operation fails.
+pub type Refusal = RegionError<NoMemory>;
+
+/// All segments.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Model(pub Vec<Option<Mapped>>);
+
+impl Model {
+    /// Nothing is mapped.
+    pub fn new() -> Self {
+        Self(vec![None; SEGMENTS])
+    }
+
+    /// The regions: segments that look alike are one.
+    pub fn regions(&self) -> Vec<Region<Back>> {
+        let mut regions: Vec<Region<Back>> = Vec::new();
+        for (number, mapped) in self.0.iter().enumerate() {
+            let Some(mapped) = mapped else { continue };
+            let here = range(number, number);
+            let extended = regions.last().filter(|last| {
+                let goes_on = match (&last.backing, &mapped.back) {
+                    (Back::Zero, Back::Zero) => true,
+                    (Back::File(file, page), Back::File(next, next_page)) => {
+                        file == next && page + (last.range.len() >> 12) == *next_page
+                    }
+                    _ => false,
+                };
+                last.range.end() == here.start() && last.perm == mapped.perm && goes_on
+            });
+            if let Some(last) = extended {
+                let start = last.range.start().0;
+                let range = Range::new(start, here.end().0 - start, GPA_BITS).unwrap();
+                regions.last_mut().unwrap().range = range;
+            } else {
+                let (perm, backing) = (mapped.perm, mapped.back.clone());
+                regions.push(Region {
+                    range: here,
+                    perm,
+                    backing,
+                });
+            }
+        }
+        regions
+    }
+
+    /// The pages that were touched.
+    pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
+        let touched = |number: &usize| self.0[*number].as_ref().is_some_and(|m| m.page.is_some());
+        (0..SEGMENTS)
+            .filter(touched)
+            .map(|number| segment(number).0)
+    }
+
+    /// How many tables these pages need.
+    pub fn tables(&self) -> usize {
+        let mut tables = std::collections::BTreeSet::from([(3, 0)]);
+        for page in self.pages() {
+            tables.extend((0..3).map(|level| (level, page >> (9 * (level + 1)))));
+        }
+        tables.len()
+    }
+
+    /// Whether the start (or the end) of `from..=to` cuts a region with a permission that `counts`.
+    fn cuts(&self, from: usize, to: usize, counts: impl Fn(Perm) -> bool) -> (bool, bool) {
+        let range = range(from, to);
+        let cut = |at: Gpa| {
+            let regions = self.regions();
+            let mut cut = regions
+                .iter()
+                .filter(|r| r.range.start() < at && at < r.range.end());
+            cut.any(|region| counts(region.perm))
+        };
+        (cut(range.start()), cut(range.end()))
+    }
+
+    /// Whether there may be `more` regions than now.
+    fn room(&self, more: usize) -> Result<(), Refusal> {
+        if more > 0 && self.regions().len() + more > MAX_REGIONS {
+            return Err(RegionError::TooMany);
+        }
+        Ok(())
+    }
+
+    /// Maps the segments `from..=to`.
+    pub fn map(&mut self, from: usize, to: usize, perm: Perm, back: &Back) -> Result<(), Refusal> {
+        if self.0[from..=to].iter().any(Option::is_some) {
+            return Err(RegionError::Exists);
+        }
+        let mut mapped = self.clone();
+        for number in from..=to {
+            let pages = segment(number).0 - segment(from).0;
+            let back = match *back {
+                Back::Zero => Back::Zero,
+                Back::File(file, page) => Back::File(file, page + pages),
+            };
+            mapped.0[number] = Some(Mapped {
+                perm,
+                back,
+                page: None,
+            });
+        }
+        if mapped.regions().len() > self.regions().len() {
+            self.room(1)?;
+        }
+        *self = mapped;
+        Ok(())
+    }
+
+    /// Unmaps the segments `from..=to`.
+    pub fn unmap(&mut self, from: usize, to: usize) -> Result<(), Refusal> {
+        let mut unmapped = self.clone();
+        unmapped.0[from..=to].fill(None);
+        if unmapped.regions().len() > self.regions().len() {
+            self.room(1)?;
+        }
+        *self = unmapped;
+        Ok(())
+    }
+
+    /// Whether [`Model::protect`] has to divide a region.
+    pub fn divides(&self, from: usize, to: usize, perm: Perm) -> usize {
+        let (start, end) = self.cuts(from, to, |old| old != perm);
+        usize::from(start) + usize::from(end)
+    }
+
+    /// Gives the segments `from..=to` a permission. Says whether a page lost some.
+    pub fn protect(&mut self, from: usize, to: usize, perm: Perm) -> Result<bool, Refusal> {
+        if self.0[from..=to].iter().any(Option::is_none) {
+            return Err(RegionError::Unmapped);
+        }
+        self.room(self.divides(from, to, perm))?;
+        let mut lost = false;
+        for mapped in self.0[from..=to].iter_mut().flatten() {
+            let old = mapped.page_perm();
+            mapped.perm = perm;
+            let new = mapped.page_perm();
+            lost |= old
+                .zip(new)
+                .is_some_and(|(old, new)| !(old - new).is_empty());
+        }
+        Ok(lost)
+    }
+
+    /// An access of the guest's; a write leaves `content`.
+    pub fn access(&mut self, number: usize, access: Perm, content: u64) -> Outcome {
+        match &mut self.0[number] {
+            None => Outcome::Unmapped,
+            Some(mapped) if !mapped.perm.contains(access) => Outcome::Denied,
+            Some(mapped) => {
+                Outcome::Content(mapped.touch(access.contains(Perm::W).then_some(content)))
+            }
+        }
+    }
+}
