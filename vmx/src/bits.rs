@@ -135,6 +135,20 @@ pub mod efer {
     pub const NXE: u64 = 1 << 11;
 }
 
+/// Bits of CR4.
+pub mod cr4 {
+    /// Page tables of five levels.
+    pub const LA57: u64 = 1 << 12;
+    /// Control-flow enforcement.
+    pub const CET: u64 = 1 << 23;
+    /// Protection keys for supervisor pages.
+    pub const PKS: u64 = 1 << 24;
+    /// User interrupts.
+    pub const UINTR: u64 = 1 << 25;
+    /// Flexible return and event delivery.
+    pub const FRED: u64 = 1 << 32;
+}
+
 /// MSRs that the `x86` crate does not name.
 pub mod msr {
     /// The tertiary processor-based controls that may be 1.

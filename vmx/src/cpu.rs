@@ -60,7 +60,7 @@ impl CpuFeatures {
                 [0; 4]
             }
         };
-        let bit = |word: u32, bit: u32| word & (1 << bit) != 0;
+        let has = |word: u32, mask: u32| word & mask != 0;
 
         let [_, _, ecx1, _] = leaf(1, 0);
         let [_, ebx7, ecx7, _] = leaf(7, 0);
@@ -68,20 +68,20 @@ impl CpuFeatures {
         let [eax_d, ..] = leaf(0xd, 1);
         let [_, _, _, edx_e1] = leaf(0x8000_0001, 0);
         let [eax_e8, ..] = leaf(0x8000_0008, 0);
-        let xsave = bit(ecx1, 26);
+        let xsave = has(ecx1, 1 << 26);
         Self {
-            rdtscp: bit(edx_e1, 27),
-            invpcid: bit(ebx7, 10),
+            rdtscp: has(edx_e1, 1 << 27),
+            invpcid: has(ebx7, 1 << 10),
             xsave,
-            xsaves: xsave && bit(eax_d, 3),
-            waitpkg: bit(ecx7, 5),
+            xsaves: xsave && has(eax_d, 1 << 3),
+            waitpkg: has(ecx7, 1 << 5),
             perf_global_ctrl: eax_a & 0xff >= 2,
-            fsgsbase: bit(ebx7, 0),
-            smep: bit(ebx7, 7),
-            umip: bit(ecx7, 2),
-            pku: bit(ecx7, 3),
-            page_1g: bit(edx_e1, 26),
-            intel_pt: bit(ebx7, 25),
+            fsgsbase: has(ebx7, 1 << 0),
+            smep: has(ebx7, 1 << 7),
+            umip: has(ecx7, 1 << 2),
+            pku: has(ecx7, 1 << 3),
+            page_1g: has(edx_e1, 1 << 26),
+            intel_pt: has(ebx7, 1 << 25),
             phys_bits: (eax_e8 & 0xff) as u8,
             linear_bits: ((eax_e8 >> 8) & 0xff) as u8,
             // Without EFER there is no 64-bit mode, and the negotiation refuses.

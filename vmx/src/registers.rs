@@ -40,6 +40,20 @@ const CR0_UNWANTED: u64 = (Cr0::CR0_TASK_SWITCHED.bits()
     | Cr0::CR0_NOT_WRITE_THROUGH.bits()
     | Cr0::CR0_CACHE_DISABLE.bits()) as u64;
 
+/// Bits of CR4 that the guest's memory and the shim are not made for.
+///
+/// RDTSC would fault; five levels, PCIDs, SMAP and keys change what a page-table entry means; CET,
+/// user interrupts and FRED have state of their own, which nobody switches.
+const CR4_UNWANTED: u64 = Cr4::CR4_TIME_STAMP_DISABLE.bits() as u64
+    | bits::cr4::LA57
+    | Cr4::CR4_ENABLE_PCID.bits() as u64
+    | Cr4::CR4_ENABLE_SMAP.bits() as u64
+    | Cr4::CR4_ENABLE_PROTECTION_KEY.bits() as u64
+    | bits::cr4::CET
+    | bits::cr4::PKS
+    | bits::cr4::UINTR
+    | bits::cr4::FRED;
+
 /// The guest's CR0.
 pub(crate) fn guest_cr0(msrs: &CapabilityMsrs) -> Result<u64, Refusal> {
     let (must, may) = (msrs.cr0_fixed0, msrs.cr0_fixed1);
@@ -60,7 +74,7 @@ pub(crate) fn guest_cr0(msrs: &CapabilityMsrs) -> Result<u64, Refusal> {
 /// The guest's CR4.
 pub(crate) fn guest_cr4(msrs: &CapabilityMsrs, cpu: &CpuFeatures) -> Result<u64, Refusal> {
     let (must, may) = (msrs.cr4_fixed0, msrs.cr4_fixed1);
-    if must & !may != 0 {
+    if must & !may != 0 || must & CR4_UNWANTED != 0 {
         return Err(Refusal::Inconsistent("IA32_VMX_CR4_FIXED0"));
     }
     let mut value = must;

@@ -45,26 +45,26 @@ impl EptViolation {
     /// them apart.
     pub const fn decode(qualification: u64) -> Self {
         /// Whether a bit is set.
-        const fn bit(word: u64, number: u32) -> bool {
-            word & (1 << number) != 0
+        const fn has(word: u64, mask: u64) -> bool {
+            word & mask != 0
         }
 
-        let linear_valid = bit(qualification, 7);
+        let linear_valid = has(qualification, 1 << 7);
         // Bit 8 means nothing without a linear address.
-        let of_linear = linear_valid && bit(qualification, 8);
+        let of_linear = linear_valid && has(qualification, 1 << 8);
         let walk = linear_valid && !of_linear;
         Self {
             // A walk reads whatever else it does, but with accessed and dirty bits in use some
             // implementations report only the write that it counts as.
-            read: bit(qualification, 0) || walk,
-            write: bit(qualification, 1),
-            fetch: bit(qualification, 2) && !walk,
+            read: has(qualification, 1 << 0) || walk,
+            write: has(qualification, 1 << 1),
+            fetch: has(qualification, 1 << 2) && !walk,
             linear_valid,
             of_linear,
-            may_read: bit(qualification, 3),
-            may_write: bit(qualification, 4),
-            may_execute: bit(qualification, 5),
-            nmi_unblocking: bit(qualification, 12),
+            may_read: has(qualification, 1 << 3),
+            may_write: has(qualification, 1 << 4),
+            may_execute: has(qualification, 1 << 5),
+            nmi_unblocking: has(qualification, 1 << 12),
         }
     }
 
