@@ -72,7 +72,10 @@ fn leave_nothing_behind() {
         );
         allocations += 1;
     }
-    assert!(allocations >= 20, "only {allocations} allocations in a life");
+    assert!(
+        allocations >= 20,
+        "only {allocations} allocations in a life"
+    );
 }
 
 #[test]
