@@ -79,6 +79,41 @@ fn no_optional_control_is_needed() {
 }
 
 #[test]
+fn tolerated_controls_may_be_forced() {
+    for word in WORDS {
+        for &bit in word.tolerated.iter().chain(word.wanted) {
+            features(|msrs, _| force((word.msr)(msrs), bit));
+        }
+    }
+    // Also where CPUID does not ask for it.
+    assert!(
+        features(|msrs, cpu| {
+            cpu.rdtscp = false;
+            force(&mut msrs.secondary, 3);
+        })
+        .rdtscp
+    );
+}
+
+#[test]
+fn vmfunc_needs_its_control() {
+    assert!(features(|_, _| ()).vmfunc);
+    assert!(!features(|msrs, _| msrs.vmfunc = 0).vmfunc);
+    assert!(!features(|msrs, _| forbid(&mut msrs.secondary, 13)).vmfunc);
+}
+
+#[test]
+fn capabilities_of_vpid_without_ept_are_read() {
+    let read = CapabilityMsrs::read(|number| match number {
+        0x48b => Some(1 << (5 + 32)),
+        0x48c => Some(0x1234),
+        0x491 | 0x492 => None,
+        _ => bochs::ICE_LAKE.msr(number),
+    });
+    assert_eq!(read.map(|msrs| msrs.ept_vpid), Some(0x1234));
+}
+
+#[test]
 fn firmware() {
     let with = |value| refusal(&bochs::ICE_LAKE, |msrs| msrs.feature_control = value);
     assert_eq!(with(0), Some(Refusal::FeatureControlUnlocked));
