@@ -110,7 +110,9 @@ pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> R
 
 /// The guest-physical address `done` bytes after the file position `at`.
 fn position(at: i64, done: usize) -> Option<u64> {
-    u64::try_from(at).ok()?.checked_add(u64::try_from(done).ok()?)
+    u64::try_from(at)
+        .ok()?
+        .checked_add(u64::try_from(done).ok()?)
 }
 
 /// What a system call returns that ended early.
@@ -130,9 +132,9 @@ fn short(done: usize, error: Error) -> Result<usize> {
 unsafe fn place(vmf: *mut bindings::vm_fault) -> (*mut bindings::vm_area_struct, usize, Gpa) {
     // SAFETY: By the caller's promise.
     let place = unsafe { &(*vmf).__bindgen_anon_1 };
-    // CAST: Both are 64 bits. A page number of a file that was mapped does not overflow.
+    // CAST: Both are 64 bits. OVERFLOW: A page number of a file that was mapped does not overflow.
     let gpa = (place.pgoff as u64).wrapping_mul(PAGE as u64);
-    (place.vma, place.address as usize, Gpa(gpa))
+    (place.vma, place.address, Gpa(gpa))
 }
 
 /// Maps the page that a user mapping was touched at, with the permission that the tables give.

@@ -73,7 +73,9 @@ pub(crate) struct Place {
 pub(crate) fn read<T: Argument>(arg: usize) -> Result<(T, Place)> {
     let at = UserPtr::from_addr(arg);
     let mut head = [0u8; 8];
-    UserSlice::new(at, head.len()).reader().read_slice(&mut head)?;
+    UserSlice::new(at, head.len())
+        .reader()
+        .read_slice(&mut head)?;
     let size = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]);
     let flags = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]);
     if size < T::MIN_SIZE {

@@ -78,7 +78,9 @@ impl Hardware {
             return Err(ENODEV);
         }
         if cpu::has_fred() {
-            pr_err!("the kernel uses FRED, with which NMIs cannot be handed over; boot with fred=off\n");
+            pr_err!(
+                "the kernel uses FRED, with which NMIs cannot be handed over; boot with fred=off\n"
+            );
             return Err(EOPNOTSUPP);
         }
         if cpu::is_confidential_guest() {
@@ -89,7 +91,9 @@ impl Hardware {
             pr_err!("the kernel does not use XSAVE; boot without noxsave\n");
         })?;
         let Some(msrs) = CapabilityMsrs::read(cpu::rdmsr_safe) else {
-            pr_err!("the VMX capability MSRs cannot be read; the hypervisor below must pass them on\n");
+            pr_err!(
+                "the VMX capability MSRs cannot be read; the hypervisor below must pass them on\n"
+            );
             return Err(ENODEV);
         };
         let features = CpuFeatures::read(cpu::cpuid, cpu::rdmsr_safe);
@@ -174,7 +178,10 @@ impl Hardware {
         features.set(Features::VMFUNC, f.vmfunc);
         features.set(Features::VPID, f.vpid);
         features.set(Features::PREEMPTION_TIMER, f.preemption_timer);
-        features.set(Features::BORROWED, cpu::cr4() & crate::window::CR4_VMXE != 0);
+        features.set(
+            Features::BORROWED,
+            cpu::cr4() & crate::window::CR4_VMXE != 0,
+        );
         features.set(Features::GUEST_1G, self.guest_1g);
         features
     }

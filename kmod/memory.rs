@@ -210,7 +210,11 @@ impl Memory {
     /// Unmaps what is mapped in a range.
     pub(crate) fn unmap(&self, range: Range) -> Result {
         let mut inner = self.inner.lock();
-        let Inner { pages, space, mapping } = &mut *inner;
+        let Inner {
+            pages,
+            space,
+            mapping,
+        } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         if space.unmap(pages, range).map_err(region_error)? == Taken::Something {
             self.take(*mapping, range);
@@ -222,12 +226,17 @@ impl Memory {
     /// Gives a range a permission.
     pub(crate) fn protect(&self, range: Range, perm: Perm) -> Result {
         let mut inner = self.inner.lock();
-        let Inner { pages, space, mapping } = &mut *inner;
+        let Inner {
+            pages,
+            space,
+            mapping,
+        } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         if perm.contains(Perm::X)
-            && space.regions().iter(range).any(
-                |r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()),
-            )
+            && space
+                .regions()
+                .iter(range)
+                .any(|r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()))
         {
             return Err(EACCES);
         }
@@ -287,7 +296,11 @@ impl Memory {
         for _ in 0..MAX_RETRIES {
             let (file, offset, backing) = {
                 let mut inner = self.inner.lock();
-                let Inner { pages, space, mapping } = &mut *inner;
+                let Inner {
+                    pages,
+                    space,
+                    mapping,
+                } = &mut *inner;
                 let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
                 match space.fault(pages, gpa, access) {
                     Fault::Unmapped => return Err(MemoryCause::Unmapped),

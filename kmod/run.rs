@@ -61,11 +61,7 @@ enum Leave {
     /// A signal or a kick waits.
     Interrupted,
     /// The guest touched memory that is not there yet, or that it may not.
-    Fault {
-        gpa: u64,
-        access: Perm,
-        linear: u64,
-    },
+    Fault { gpa: u64, access: Perm, linear: u64 },
     /// User space's business.
     Exit(Exit),
 }

@@ -267,7 +267,7 @@ unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong)
     // SAFETY: Set by `create`, and the file is alive.
     let vcpu: ArcBorrow<'_, Vcpu> = unsafe { Arc::<Vcpu>::borrow((*file).private_data) };
     // CAST: All are 64 bits.
-    vcpu.ioctl(cmd, arg as usize)
+    vcpu.ioctl(cmd, arg)
         .map_or_else(|e| e.to_errno() as c_long, |r| r as c_long)
 }
 

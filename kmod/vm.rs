@@ -26,8 +26,8 @@ use uvisor_uapi::{
     Limits,
     Map,
     MapFlags,
-    Protect,
     Prot,
+    Protect,
     Stats,
     Unmap,
     VcpuCreate,
@@ -118,7 +118,8 @@ impl Vm {
             uapi::MAP => self.map(&args::read::<Map>(arg)?.0)?,
             uapi::UNMAP => {
                 let (unmap, _) = args::read::<Unmap>(arg)?;
-                self.memory.unmap(self.memory.range(unmap.gpa, unmap.len)?)?;
+                self.memory
+                    .unmap(self.memory.range(unmap.gpa, unmap.len)?)?;
             }
             uapi::PROTECT => {
                 let (protect, _) = args::read::<Protect>(arg)?;
@@ -132,7 +133,9 @@ impl Vm {
                 let (_, place) = args::read::<Stats>(arg)?;
                 place.write(&self.stats())?;
             }
-            uapi::LIMITS => self.memory.set_limit(args::read::<Limits>(arg)?.0.memory_limit)?,
+            uapi::LIMITS => self
+                .memory
+                .set_limit(args::read::<Limits>(arg)?.0.memory_limit)?,
             uapi::VCPU_CREATE => {
                 return Vcpu::create(self.into(), &args::read::<VcpuCreate>(arg)?.0)
             }
@@ -244,7 +247,7 @@ unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong)
     // SAFETY: Set by `create`, and the file is alive.
     let vm = unsafe { Arc::<Vm>::borrow((*file).private_data) };
     // CAST: All are 64 bits.
-    vm.ioctl(cmd, arg as usize)
+    vm.ioctl(cmd, arg)
         .map_or_else(|e| e.to_errno() as c_long, |r| r as c_long)
 }
 

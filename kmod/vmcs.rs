@@ -153,7 +153,10 @@ impl<'w> Vmcs<'w> {
     fn write_controls(&mut self, c: &Controls, fixed: &Fixed) {
         self.write(control::PINBASED_EXEC_CONTROLS, c.pin.into());
         self.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, c.primary.into());
-        self.write(control::SECONDARY_PROCBASED_EXEC_CONTROLS, c.secondary.into());
+        self.write(
+            control::SECONDARY_PROCBASED_EXEC_CONTROLS,
+            c.secondary.into(),
+        );
         self.write(control::VMEXIT_CONTROLS, c.exit.into());
         self.write(control::VMENTRY_CONTROLS, c.entry.into());
         self.write(control::EXCEPTION_BITMAP, c.exception_bitmap.into());
@@ -205,11 +208,36 @@ impl<'w> Vmcs<'w> {
         self.write(guest::CR4, c.cr4);
         self.write(guest::DR7, 0x400);
         for (selector, base, limit, rights) in [
-            (guest::ES_SELECTOR, guest::ES_BASE, guest::ES_LIMIT, guest::ES_ACCESS_RIGHTS),
-            (guest::DS_SELECTOR, guest::DS_BASE, guest::DS_LIMIT, guest::DS_ACCESS_RIGHTS),
-            (guest::FS_SELECTOR, guest::FS_BASE, guest::FS_LIMIT, guest::FS_ACCESS_RIGHTS),
-            (guest::GS_SELECTOR, guest::GS_BASE, guest::GS_LIMIT, guest::GS_ACCESS_RIGHTS),
-            (guest::LDTR_SELECTOR, guest::LDTR_BASE, guest::LDTR_LIMIT, guest::LDTR_ACCESS_RIGHTS),
+            (
+                guest::ES_SELECTOR,
+                guest::ES_BASE,
+                guest::ES_LIMIT,
+                guest::ES_ACCESS_RIGHTS,
+            ),
+            (
+                guest::DS_SELECTOR,
+                guest::DS_BASE,
+                guest::DS_LIMIT,
+                guest::DS_ACCESS_RIGHTS,
+            ),
+            (
+                guest::FS_SELECTOR,
+                guest::FS_BASE,
+                guest::FS_LIMIT,
+                guest::FS_ACCESS_RIGHTS,
+            ),
+            (
+                guest::GS_SELECTOR,
+                guest::GS_BASE,
+                guest::GS_LIMIT,
+                guest::GS_ACCESS_RIGHTS,
+            ),
+            (
+                guest::LDTR_SELECTOR,
+                guest::LDTR_BASE,
+                guest::LDTR_LIMIT,
+                guest::LDTR_ACCESS_RIGHTS,
+            ),
         ] {
             self.write(selector, 0);
             self.write(base, 0);

@@ -97,8 +97,12 @@ impl<'a> FpuLoaded<'a> {
         // SAFETY: Interrupts are off, in a system call: the kernel itself uses no FPU now. The task's
         // registers are saved, and loaded again when it returns to user space.
         unsafe { bindings::kernel_fpu_begin_mask(0) };
-        // SAFETY: CR4.PKE is set if `pku`.
-        let pkru = if config.pku { unsafe { cpu::pkru() } } else { 0 };
+        let pkru = if config.pku {
+            // SAFETY: CR4.PKE is set.
+            unsafe { cpu::pkru() }
+        } else {
+            0
+        };
         if config.guest_xcr0 != config.host_xcr0 {
             // SAFETY: A subset that has x87 and, where AVX state is present, SSE; `drop` puts back.
             unsafe { cpu::write_xcr0(config.guest_xcr0) };

@@ -50,10 +50,7 @@ pub(crate) unsafe fn insert(
 /// # Safety
 ///
 /// `vma` must be the mapping that the kernel is setting up.
-pub(crate) unsafe fn insert_run_page(
-    vma: *mut bindings::vm_area_struct,
-    frame: &Frame,
-) -> Result {
+pub(crate) unsafe fn insert_run_page(vma: *mut bindings::vm_area_struct, frame: &Frame) -> Result {
     // SAFETY: By the caller's promise; the mapping takes a reference of its own on the page.
     to_result(unsafe { ffi::uvisor_vma_insert_run_page(vma, frame.phys()) })
 }

@@ -105,7 +105,9 @@ impl Guest {
 /// Maps `code` at `gpa`, readable and executable, from a memory file.
 pub fn load(vm: &Vm, gpa: u64, code: &[u8]) {
     let file = crate::host::memory_file(code);
-    let len = (code.len() as u64).next_multiple_of(PAGE_SIZE).max(PAGE_SIZE);
+    let len = (code.len() as u64)
+        .next_multiple_of(PAGE_SIZE)
+        .max(PAGE_SIZE);
     vm.map_file(gpa, len, Prot::READ | Prot::EXEC, file.as_fd(), 0)
         .expect("code mapped");
 }

@@ -23,7 +23,9 @@
 mod run;
 mod stats;
 
-pub use run::{Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, HYPERCALL_LEN, RUN_PAGE_SIZE};
+pub use run::{
+    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, HYPERCALL_LEN, RUN_PAGE_SIZE,
+};
 pub use stats::{Event, Stats, EVENTS};
 
 use bitflags::bitflags;

@@ -75,7 +75,7 @@ impl Event {
 }
 
 /// What a micro-VM holds and what happened to it; all fields but `size` and `flags` are *out*.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stats {
     /// The size of this structure.
@@ -96,20 +96,4 @@ pub struct Stats {
     pub vcpus: u32,
     /// How often each [`Event`] happened.
     pub events: [u64; 26],
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        Self {
-            size: 0,
-            flags: 0,
-            private: 0,
-            file: 0,
-            tables: 0,
-            memory_limit: 0,
-            regions: 0,
-            vcpus: 0,
-            events: [0; 26],
-        }
-    }
 }

@@ -39,37 +39,46 @@ fn main() {
         equal("rbx", guest.vcpu.regs().rbx, 0x1234_5678_9abc_def0)
     });
 
-    tap.test("anonymous memory is zero, can be written, and ends where it ends", || {
-        let mut guest = Guest::new(memory());
-        let exit = guest.run();
-        let wanted = Exit::Memory {
-            gpa: 0x60_0000,
-            linear: Some(0x60_0000),
-            access: Prot::WRITE,
-            cause: MemoryCause::Unmapped,
-        };
-        equal("exit", exit, wanted)?;
-        equal("what was read", guest.vcpu.regs().rax, 0)?;
-        let mut word = [0; 8];
-        guest.vm.read_at(DATA + 8, &mut word).map_err(|e| e.to_string())?;
-        equal("what was written", u64::from_le_bytes(word), 7)
-    });
+    tap.test(
+        "anonymous memory is zero, can be written, and ends where it ends",
+        || {
+            let mut guest = Guest::new(memory());
+            let exit = guest.run();
+            let wanted = Exit::Memory {
+                gpa: 0x60_0000,
+                linear: Some(0x60_0000),
+                access: Prot::WRITE,
+                cause: MemoryCause::Unmapped,
+            };
+            equal("exit", exit, wanted)?;
+            equal("what was read", guest.vcpu.regs().rax, 0)?;
+            let mut word = [0; 8];
+            guest
+                .vm
+                .read_at(DATA + 8, &mut word)
+                .map_err(|e| e.to_string())?;
+            equal("what was written", u64::from_le_bytes(word), 7)
+        },
+    );
 
-    tap.test("a system call enters the shim and comes back with an answer", || {
-        let mut guest = Guest::new(system_call());
-        equal("exit", guest.run(), Exit::Hypercall { ring: 0 })?;
-        equal("number", guest.vcpu.regs().rax, 39)?;
-        check("ring", guest.vcpu.regs().cpl == 0)?;
-        guest.vcpu.regs_mut().rax = 1234;
-        guest.vcpu.regs_mut().rip += uvisor::HYPERCALL_LEN;
-        let exit = guest.run();
-        check(
-            &format!("the UD2 after it: {exit:?}"),
-            matches!(exit, Exit::Exception { vector: 6, .. }),
-        )?;
-        equal("the answer", guest.vcpu.regs().rdi, 1234)?;
-        equal("ring", guest.vcpu.regs().cpl, 3)
-    });
+    tap.test(
+        "a system call enters the shim and comes back with an answer",
+        || {
+            let mut guest = Guest::new(system_call());
+            equal("exit", guest.run(), Exit::Hypercall { ring: 0 })?;
+            equal("number", guest.vcpu.regs().rax, 39)?;
+            check("ring", guest.vcpu.regs().cpl == 0)?;
+            guest.vcpu.regs_mut().rax = 1234;
+            guest.vcpu.regs_mut().rip += uvisor::HYPERCALL_LEN;
+            let exit = guest.run();
+            check(
+                &format!("the UD2 after it: {exit:?}"),
+                matches!(exit, Exit::Exception { vector: 6, .. }),
+            )?;
+            equal("the answer", guest.vcpu.regs().rdi, 1234)?;
+            equal("ring", guest.vcpu.regs().cpl, 3)
+        },
+    );
 
     tap.finish();
 }
