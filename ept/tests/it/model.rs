@@ -9,7 +9,7 @@ use crate::host::{file_content, Back, NoMemory};
 /// How many bits a guest-physical address has: more than one entry of the root has something.
 pub const GPA_BITS: u32 = 40;
 /// How many regions there can be: few, so that the limit is met.
-pub const MAX_REGIONS: usize = 12;
+pub const MAX_REGIONS: usize = 8;
 /// How many pages there are around each of [`CLUSTERS`].
 const CLUSTER: u64 = 12;
 /// Numbers of pages where a table of some level ends, and the first.

@@ -126,7 +126,7 @@ fn do_step(machine: &mut Machine, step: &Step) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 4 } else { 300 },
+        cases: if cfg!(miri) { 4 } else { 200 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -147,6 +147,19 @@ fn protects_all_or_nothing() {
     );
 }
 
+#[test]
+fn the_same_permission_needs_no_room() {
+    let mut map = map(1);
+    map.insert(zeros(0, 9, Perm::R)).unwrap();
+    for (from, to) in [(0, 4), (4, 9), (4, 5), (0, 9)] {
+        map.protect(pages(from, to), Perm::R).unwrap();
+    }
+    map.protect(pages(0, 9), Perm::X).unwrap();
+    assert_eq!(map.protect(pages(0, 4), Perm::R), Err(RegionError::TooMany));
+    assert_eq!(map.protect(pages(4, 9), Perm::R), Err(RegionError::TooMany));
+    assert_eq!(map.as_slice(), [zeros(0, 9, Perm::X)]);
+}
+
 /// As many regions as a user may make, and the calls that touch them all, in no time that grows
 /// with the square of their number.
 #[test]
