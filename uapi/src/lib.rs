@@ -39,20 +39,16 @@ pub const ABI_VERSION: u32 = 1;
 /// The size of a page, the unit of all memory operations.
 pub const PAGE_SIZE: u64 = 4096;
 
-/// The ioctl type byte of all commands.
+/// The ioctl type byte of all commands, the second byte of their numbers; they have no direction and
+/// no size there, since structures carry their own.
 pub const IOCTL_TYPE: u32 = 0xb5;
 
-/// The ioctl command number `nr`: no direction and no size, since structures carry their own.
-const fn command(nr: u32) -> u32 {
-    IOCTL_TYPE << 8 | nr
-}
-
 /// `/dev/uvisor`: fills an [`Info`].
-pub const INFO: u32 = command(0x00);
+pub const INFO: u32 = IOCTL_TYPE << 8 | 0x00;
 /// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page.
-pub const VM_CREATE: u32 = command(0x01);
+pub const VM_CREATE: u32 = IOCTL_TYPE << 8 | 0x01;
 
 /// VM: maps a region described by a [`Map`].
 ///
@@ -60,28 +56,28 @@ pub const VM_CREATE: u32 = command(0x01);
 /// beyond [`Info::gpa_bits`], or no permission bit; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
 /// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
-pub const MAP: u32 = command(0x10);
+pub const MAP: u32 = IOCTL_TYPE << 8 | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
 /// When the call returns, no vCPU and no mapping of the VM's file can reach the range. Errors:
 /// `EINVAL`, `ENOMEM`, `ENOSPC` (a split would exceed the limit of regions).
-pub const UNMAP: u32 = command(0x11);
+pub const UNMAP: u32 = IOCTL_TYPE << 8 | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
 /// When the call returns, no vCPU has the permission that was taken. Errors: `ENOMEM` if a part of
 /// the range is not mapped, as `mprotect(2)`; `EINVAL`; `ENOSPC`.
-pub const PROTECT: u32 = command(0x12);
+pub const PROTECT: u32 = IOCTL_TYPE << 8 | 0x12;
 /// VM: fills a [`Stats`].
-pub const STATS: u32 = command(0x13);
+pub const STATS: u32 = IOCTL_TYPE << 8 | 0x13;
 /// VM: sets the limits in a [`Limits`].
 ///
 /// A limit below what is in use is accepted; the next allocation then fails.
-pub const LIMITS: u32 = command(0x14);
+pub const LIMITS: u32 = IOCTL_TYPE << 8 | 0x14;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
 /// range, or an entry point that is not canonical; `EMFILE`, `ENFILE`, `ENOMEM`.
-pub const VCPU_CREATE: u32 = command(0x20);
+pub const VCPU_CREATE: u32 = IOCTL_TYPE << 8 | 0x20;
 
 /// vCPU: runs the guest until an exit; takes no structure (the argument must be 0).
 ///
@@ -94,9 +90,9 @@ pub const VCPU_CREATE: u32 = command(0x20);
 /// running this vCPU, or somebody else left VMX half-enabled on this CPU; `ENOMEM` if no page could
 /// be had (the limit of the micro-VM is an exit, not an error); `EIO` if the CPU refused the entry
 /// (the exit then says why); `ENODEV` if VMX was taken from us.
-pub const RUN: u32 = command(0x30);
+pub const RUN: u32 = IOCTL_TYPE << 8 | 0x30;
 /// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
-pub const KICK: u32 = command(0x31);
+pub const KICK: u32 = IOCTL_TYPE << 8 | 0x31;
 
 bitflags! {
     /// What the CPU and the module offer; see [`Info::features`].
