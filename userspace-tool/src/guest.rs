@@ -2,14 +2,13 @@
 
 //! What a micro-VM holds besides the task: page tables that map everything one to one, and the shim.
 //!
-//! They are the same for every micro-VM and never change, so they are built once a process, in a
-//! sealed memory file, and mapped from there without write permission. The CPU therefore cannot set
+//! They are the same for every micro-VM and never change, so they are built once, in a sealed memory
+//! file, and mapped from there without write permission. The CPU therefore cannot set
 //! accessed and dirty bits in them; all are set from the start.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
 
 use uvisor_uapi::{Features, Prot, PAGE_SIZE};
 
@@ -152,21 +151,15 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Those that fit `device`; they are built when first asked for.
-    pub fn of(device: &Device) -> Result<&'static Self> {
-        static GUEST: OnceLock<Guest> = OnceLock::new();
-        if let Some(guest) = GUEST.get() {
-            return Ok(guest);
-        }
+    /// Those that fit `device`; they serve any number of its micro-VMs.
+    pub fn new(device: &Device) -> Result<Self> {
         let features = Features::from_bits_truncate(device.info()?.features);
-        let guest = Self::new(device.gpa_bits(), features.contains(Features::GUEST_1G))?;
-        // Another thread may have been faster; then ours goes.
-        Ok(GUEST.get_or_init(|| guest))
+        let image = Image::new(device.gpa_bits(), features.contains(Features::GUEST_1G));
+        Self::from_image(&image)
     }
 
-    /// Those for an address space of `gpa_bits` bits.
-    fn new(gpa_bits: u32, gib_pages: bool) -> Result<Self> {
-        let image = Image::new(gpa_bits, gib_pages);
+    /// Puts an image into a file.
+    fn from_image(image: &Image) -> Result<Self> {
         Ok(Self {
             file: sealed_file(&image.bytes)?,
             len: image.bytes.len() as u64,
@@ -281,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_file_cannot_change() {
-        let guest = Guest::new(39, true).unwrap();
+        let guest = Guest::from_image(&Image::new(39, true)).unwrap();
         let file = File::from(guest.file.try_clone().unwrap());
         assert!(file.write_at(b"x", 0).is_err());
         assert!(file.set_len(0).is_err());

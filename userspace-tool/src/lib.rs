@@ -33,8 +33,10 @@ pub mod layout;
 pub mod loader;
 mod map;
 pub mod memory;
+pub mod personality;
 pub mod space;
 pub mod stack;
+pub mod task;
 mod vcpu;
 mod vm;
 

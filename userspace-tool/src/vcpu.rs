@@ -91,6 +91,16 @@ impl Vcpu {
         })
     }
 
+    /// Uses another descriptor of the same file from now on; the old one is closed.
+    ///
+    /// If there is a [`Kicker`] or an [`ExitFlag`] of it already, they keep the old one open, and it
+    /// stays in use.
+    pub fn replace_fd(&mut self, fd: OwnedFd) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.fd = fd;
+        }
+    }
+
     /// The run page.
     fn page(&self) -> *mut RunPage {
         self.shared.page.base().as_ptr().cast()

@@ -36,6 +36,11 @@ impl Vm {
         }
     }
 
+    /// Uses another descriptor of the same file from now on; the old one is closed.
+    pub fn replace_fd(&mut self, fd: OwnedFd) {
+        self.file = fd.into();
+    }
+
     /// The size in bytes of the guest-physical address space.
     pub fn size(&self) -> u64 {
         1 << self.gpa_bits.min(52)

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+mod checks;
+mod doctor;
+mod info;
+mod run;
+mod style;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// The status of `uvctl`'s own failures.
+const FAILURE: u8 = 125;
+
+/// Runs a program in a micro-VM of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "uvctl",
+    version,
+    about = "Runs programs in micro-VMs: isolated by VT-x, without a guest kernel or a disk image",
+    after_help = "Examples:
+  uvctl run -- sha256sum /etc/passwd     run a program in a micro-VM
+  uvctl run --stats -- sort words.txt    and say what that took
+  uvctl doctor                           can this machine run micro-VMs?
+
+Run `uvctl help COMMAND` for more about a command."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a program in a micro-VM.
+    Run(Run),
+    /// Say whether this machine can run micro-VMs, and what to do if it cannot.
+    Doctor(Output),
+    /// Print what the loaded module and the CPU offer.
+    Info(Output),
+    /// Print the completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, in roff.
+    Man {
+        /// The subcommand whose page it is; without it, that of uvctl.
+        command: Option<String>,
+    },
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Args)]
+struct Output {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Run a program in a micro-VM.
+///
+/// The program is an ordinary Linux program; it is found on PATH as a shell finds it, and gets this
+/// process's standard input, output and error, environment and working directory. It sees the
+/// host's files, and can change none of them.
+#[derive(Debug, Args)]
+#[command(after_help = "Exit status:
+  that of the program; 128 plus the signal's number if a signal ended it (137 if it met its memory limit)
+  125  uvctl itself failed, such as without the module
+  126  the program was found and cannot be run
+  127  the program, or its interpreter, was not found
+
+Examples:
+  uvctl run sha256sum /etc/passwd
+  uvctl run -- ls -lR /usr/share/doc
+  gzip -c big.log | uvctl run -- gunzip | wc -l
+  uvctl run --memory 64M --stats -- sort big.txt
+  uvctl run --trace-syscalls -- date")]
+struct Run {
+    /// Limit the memory of the micro-VM to SIZE bytes; K, M and G are understood.
+    #[arg(long, value_name = "SIZE", value_parser = run::size)]
+    memory: Option<u64>,
+    /// Place the program's parts at the same addresses each time.
+    #[arg(long)]
+    no_aslr: bool,
+    /// Print each system call and its result to standard error.
+    #[arg(long)]
+    trace_syscalls: bool,
+    /// Print what happened in the micro-VM to standard error when it ends.
+    #[arg(long)]
+    stats: bool,
+    /// Print the statistics as JSON.
+    #[arg(long, requires = "stats")]
+    json: bool,
+    /// The program.
+    #[arg(value_name = "PROGRAM")]
+    program: OsString,
+    /// Its arguments.
+    #[arg(
+        value_name = "ARG",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    arguments: Vec<OsString>,
+}
+
+/// Does what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe is no reason to fail over.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { FAILURE } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        Command::Run(run) => return run::main(run),
+        Command::Doctor(output) => return doctor::main(output),
+        Command::Info(output) => info::main(output),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut io::stdout());
+            Ok(())
+        }
+        Command::Man { command } => man(command.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("uvctl: {text}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+/// Prints a manual page.
+fn man(name: Option<&str>) -> Result<(), String> {
+    let mut command = Cli::command();
+    command.build();
+    let page = match name {
+        None => command,
+        Some(name) => command
+            .find_subcommand(name)
+            .ok_or_else(|| format!("there is no command {name}"))?
+            .clone(),
+    };
+    clap_mangen::Man::new(page)
+        .render(&mut io::stdout())
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &[&str]) -> Run {
+        match Cli::try_parse_from(["uvctl", "run"].iter().chain(line)) {
+            Ok(Cli {
+                command: Command::Run(run),
+            }) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_program_is_the_programs() {
+        for line in [
+            &["--stats", "ls", "-l", "--stats", "--", "x"][..],
+            &["--stats", "--", "ls", "-l", "--stats", "--", "x"],
+        ] {
+            let run = run(line);
+            assert!(run.stats);
+            assert_eq!(run.program, "ls");
+            assert_eq!(run.arguments, ["-l", "--stats", "--", "x"]);
+        }
+        let run = run(&["ls", "--stats"]);
+        assert!(!run.stats);
+        assert_eq!(run.arguments, ["--stats"]);
+    }
+
+    #[test]
+    fn unknown_options_are_errors() {
+        assert!(Cli::try_parse_from(["uvctl", "run", "--bogus", "ls"]).is_err());
+        assert!(Cli::try_parse_from(["uvctl", "run"]).is_err());
+        assert!(Cli::try_parse_from(["uvctl", "run", "--json", "ls"]).is_err());
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File descriptors: a guest's are the broker's, below a limit; above it are the broker's own.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::Args;
+use crate::errno::{Errno, SysResult};
+use crate::pass;
+use crate::task::Task;
+
+/// How many descriptors the broker keeps for itself.
+const OWN: u64 = 64;
+
+/// Which descriptors are the guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Fds {
+    limit: RawFd,
+    hard: u64,
+}
+
+impl Fds {
+    /// Sets a range of descriptors aside for the broker, above what the guest may have.
+    ///
+    /// The guest keeps the soft limit that it would have had, if the hard one leaves room above it.
+    pub fn reserve() -> SysResult<Self> {
+        let mut limits = [0; 16];
+        let resource = libc::RLIMIT_NOFILE as i32;
+        pass!(PRLIMIT, 0, resource, None, &mut limits)?;
+        let soft = crate::memory::word(&limits, 0);
+        let hard = crate::memory::word(&limits, 8);
+        // The kernel's own tables grow with the highest descriptor, so that is bounded.
+        let soft = soft.min(1 << 20);
+        let raised = soft.saturating_add(OWN).min(hard);
+        limits[..8].copy_from_slice(&raised.to_le_bytes());
+        pass!(PRLIMIT, 0, resource, &mut limits, None)?;
+        let limit = raised.saturating_sub(OWN).max(3);
+        Ok(Self {
+            limit: RawFd::try_from(limit).map_err(|_| Errno::EMFILE)?,
+            hard,
+        })
+    }
+
+    /// The first descriptor that is not the guest's.
+    pub fn limit(&self) -> RawFd {
+        self.limit
+    }
+
+    /// The limits of the guest, as `getrlimit` shows them.
+    pub fn rlimit(&self) -> (u64, u64) {
+        (self.limit as u64, self.hard)
+    }
+
+    /// Lowers the limit of the guest.
+    pub fn lower(&mut self, limit: u64) -> SysResult<()> {
+        let limit = RawFd::try_from(limit).map_err(|_| Errno::EPERM)?;
+        if limit > self.limit {
+            return Err(Errno::EPERM);
+        }
+        self.limit = limit;
+        Ok(())
+    }
+
+    /// Duplicates a descriptor into the broker's own range.
+    pub fn own(&self, fd: BorrowedFd<'_>) -> SysResult<OwnedFd> {
+        let new = pass!(
+            FCNTL,
+            fd.as_raw_fd(),
+            libc::F_DUPFD_CLOEXEC,
+            self.limit as u64
+        )?;
+        // SAFETY: The kernel just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
+    }
+
+    /// A descriptor that the guest named.
+    pub fn guest(&self, fd: u64) -> SysResult<RawFd> {
+        // The kernel takes an int: the upper half of the register does not count.
+        let fd = fd as u32 as RawFd;
+        if (0..self.limit).contains(&fd) {
+            Ok(fd)
+        } else {
+            Err(Errno::EBADF)
+        }
+    }
+
+    /// A directory that the guest named, which may be the current one.
+    pub fn directory(&self, fd: u64) -> SysResult<RawFd> {
+        match fd as u32 as RawFd {
+            libc::AT_FDCWD => Ok(libc::AT_FDCWD),
+            _ => self.guest(fd),
+        }
+    }
+
+    /// Gives the guest a new descriptor, if it is one that it may have.
+    pub fn accept(&self, fd: u64) -> SysResult {
+        if self.guest(fd).is_ok() {
+            return Ok(fd);
+        }
+        pass!(CLOSE, fd)?;
+        Err(Errno::EMFILE)
+    }
+}
+
+pub(super) fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
+    pass!(CLOSE, task.fds.guest(fd)?)
+}
+
+pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
+    let (first, last) = (first as u32, last as u32);
+    if first > last {
+        return Err(Errno::EINVAL);
+    }
+    let end = task.fds.limit() as u32;
+    if first >= end {
+        return Ok(0);
+    }
+    pass!(
+        CLOSE_RANGE,
+        u64::from(first),
+        u64::from(last.min(end - 1)),
+        flags
+    )
+}
+
+pub(super) fn dup(task: &mut Task, [fd, ..]: Args) -> SysResult {
+    let new = pass!(DUP, task.fds.guest(fd)?)?;
+    task.fds.accept(new)
+}
+
+pub(super) fn dup2(task: &mut Task, [old, new, ..]: Args) -> SysResult {
+    let (old, new) = (task.fds.guest(old)?, task.fds.guest(new)?);
+    if old == new {
+        // Only whether it is open matters then.
+        pass!(FCNTL, old, libc::F_GETFD, 0)?;
+        return Ok(new as u64);
+    }
+    pass!(DUP3, old, new, 0)
+}
+
+pub(super) fn dup3(task: &mut Task, [old, new, flags, ..]: Args) -> SysResult {
+    pass!(DUP3, task.fds.guest(old)?, task.fds.guest(new)?, flags)
+}
+
+pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let command = command as i32;
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            // What is out of the guest's range is what no descriptor can be.
+            task.fds.guest(argument).map_err(|_| Errno::EINVAL)?;
+            let new = pass!(FCNTL, fd, command, argument)?;
+            task.fds.accept(new)
+        }
+        libc::F_GETFD
+        | libc::F_SETFD
+        | libc::F_GETFL
+        | libc::F_SETFL
+        | libc::F_GETPIPE_SZ
+        | libc::F_SETPIPE_SZ
+        | libc::F_GET_SEALS => pass!(FCNTL, fd, command, argument),
+        libc::F_GETLK | libc::F_OFD_GETLK => {
+            let mut lock = task.memory.read::<32>(argument)?;
+            let value = pass!(FCNTL_LOCK, fd, command, &mut lock)?;
+            task.memory.write(argument, &lock)?;
+            Ok(value)
+        }
+        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
+            let mut lock = task.memory.read::<32>(argument)?;
+            pass!(FCNTL_LOCK, fd, command, &mut lock)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(super) fn flock(task: &mut Task, [fd, operation, ..]: Args) -> SysResult {
+    pass!(FLOCK, task.fds.guest(fd)?, operation)
+}
+
+pub(super) fn pipe(task: &mut Task, [fds, ..]: Args) -> SysResult {
+    pipe2(task, [fds, 0, 0, 0, 0, 0])
+}
+
+pub(super) fn pipe2(task: &mut Task, [fds, flags, ..]: Args) -> SysResult {
+    let allowed = (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_DIRECT) as u64;
+    if flags as u32 as u64 & !allowed != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut pair = [0; 8];
+    pass!(PIPE2, &mut pair, flags)?;
+    let ends = [0, 4].map(|at| u64::from(crate::memory::word32(&pair, at)));
+    let close = || {
+        for end in ends {
+            // It is open, and a pipe's end has nothing to lose.
+            let _ = pass!(CLOSE, end);
+        }
+    };
+    if ends.iter().any(|&end| task.fds.guest(end).is_err()) {
+        close();
+        return Err(Errno::EMFILE);
+    }
+    task.memory.write(fds, &pair).inspect_err(|_| close())?;
+    Ok(0)
+}
+
+/// Which way an ioctl's argument goes.
+enum Way {
+    In,
+    Out,
+    None,
+}
+
+/// The terminal and file ioctls that a task may use, and the size of what they point to.
+fn known_ioctl(request: u32) -> Option<(Way, usize)> {
+    const TCGETS2: u32 = 0x802c_542a;
+    const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+    const TCGETS: u32 = libc::TCGETS as u32;
+    const TCSETS: u32 = libc::TCSETS as u32;
+    const TCSETSW: u32 = libc::TCSETSW as u32;
+    const TCSETSF: u32 = libc::TCSETSF as u32;
+    const TIOCGWINSZ: u32 = libc::TIOCGWINSZ as u32;
+    const TIOCGPGRP: u32 = libc::TIOCGPGRP as u32;
+    const TIOCGSID: u32 = libc::TIOCGSID as u32;
+    const TIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
+    const FIONREAD: u32 = libc::FIONREAD as u32;
+    const FIONBIO: u32 = libc::FIONBIO as u32;
+    const FIOCLEX: u32 = libc::FIOCLEX as u32;
+    const FIONCLEX: u32 = libc::FIONCLEX as u32;
+    match request {
+        TCGETS => Some((Way::Out, 36)),
+        TCGETS2 => Some((Way::Out, 44)),
+        TCSETS | TCSETSW | TCSETSF => Some((Way::In, 36)),
+        TIOCGWINSZ => Some((Way::Out, 8)),
+        TIOCGPGRP | TIOCGSID | TIOCOUTQ | FIONREAD => Some((Way::Out, 4)),
+        FS_IOC_GETFLAGS => Some((Way::Out, 4)),
+        FIONBIO => Some((Way::In, 4)),
+        FIOCLEX | FIONCLEX => Some((Way::None, 0)),
+        _ => None,
+    }
+}
+
+pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let Some((way, len)) = known_ioctl(request as u32) else {
+        // A descriptor that is not open comes first.
+        pass!(FCNTL, fd, libc::F_GETFD, 0)?;
+        return Err(Errno::ENOTTY);
+    };
+    let mut local = [0; 64];
+    let bytes = local.get_mut(..len).ok_or(Errno::EINVAL)?;
+    if matches!(way, Way::In) {
+        task.memory.read_into(argument, bytes)?;
+    }
+    let value = pass!(IOCTL, fd, request as u32 as u64, &mut local)?;
+    if matches!(way, Way::Out) {
+        task.memory.write(argument, &local[..len])?;
+    }
+    Ok(value)
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
+
+use std::os::fd::BorrowedFd;
+
+use uvisor_uapi::{Prot, PAGE_SIZE};
+
+use super::{paths, Args};
+use crate::errno::{Errno, SysResult};
+use crate::layout::{page_up, MMAP_MIN};
+use crate::pass;
+use crate::space::{Area, Backing, Piece};
+use crate::task::Task;
+
+/// How much is copied at once when memory moves.
+const COPY: usize = 1 << 16;
+
+/// What a permission of Linux's is for a region; as on x86, what is accessible is readable.
+fn protection(prot: u64) -> SysResult<Prot> {
+    let known = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    // PROT_SEM has no meaning.
+    if prot & !(known as u64 | 8) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let prot = prot as i32;
+    let mut result = Prot::empty();
+    if prot & known != 0 {
+        result |= Prot::READ;
+    }
+    if prot & libc::PROT_WRITE != 0 {
+        result |= Prot::WRITE;
+    }
+    if prot & libc::PROT_EXEC != 0 {
+        result |= Prot::EXEC;
+    }
+    Ok(result)
+}
+
+/// The error of a region call as Linux has it.
+fn region_error(error: crate::Error) -> Errno {
+    match Errno::from(error) {
+        // Too many regions are too many mappings.
+        Errno::ENOSPC | Errno::EEXIST => Errno::ENOMEM,
+        other => other,
+    }
+}
+
+/// The pages that a call names by a start and a length; `beyond` is the error of a range that is
+/// not in the address space.
+fn pages(task: &Task, start: u64, len: u64, beyond: Errno) -> SysResult<(u64, u64)> {
+    if start % PAGE_SIZE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let len = page_up(len).ok_or(beyond)?;
+    match start.checked_add(len) {
+        Some(end) if end <= task.memory.limit() => Ok((start, end)),
+        _ => Err(beyond),
+    }
+}
+
+/// What a mapping is to show.
+enum Source<'a> {
+    Anonymous(Backing),
+    File(BorrowedFd<'a>, u64, Backing),
+}
+
+/// Maps a free range.
+fn map(task: &mut Task, start: u64, end: u64, prot: Prot, source: &Source<'_>) -> SysResult<()> {
+    let (vm, len) = (task.memory.vm(), end - start);
+    let (result, backing) = match *source {
+        Source::Anonymous(backing) => (vm.map_anonymous(start, len, prot), backing),
+        Source::File(fd, offset, backing) => (vm.map_file(start, len, prot, fd, offset), backing),
+    };
+    result.map_err(region_error)?;
+    task.space.insert(start, Area { end, prot, backing });
+    Ok(())
+}
+
+/// Unmaps a range.
+fn unmap(task: &mut Task, start: u64, end: u64) -> SysResult<()> {
+    let pieces = task.space.pieces(start, end);
+    if pieces
+        .iter()
+        .any(|piece| piece.backing != Backing::Reserved)
+    {
+        let vm = task.memory.vm();
+        vm.unmap(start, end - start).map_err(region_error)?;
+    }
+    task.space.remove(start, end);
+    Ok(())
+}
+
+pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Args) -> SysResult {
+    let flags = flags as i32;
+    if len == 0 || offset % PAGE_SIZE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let shared = match flags & libc::MAP_TYPE {
+        libc::MAP_PRIVATE => false,
+        libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    let prot = protection(prot)?;
+    let len = page_up(len).ok_or(Errno::ENOMEM)?;
+    if flags & libc::MAP_HUGETLB != 0 {
+        // There are no huge pages in the pool.
+        return Err(Errno::ENOMEM);
+    }
+    let fd = if flags & libc::MAP_ANONYMOUS == 0 {
+        Some(mappable(task, fd, shared, prot)?)
+    } else {
+        None
+    };
+    let start = choose(task, address, len, flags)?;
+    let end = start + len;
+    if flags & libc::MAP_FIXED != 0 {
+        unmap(task, start, end)?;
+    }
+    let source = match fd.flatten() {
+        None => Source::Anonymous(Backing::Anonymous),
+        Some(fd) => {
+            let backing = if shared {
+                Backing::SharedFile
+            } else {
+                Backing::PrivateFile
+            };
+            // SAFETY: The descriptor is open, as `mappable` saw, and nothing closes it before this
+            // call ends.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            Source::File(fd, offset, backing)
+        }
+    };
+    map(task, start, end, prot, &source)?;
+    Ok(start)
+}
+
+/// Checks that a file can be mapped; `None` stands for one that is zeroed memory.
+fn mappable(task: &Task, fd: u64, shared: bool, prot: Prot) -> SysResult<Option<i32>> {
+    let fd = task.fds.guest(fd)?;
+    let flags = pass!(FCNTL, fd, libc::F_GETFL, 0)? as i32;
+    if flags & libc::O_PATH != 0 {
+        return Err(Errno::EBADF);
+    }
+    if flags & libc::O_ACCMODE == libc::O_WRONLY {
+        return Err(Errno::EACCES);
+    }
+    if paths::status_of(fd)?.is_zero_device() {
+        return Ok(None);
+    }
+    if shared && prot.contains(Prot::WRITE) {
+        // What is written there would have to reach the file, which it cannot yet.
+        return Err(match flags & libc::O_ACCMODE {
+            libc::O_RDWR => Errno::ENODEV,
+            _ => Errno::EACCES,
+        });
+    }
+    Ok(Some(fd))
+}
+
+/// Chooses where a mapping goes.
+fn choose(task: &Task, address: u64, len: u64, flags: i32) -> SysResult {
+    let limit = task.memory.limit();
+    if flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0 {
+        let (start, end) = pages(task, address, len, Errno::ENOMEM)?;
+        if start < MMAP_MIN {
+            return Err(Errno::EPERM);
+        }
+        if flags & libc::MAP_FIXED == 0 && !task.space.is_free(start, end) {
+            return Err(Errno::EEXIST);
+        }
+        return Ok(start);
+    }
+    if len > limit {
+        return Err(Errno::ENOMEM);
+    }
+    if address != 0 {
+        let hint = page_up(address).map(|hint| hint.max(MMAP_MIN));
+        let end = hint.and_then(|hint| hint.checked_add(len));
+        if let (Some(hint), Some(end)) = (hint, end) {
+            if end <= limit && task.space.is_free(hint, end) {
+                return Ok(hint);
+            }
+        }
+    }
+    let (bottom, top) = match flags & libc::MAP_32BIT {
+        0 => (MMAP_MIN, task.layout.mmap_top),
+        _ => (1 << 30, 1 << 31),
+    };
+    task.space.find(len, bottom, top).ok_or(Errno::ENOMEM)
+}
+
+pub(super) fn munmap(task: &mut Task, [start, len, ..]: Args) -> SysResult {
+    if len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (start, end) = pages(task, start, len, Errno::EINVAL)?;
+    unmap(task, start, end)?;
+    Ok(0)
+}
+
+pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResult {
+    let prot = protection(prot)?;
+    let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
+    if start == end {
+        return Ok(0);
+    }
+    if !task.space.is_mapped(start, end) {
+        return Err(Errno::ENOMEM);
+    }
+    let pieces = task.space.pieces(start, end);
+    let shared = |piece: &Piece| piece.backing == Backing::SharedFile;
+    if prot.contains(Prot::WRITE) && pieces.iter().any(shared) {
+        return Err(Errno::EACCES);
+    }
+    if pieces.iter().all(|piece| piece.prot == prot) {
+        return Ok(0);
+    }
+    let vm = task.memory.vm();
+    vm.protect(start, end - start, prot).map_err(region_error)?;
+    task.space.protect(start, end, prot);
+    Ok(0)
+}
+
+/// The heap: where it starts, and the break.
+#[derive(Clone, Copy, Debug)]
+pub struct Heap {
+    /// Where it starts.
+    pub start: u64,
+    /// Where it ends, in bytes.
+    pub end: u64,
+}
+
+pub(super) fn brk(task: &mut Task, [address, ..]: Args) -> SysResult {
+    // A break that cannot be is answered with the one that is.
+    if move_break(task, address).is_some() {
+        task.heap.end = address;
+    }
+    Ok(task.heap.end)
+}
+
+/// Moves the break, if it can be there.
+fn move_break(task: &mut Task, address: u64) -> Option<()> {
+    let (old, new) = (page_up(task.heap.end)?, page_up(address)?);
+    if address < task.heap.start || new > task.memory.limit() {
+        return None;
+    }
+    if new == old {
+        return Some(());
+    }
+    if new > old {
+        // As on Linux, a page stays free between the heap and what is above it.
+        if !task.space.is_free(old, new.checked_add(PAGE_SIZE)?) {
+            return None;
+        }
+        let prot = Prot::READ | Prot::WRITE;
+        map(task, old, new, prot, &Source::Anonymous(Backing::Heap)).ok()
+    } else {
+        unmap(task, new, old).ok()
+    }
+}
+
+pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
+    let [old, old_len, new_len, flags, new, _] = args;
+    let flags = flags as i32;
+    let (may_move, fixed) = (
+        flags & libc::MREMAP_MAYMOVE != 0,
+        flags & libc::MREMAP_FIXED != 0,
+    );
+    let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    if flags & !known != 0 || fixed && !may_move || old_len == 0 || new_len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let (old, old_end) = pages(task, old, old_len, Errno::EINVAL)?;
+    let new_len = page_up(new_len).ok_or(Errno::EINVAL)?;
+    let old_len = old_end - old;
+    let piece = match *task.space.pieces(old, old_end).as_slice() {
+        [piece] if (piece.start, piece.end) == (old, old_end) => piece,
+        _ => return Err(Errno::EFAULT),
+    };
+    let grows = new_len > old_len;
+    let plain = matches!(piece.backing, Backing::Anonymous | Backing::Heap);
+    if piece.backing == Backing::Reserved {
+        return Err(Errno::EFAULT);
+    }
+    if grows && !plain {
+        // The rest of the file is not at hand any more.
+        return Err(Errno::ENOMEM);
+    }
+    if !fixed {
+        if !grows {
+            if new_len < old_len {
+                unmap(task, old + new_len, old_end)?;
+            }
+            return Ok(old);
+        }
+        let new_end = old.checked_add(new_len).ok_or(Errno::ENOMEM)?;
+        if new_end <= task.memory.limit() && task.space.is_free(old_end, new_end) {
+            let source = Source::Anonymous(piece.backing);
+            map(task, old_end, new_end, piece.prot, &source)?;
+            return Ok(old);
+        }
+        if !may_move {
+            return Err(Errno::ENOMEM);
+        }
+    }
+    let new = if fixed {
+        let (new, new_end) = pages(task, new, new_len, Errno::EINVAL)?;
+        if new < old_end && old < new_end {
+            return Err(Errno::EINVAL);
+        }
+        if new < MMAP_MIN {
+            return Err(Errno::EPERM);
+        }
+        unmap(task, new, new_end)?;
+        new
+    } else {
+        choose(task, 0, new_len, 0)?
+    };
+    relocate(task, piece, new, new_len)?;
+    Ok(new)
+}
+
+/// Moves an area to a free range of another length.
+fn relocate(task: &mut Task, piece: Piece, new: u64, new_len: u64) -> SysResult<()> {
+    let new_end = new + new_len;
+    let writable = Prot::READ | Prot::WRITE;
+    let anonymous = Source::Anonymous(Backing::Anonymous);
+    map(task, new, new_end, writable, &anonymous)?;
+    let vm = task.memory.vm();
+    if !piece.prot.contains(Prot::READ) {
+        // It goes in a moment; until then it must be read.
+        let len = piece.end - piece.start;
+        let readable = Prot::READ;
+        vm.protect(piece.start, len, readable)
+            .map_err(region_error)?;
+    }
+    let len = new_len.min(piece.end - piece.start);
+    let copied = copy(task, piece.start, new, len);
+    if let Err(errno) = copied {
+        // What was there stays; the guest sees a move that failed.
+        unmap(task, new, new_end)?;
+        return Err(errno);
+    }
+    if piece.prot != writable {
+        let vm = task.memory.vm();
+        vm.protect(new, new_len, piece.prot).map_err(region_error)?;
+        task.space.protect(new, new_end, piece.prot);
+    }
+    unmap(task, piece.start, piece.end)
+}
+
+/// Copies what is not zero.
+fn copy(task: &Task, from: u64, to: u64, len: u64) -> SysResult<()> {
+    let mut buffer = vec![0; COPY];
+    let mut done = 0;
+    while done < len {
+        let size = (len - done).min(COPY as u64) as usize;
+        let chunk = &mut buffer[..size];
+        task.memory.read_into(from + done, chunk)?;
+        for (index, page) in chunk.chunks(PAGE_SIZE as usize).enumerate() {
+            // New memory is zero; pages that are too need not come into being.
+            if page.iter().any(|&byte| byte != 0) {
+                let at = to + done + index as u64 * PAGE_SIZE;
+                task.memory.write(at, page)?;
+            }
+        }
+        done += size as u64;
+    }
+    Ok(())
+}
+
+pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysResult {
+    let (start, end) = pages(task, start, len, Errno::EINVAL)?;
+    if start == end {
+        return Ok(0);
+    }
+    if !task.space.is_mapped(start, end) {
+        return Err(Errno::ENOMEM);
+    }
+    match advice as i32 {
+        libc::MADV_DONTNEED => discard(task, start, end),
+        libc::MADV_NORMAL
+        | libc::MADV_RANDOM
+        | libc::MADV_SEQUENTIAL
+        | libc::MADV_WILLNEED
+        | libc::MADV_FREE
+        | libc::MADV_HUGEPAGE
+        | libc::MADV_NOHUGEPAGE
+        | libc::MADV_DONTDUMP
+        | libc::MADV_DODUMP
+        | libc::MADV_MERGEABLE
+        | libc::MADV_UNMERGEABLE
+        | libc::MADV_COLD
+        | libc::MADV_PAGEOUT => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Gives a range's memory back; it is zero when it is next read.
+fn discard(task: &mut Task, start: u64, end: u64) -> SysResult {
+    let pieces = task.space.pieces(start, end);
+    let written =
+        |piece: &Piece| piece.backing == Backing::PrivateFile && piece.prot.contains(Prot::WRITE);
+    if pieces.iter().any(written) {
+        // What was written there should become the file's again, which is not at hand any more.
+        return Err(Errno::EINVAL);
+    }
+    for piece in pieces {
+        if matches!(piece.backing, Backing::Anonymous | Backing::Heap) {
+            unmap(task, piece.start, piece.end)?;
+            let source = Source::Anonymous(piece.backing);
+            map(task, piece.start, piece.end, piece.prot, &source)?;
+        }
+    }
+    Ok(0)
+}
+
+/// For calls that have nothing to do but to say whether the range is mapped.
+pub(super) fn check_range(task: &mut Task, [start, len, ..]: Args) -> SysResult {
+    let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
+    if task.space.is_mapped(start, end) {
+        Ok(0)
+    } else {
+        Err(Errno::ENOMEM)
+    }
+}
+
+/// As [`check_range`], for a range that need not start at a page.
+pub(super) fn mlock(task: &mut Task, [start, len, ..]: Args) -> SysResult {
+    let offset = start % PAGE_SIZE;
+    let len = len.checked_add(offset).ok_or(Errno::ENOMEM)?;
+    check_range(task, [start - offset, len, 0, 0, 0, 0])
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The Linux system-call personality: what a task's system calls do.
+//!
+//! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
+//! numbers; its handler copies what they point to, checks it, and only then uses it.
+
+mod fds;
+mod files;
+mod io;
+mod memory;
+mod paths;
+mod process;
+mod signals;
+pub mod table;
+mod time;
+mod trace;
+mod wait;
+
+pub use fds::Fds;
+pub use memory::Heap;
+pub use process::Process;
+pub use signals::{is_ignored, Signals};
+pub use trace::{describe, Trace};
+
+use crate::errno::{Errno, SysResult};
+use crate::task::Task;
+
+/// The arguments of a call, as registers hold them.
+pub type Args = [u64; 6];
+
+/// What serves a call.
+pub type Handler = fn(&mut Task, Args) -> SysResult;
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate {
+    /// The broker serves it.
+    Served(Handler),
+    /// It always fails so, for this reason.
+    Refused(Errno, &'static str),
+    /// Nobody serves it: `ENOSYS`.
+    Unserved,
+}
+
+/// A system call.
+#[derive(Clone, Copy, Debug)]
+pub struct Syscall {
+    /// Its number.
+    pub number: u16,
+    /// Its name.
+    pub name: &'static str,
+    /// Its arguments for the trace, a letter each: see [`Trace`].
+    pub shape: &'static str,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// Serves a system call of `task`.
+pub fn serve(task: &mut Task, number: u64, args: Args) -> SysResult {
+    match table::find(number).map(|call| call.fate) {
+        Some(Fate::Served(handler)) => handler(task, args),
+        Some(Fate::Refused(errno, _)) => Err(errno),
+        Some(Fate::Unserved) | None => Err(Errno::ENOSYS),
+    }
+}

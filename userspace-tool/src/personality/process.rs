@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The process: who it is, what it may, how it ends, where it runs.
+
+use super::Args;
+use crate::errno::{Errno, SysResult};
+use crate::memory::word;
+use crate::pass;
+use crate::task::{End, Task};
+
+/// How many resource limits there are.
+const LIMITS: usize = 16;
+
+/// What a process may set about itself without anything else noticing.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    limits: [Option<[u8; 16]>; LIMITS],
+    clear_tid: u64,
+}
+
+pub(super) fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
+    task.end = Some(End::Exit(status as u8));
+    Ok(0)
+}
+
+pub(super) fn getpid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETPID)
+}
+
+pub(super) fn getppid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETPPID)
+}
+
+pub(super) fn getpgrp(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETPGID, 0)
+}
+
+/// A process that the guest may ask about: itself, or its parent.
+fn known_process(pid: u64) -> SysResult {
+    let pid = u64::from(pid as u32);
+    if pid == 0 || pid == pass!(GETPID)? || pid == pass!(GETPPID)? {
+        return Ok(pid);
+    }
+    Err(Errno::ESRCH)
+}
+
+pub(super) fn getpgid(_: &mut Task, [pid, ..]: Args) -> SysResult {
+    pass!(GETPGID, known_process(pid)?)
+}
+
+pub(super) fn getsid(_: &mut Task, [pid, ..]: Args) -> SysResult {
+    pass!(GETSID, known_process(pid)?)
+}
+
+pub(super) fn getuid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETUID)
+}
+
+pub(super) fn geteuid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETEUID)
+}
+
+pub(super) fn getgid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETGID)
+}
+
+pub(super) fn getegid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETEGID)
+}
+
+pub(super) fn getresuid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    let id = |address| task.memory.range(address, 4);
+    pass!(GETRESUID, id(real)?, id(effective)?, id(saved)?)
+}
+
+pub(super) fn getresgid(task: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    let id = |address| task.memory.range(address, 4);
+    pass!(GETRESGID, id(real)?, id(effective)?, id(saved)?)
+}
+
+pub(super) fn getgroups(task: &mut Task, [size, list, ..]: Args) -> SysResult {
+    let size = u32::try_from(size as i32).map_err(|_| Errno::EINVAL)?;
+    // The kernel has no more groups than that.
+    let size = size.min(65536);
+    let list = task.memory.optional(list, size as usize * 4)?;
+    pass!(GETGROUPS, u64::from(size), list)
+}
+
+/// `capget`: a task has no capabilities.
+pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
+    const VERSION_3: u32 = 0x2008_0522;
+    let version = u32::from_le_bytes(task.memory.read(header)?);
+    if version != VERSION_3 {
+        task.memory.write(header, &VERSION_3.to_le_bytes())?;
+        return match data {
+            0 => Ok(0),
+            _ => Err(Errno::EINVAL),
+        };
+    }
+    task.memory.write_optional(data, &[0; 24])?;
+    Ok(0)
+}
+
+pub(super) fn getrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
+    prlimit64(task, [0, resource, 0, limit, 0, 0])
+}
+
+pub(super) fn setrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
+    prlimit64(task, [0, resource, limit, 0, 0, 0])
+}
+
+pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
+    if pid != 0 && pid != pass!(GETPID)? {
+        return Err(Errno::EPERM);
+    }
+    let index = resource as u32 as usize;
+    if index >= LIMITS {
+        return Err(Errno::EINVAL);
+    }
+    let new = task.memory.read_optional::<16>(new)?;
+    let before = limit(task, index)?;
+    if let Some(new) = new {
+        set_limit(task, index, &before, &new)?;
+    }
+    task.memory.write_optional(old, &before)?;
+    Ok(0)
+}
+
+/// A limit as the guest sees it.
+fn limit(task: &Task, index: usize) -> SysResult<[u8; 16]> {
+    if index == libc::RLIMIT_NOFILE as usize {
+        let (soft, hard) = task.fds.rlimit();
+        let mut pair = [0; 16];
+        pair[..8].copy_from_slice(&soft.to_le_bytes());
+        pair[8..].copy_from_slice(&hard.to_le_bytes());
+        return Ok(pair);
+    }
+    if let Some(pair) = task.process.limits[index] {
+        return Ok(pair);
+    }
+    let mut pair = [0; 16];
+    pass!(PRLIMIT, 0, index as u64, None, &mut pair)?;
+    Ok(pair)
+}
+
+/// Sets a limit of the guest's.
+fn set_limit(task: &mut Task, index: usize, before: &[u8; 16], new: &[u8; 16]) -> SysResult<()> {
+    let (soft, hard) = (word(new, 0), word(new, 8));
+    if soft > hard {
+        return Err(Errno::EINVAL);
+    }
+    if hard > word(before, 8) {
+        return Err(Errno::EPERM);
+    }
+    if index == libc::RLIMIT_NOFILE as usize {
+        return task.fds.lower(soft);
+    }
+    let host = [
+        libc::RLIMIT_CPU as usize,
+        libc::RLIMIT_FSIZE as usize,
+        libc::RLIMIT_CORE as usize,
+    ];
+    // Those that mean the same for the broker are the host's to enforce. The others, such as that
+    // of its address space, would hit the broker and not the task.
+    if host.contains(&index) {
+        pass!(PRLIMIT, 0, index as u64, &mut new.clone(), None)?;
+    }
+    task.process.limits[index] = Some(*new);
+    Ok(())
+}
+
+pub(super) fn getrusage(task: &mut Task, [who, usage, ..]: Args) -> SysResult {
+    pass!(GETRUSAGE, who, task.memory.range(usage, 144)?)
+}
+
+pub(super) fn uname(task: &mut Task, [buffer, ..]: Args) -> SysResult {
+    pass!(UNAME, task.memory.range(buffer, 390)?)
+}
+
+pub(super) fn sysinfo(task: &mut Task, [buffer, ..]: Args) -> SysResult {
+    pass!(SYSINFO, task.memory.range(buffer, 112)?)
+}
+
+pub(super) fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResult {
+    const SET_GS: u32 = 0x1001;
+    const SET_FS: u32 = 0x1002;
+    const GET_FS: u32 = 0x1003;
+    const GET_GS: u32 = 0x1004;
+    let regs = task.vcpu.regs_mut();
+    match code as u32 {
+        // Nothing above what a task can address is canonical for it.
+        SET_FS | SET_GS if address >= 1 << 47 => return Err(Errno::EPERM),
+        SET_FS => regs.fs_base = address,
+        SET_GS => regs.gs_base = address,
+        GET_FS => {
+            let base = regs.fs_base;
+            task.memory.write(address, &base.to_le_bytes())?;
+        }
+        GET_GS => {
+            let base = regs.gs_base;
+            task.memory.write(address, &base.to_le_bytes())?;
+        }
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(0)
+}
+
+pub(super) fn set_tid_address(task: &mut Task, [address, ..]: Args) -> SysResult {
+    // With one thread, nobody is there to see it cleared.
+    task.process.clear_tid = address;
+    pass!(GETPID)
+}
+
+pub(super) fn set_robust_list(_: &mut Task, [_, size, ..]: Args) -> SysResult {
+    match size {
+        24 => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(super) fn prctl(task: &mut Task, [option, argument, ..]: Args) -> SysResult {
+    match option as i32 {
+        libc::PR_SET_NAME => {
+            let name = task.memory.text(argument, 4096, Errno::EFAULT)?;
+            let mut bytes = [0; 16];
+            for (byte, &from) in bytes[..15].iter_mut().zip(name.as_bytes()) {
+                *byte = from;
+            }
+            pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut bytes)
+        }
+        libc::PR_GET_NAME => {
+            pass!(
+                PRCTL_NAME,
+                libc::PR_GET_NAME,
+                task.memory.range(argument, 16)?
+            )
+        }
+        libc::PR_GET_DUMPABLE | libc::PR_SET_NO_NEW_PRIVS | libc::PR_GET_NO_NEW_PRIVS => {
+            // A task cannot gain privileges in any case.
+            Ok(u64::from(option as i32 != libc::PR_SET_NO_NEW_PRIVS))
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+pub(super) fn sched_yield(_: &mut Task, _: Args) -> SysResult {
+    pass!(SCHED_YIELD)
+}
+
+pub(super) fn sched_getaffinity(task: &mut Task, [pid, size, mask, ..]: Args) -> SysResult {
+    known_process(pid)?;
+    if size < 8 || size % 8 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // A task with one thread needs one CPU, and is told of one.
+    task.memory.write(mask, &1u64.to_le_bytes())?;
+    Ok(8)
+}
+
+pub(super) fn sched_setaffinity(_: &mut Task, [pid, ..]: Args) -> SysResult {
+    known_process(pid)?;
+    Ok(0)
+}
+
+pub(super) fn sched_getparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {
+    known_process(pid)?;
+    task.memory.write(param, &[0; 4])?;
+    Ok(0)
+}
+
+pub(super) fn sched_getscheduler(_: &mut Task, [pid, ..]: Args) -> SysResult {
+    known_process(pid)?;
+    Ok(libc::SCHED_OTHER as u64)
+}
+
+pub(super) fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
+    task.memory.write_optional(cpu, &[0; 4])?;
+    task.memory.write_optional(node, &[0; 4])?;
+    Ok(0)
+}
+
+pub(super) fn getpriority(_: &mut Task, [which, who, ..]: Args) -> SysResult {
+    if which != u64::from(libc::PRIO_PROCESS) {
+        return Err(Errno::EINVAL);
+    }
+    pass!(GETPRIORITY, which, known_process(who)?)
+}
+
+/// Sets of identities that are the ones that the task has are no change, and any other is refused.
+pub(super) fn setuid(_: &mut Task, [id, ..]: Args) -> SysResult {
+    match u64::from(id as u32) == pass!(GETUID)? {
+        true => Ok(0),
+        false => Err(Errno::EPERM),
+    }
+}
+
+pub(super) fn setgid(_: &mut Task, [id, ..]: Args) -> SysResult {
+    match u64::from(id as u32) == pass!(GETGID)? {
+        true => Ok(0),
+        false => Err(Errno::EPERM),
+    }
+}

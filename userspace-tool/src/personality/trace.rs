@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Printing system calls as they are made.
+//!
+//! The shape of a call in the table says how its arguments are printed, a letter each: `d` a signed
+//! and `u` an unsigned number, `x` a hexadecimal one, `o` an octal one, `f` a descriptor, `@` a
+//! directory's descriptor, `s` a string. A shape that ends in `>x` has a hexadecimal result.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+
+use super::{table, Args, Fate};
+use crate::errno::{Errno, SysResult};
+use crate::memory::Memory;
+
+/// How much of a string is printed.
+const STRING: usize = 200;
+
+/// Where calls are printed to.
+#[derive(Debug)]
+pub struct Trace {
+    output: File,
+}
+
+impl Trace {
+    /// Prints to `output`.
+    pub fn new(output: File) -> Self {
+        Self { output }
+    }
+
+    /// Prints a call and its result; `text` is what [`describe`] made of it. A call that did not
+    /// come back has no result.
+    pub fn print(&mut self, text: &str, number: u64, result: Option<SysResult>) {
+        let result = match result {
+            None => "?".to_owned(),
+            Some(result) => outcome(number, result),
+        };
+        // There is nobody to tell that the trace cannot be written.
+        let _ = self
+            .output
+            .write_all(format!("{text} = {result}\n").as_bytes());
+    }
+}
+
+/// A result in words.
+fn outcome(number: u64, result: SysResult) -> String {
+    let call = table::find(number);
+    match result {
+        Ok(value) if call.is_some_and(|call| call.shape.ends_with(">x")) => format!("{value:#x}"),
+        Ok(value) => format!("{}", value as i64),
+        Err(errno) => {
+            let mut text = format!("-1 {errno}");
+            match call.map(|call| call.fate) {
+                Some(Fate::Unserved) | None if errno == Errno::ENOSYS => {
+                    text.push_str(" [unserved]");
+                }
+                Some(Fate::Refused(_, why)) => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, " [refused: {why}]");
+                }
+                _ => {}
+            }
+            text
+        }
+    }
+}
+
+/// A call with its arguments in words.
+pub fn describe(memory: &Memory, number: u64, args: &Args) -> String {
+    let Some(call) = table::find(number) else {
+        return format!("syscall_{number}()");
+    };
+    let shape = call.shape.split('>').next().unwrap_or_default();
+    let arguments: Vec<String> = shape
+        .chars()
+        .zip(args)
+        .map(|(kind, &value)| argument(memory, kind, value))
+        .collect();
+    format!("{}({})", call.name, arguments.join(", "))
+}
+
+/// An argument in words.
+fn argument(memory: &Memory, kind: char, value: u64) -> String {
+    match kind {
+        'd' => format!("{}", value as i64),
+        'f' => format!("{}", value as i32),
+        'u' => format!("{value}"),
+        'o' if value != 0 => format!("0{value:o}"),
+        '@' if value as i32 == libc::AT_FDCWD => "AT_FDCWD".into(),
+        '@' => format!("{}", value as i32),
+        's' => string(memory, value),
+        _ if value == 0 => "0".into(),
+        _ => format!("{value:#x}"),
+    }
+}
+
+/// A string of the guest's, quoted.
+fn string(memory: &Memory, address: u64) -> String {
+    match memory.text(address, 4096, Errno::ENAMETOOLONG) {
+        Err(_) if address == 0 => "NULL".into(),
+        Err(_) => format!("{address:#x}"),
+        Ok(text) => {
+            let bytes = text.as_bytes();
+            let shown = bytes.get(..STRING).unwrap_or(bytes);
+            let rest = if shown.len() < bytes.len() { "..." } else { "" };
+            // Escaped: a path must not be able to write to the terminal.
+            format!("\"{}\"{rest}", shown.escape_ascii())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::memory;
+
+    #[test]
+    fn prints_arguments_by_their_shape() {
+        let memory = memory(8192);
+        memory.write(0x100, b"/etc/\x1b[31m\0").unwrap();
+        let cwd = libc::AT_FDCWD as u64;
+        let text = describe(&memory, 257, &[cwd, 0x100, 0x80000, 0, 0, 0]);
+        assert_eq!(text, "openat(AT_FDCWD, \"/etc/\\x1b[31m\", 0x80000, 0)");
+        assert_eq!(describe(&memory, 9999, &[0; 6]), "syscall_9999()");
+    }
+
+    #[test]
+    fn names_what_is_unserved_and_refused() {
+        assert_eq!(outcome(0, Ok(5)), "5");
+        assert_eq!(outcome(9, Ok(0x1000)), "0x1000");
+        assert!(outcome(9999, Err(Errno::ENOSYS)).ends_with("[unserved]"));
+        assert!(outcome(83, Err(Errno::EROFS)).contains("[refused: "));
+    }
+}
