@@ -81,6 +81,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The highest that [`Self::limit`] can be.
+    pub const MAX_LIMIT: u64 = (1 << 39) - GIB;
+
     /// The layout of an address space of `gpa_bits` bits with a stack of `stack_size` bytes.
     ///
     /// Without `entropy` it is the same each time.

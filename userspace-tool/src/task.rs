@@ -2,7 +2,7 @@
 
 //! A program in a micro-VM: setting it up, running it, and what it ends with.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -120,22 +120,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// Puts the program `name` with `arguments` into a new micro-VM.
+    /// Puts a program into a new micro-VM.
     ///
     /// The file descriptors of this process below the limit on open files are the task's from now
     /// on.
-    pub fn new(
-        device: Device,
-        name: &OsStr,
-        arguments: &[Vec<u8>],
-        options: Options,
-    ) -> Result<Self, TaskError> {
+    pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let entropy = match options.aslr {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
         let layout = Layout::new(device.gpa_bits(), stack_size(), entropy);
-        let program = Program::find(name, arguments, layout.limit)?;
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
 
         let mut vm = device.create_vm(options.memory_limit)?;

@@ -70,7 +70,9 @@ struct Output {
 /// process's standard input, output and error, environment and working directory. It sees the
 /// host's files, and can change none of them.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit status:
+#[command(
+    override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...",
+    after_help = "Exit status:
   that of the program; 128 plus the signal's number if a signal ended it (137 if it met its memory limit)
   125  uvctl itself failed, such as without the module
   126  the program was found and cannot be run
@@ -81,7 +83,8 @@ Examples:
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
   uvctl run --memory 64M --stats -- sort big.txt
-  uvctl run --trace-syscalls -- date")]
+  uvctl run --trace-syscalls -- date"
+)]
 struct Run {
     /// Limit the memory of the micro-VM to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = run::size)]
@@ -98,16 +101,9 @@ struct Run {
     /// Print the statistics as JSON.
     #[arg(long, requires = "stats")]
     json: bool,
-    /// The program.
-    #[arg(value_name = "PROGRAM")]
-    program: OsString,
-    /// Its arguments.
-    #[arg(
-        value_name = "ARG",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
-    arguments: Vec<OsString>,
+    /// The program and its arguments; all that follows the program's name is the program's.
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
 }
 
 /// Does what the command line says.
@@ -181,12 +177,11 @@ mod tests {
         ] {
             let run = run(line);
             assert!(run.stats);
-            assert_eq!(run.program, "ls");
-            assert_eq!(run.arguments, ["-l", "--stats", "--", "x"]);
+            assert_eq!(run.command, ["ls", "-l", "--stats", "--", "x"]);
         }
         let run = run(&["ls", "--stats"]);
         assert!(!run.stats);
-        assert_eq!(run.arguments, ["--stats"]);
+        assert_eq!(run.command, ["ls", "--stats"]);
     }
 
     #[test]

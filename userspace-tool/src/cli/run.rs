@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use uvisor::loader::Program;
 use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::{Device, Event, Stats};
 
@@ -60,6 +61,7 @@ pub(crate) fn main(run: Run) -> ExitCode {
 /// Runs a program and says what there is to say.
 fn execute(run: &Run) -> Result<u8, TaskError> {
     close_inherited();
+    let empty = OsString::new();
     let options = Options {
         environment: std::env::vars_os().map(variable).collect(),
         memory_limit: run.memory.unwrap_or(0),
@@ -67,13 +69,14 @@ fn execute(run: &Run) -> Result<u8, TaskError> {
         trace: run.trace_syscalls.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
     };
-    let arguments: Vec<Vec<u8>> = run
-        .arguments
+    // The command line has at least a program in it.
+    let (program, arguments) = run.command.split_first().unwrap_or((&empty, &[]));
+    let arguments: Vec<Vec<u8>> = arguments
         .iter()
         .map(|argument| argument.as_bytes().to_vec())
         .collect();
-    let device = Device::open()?;
-    let mut task = Task::new(device, &run.program, &arguments, options)?;
+    let found = Program::find(program, &arguments)?;
+    let mut task = Task::new(Device::open()?, found, options)?;
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.
     let mut console = task.own_fd(io::stderr().as_fd())?;
     let result = task.run();
@@ -86,7 +89,7 @@ fn execute(run: &Run) -> Result<u8, TaskError> {
         // There is nobody left to tell if that fails.
         let _ = console.write_all(text.as_bytes());
     }
-    let name = run.program.to_string_lossy();
+    let name = program.to_string_lossy();
     let end = match result {
         Ok(end) => end,
         Err(error) => {

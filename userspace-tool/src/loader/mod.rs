@@ -143,8 +143,9 @@ pub struct Loaded {
 }
 
 impl Program {
-    /// Finds `name` as `execvp` does, with `arguments` after it; `limit` is that of addresses.
-    pub fn find(name: &OsStr, arguments: &[Vec<u8>], limit: u64) -> Result<Self, LoadError> {
+    /// Finds `name` as `execvp` does, with `arguments` after it.
+    pub fn find(name: &OsStr, arguments: &[Vec<u8>]) -> Result<Self, LoadError> {
+        let limit = Layout::MAX_LIMIT;
         let mut path = search(name)?;
         let found = path.clone();
         let mut arguments: Vec<Vec<u8>> = [name.as_bytes().to_vec()]
@@ -483,7 +484,7 @@ mod tests {
 
     #[test]
     fn finds_programs_on_the_path() {
-        let program = Program::find(OsStr::new("true"), &[], 511 << 30).unwrap();
+        let program = Program::find(OsStr::new("true"), &[]).unwrap();
         assert_eq!(program.arguments, [b"true"]);
         assert!(program.path().is_absolute());
         assert!(program.interpreter.is_some());
@@ -491,7 +492,7 @@ mod tests {
 
     #[test]
     fn explains_what_is_no_program() {
-        let find = |name: &str| Program::find(OsStr::new(name), &[], 511 << 30).unwrap_err();
+        let find = |name: &str| Program::find(OsStr::new(name), &[]).unwrap_err();
         for (name, status, text) in [
             ("no-such-program", 127, "in any directory of PATH"),
             ("/no/such/program", 127, "no such program"),

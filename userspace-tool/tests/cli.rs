@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `uvctl` says where there is no module, or no program.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs `uvctl`.
+fn uvctl(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_uvctl"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A file for one test, removed when the test ends.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str, bytes: &[u8]) -> Self {
+        let name = format!("uvctl-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // A file that stays behind does no harm.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Checks the status and the message of `uvctl run PROGRAM`.
+fn fails(program: &str, status: i32, message: &str) {
+    let output = uvctl(&["run", "--", program]);
+    let text = stderr(&output);
+    assert!(text.starts_with("uvctl: "), "{text}");
+    assert!(text.contains(message), "{text}");
+    assert_eq!(output.status.code(), Some(status), "{text}");
+}
+
+#[test]
+fn programs_that_cannot_run_say_why() {
+    fails(
+        "no-such-program",
+        127,
+        "no such program in any directory of PATH",
+    );
+    fails("/no/such/program", 127, "/no/such/program: no such program");
+    fails("/etc/passwd", 126, "permission denied");
+    fails("/usr", 126, "not a program but a directory");
+    let text = Temporary::new("text", b"hello\n");
+    fails(text.path(), 126, "not an ELF file");
+    let script = Temporary::new("script", b"#!/no/such/interpreter -x\n");
+    fails(
+        script.path(),
+        127,
+        "interpreter /no/such/interpreter does not exist",
+    );
+    let empty = Temporary::new("empty", b"#!\n");
+    fails(empty.path(), 126, "names no interpreter");
+    let own = Temporary::new("loop", b"");
+    fs::write(&own.0, format!("#!{}\n", own.path())).unwrap();
+    fails(own.path(), 126, "too many scripts");
+
+    let program = fs::read("/usr/bin/true").unwrap();
+    let cut = Temporary::new("cut", &program[..program.len() / 2]);
+    fails(cut.path(), 126, "truncated");
+    let mut other = program.clone();
+    other[18..20].copy_from_slice(&183u16.to_le_bytes());
+    let other = Temporary::new("machine", &other);
+    fails(other.path(), 126, "a program for AArch64");
+    let mut old = program;
+    old[4] = 1;
+    let old = Temporary::new("class", &old);
+    fails(old.path(), 126, "a 32-bit program");
+}
+
+#[test]
+fn without_the_module_it_says_so() {
+    if Path::new("/dev/uvisor").exists() {
+        return;
+    }
+    fails("true", 125, "the uvisor module is not loaded");
+    let output = uvctl(&["info"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("insmod uvisor.ko"));
+    let output = uvctl(&["doctor"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("cannot run micro-VMs yet"));
+    let output = uvctl(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["able"], false);
+    assert!(!stdout(&output).contains('\x1b'));
+}
+
+#[test]
+fn it_documents_itself() {
+    let output = uvctl(&["--help"]);
+    assert!(output.status.success());
+    assert!(stdout(&output).contains("Examples:"));
+    let output = uvctl(&["run", "--help"]);
+    let text = stdout(&output);
+    for word in ["125", "126", "127", "--trace-syscalls", "--memory"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let output = uvctl(&["--version"]);
+    assert!(stdout(&output).starts_with("uvctl 0."));
+    for shell in ["bash", "zsh", "fish"] {
+        let output = uvctl(&["completions", shell]);
+        assert!(stdout(&output).contains("doctor"), "{shell}");
+    }
+    assert!(stdout(&uvctl(&["man"])).starts_with(".ie"));
+    assert!(stdout(&uvctl(&["man", "run"])).contains("uvctl\\-run"));
+    assert_eq!(uvctl(&["man", "bogus"]).status.code(), Some(125));
+    assert_eq!(uvctl(&["run", "--bogus", "true"]).status.code(), Some(125));
+}
