@@ -25,7 +25,10 @@ use uvisor_uapi::{
 };
 
 use crate::{
-    memory::Memory,
+    memory::{
+        Memory,
+        NoPage, //
+    },
     sys::{
         frame::{
             self,
@@ -36,10 +39,11 @@ use crate::{
 };
 
 /// The error of a system call on memory that is not there.
-fn errno(cause: MemoryCause) -> Error {
-    match cause {
-        MemoryCause::Limit => ENOMEM,
-        _ => EFAULT,
+fn errno(reason: NoPage) -> Error {
+    match reason {
+        NoPage::Busy => EAGAIN,
+        NoPage::Cause(MemoryCause::Limit) => ENOMEM,
+        NoPage::Cause(_) => EFAULT,
     }
 }
 
@@ -65,8 +69,8 @@ pub(crate) fn read(memory: &Memory, at: i64, to: &mut IovIterDest<'_>) -> Result
                 core::ptr::copy_nonoverlapping(from, buffer.as_ptr(), len);
             }
         });
-        if let Err(cause) = copied {
-            return short(done, errno(cause));
+        if let Err(reason) = copied {
+            return short(done, errno(reason));
         }
         // SAFETY: The first `len` bytes of the page were just written, and it is ours alone.
         let bytes = unsafe { core::slice::from_raw_parts(buffer.as_ptr(), len) };
@@ -100,8 +104,8 @@ pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> R
                 core::ptr::copy_nonoverlapping(buffer.as_ptr(), to, len);
             }
         });
-        if let Err(cause) = copied {
-            return short(done, errno(cause));
+        if let Err(reason) = copied {
+            return short(done, errno(reason));
         }
         done += len;
     }
@@ -156,7 +160,12 @@ pub(crate) unsafe fn fault(memory: &Memory, vmf: *mut bindings::vm_fault) -> bin
         // or loses a permission, user mappings are zapped, with the lock that is held now.
         unsafe { vma::insert(vma, address, leaf.frame.0, writable) }
     });
-    inserted.unwrap_or(bindings::vm_fault_reason_VM_FAULT_SIGBUS)
+    match inserted {
+        Ok(code) => code,
+        // The access faults again, after signals were looked at.
+        Err(NoPage::Busy) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
+        Err(NoPage::Cause(_)) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+    }
 }
 
 /// Makes a write possible to a page that a user mapping has read-only.

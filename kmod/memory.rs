@@ -12,6 +12,7 @@ use kernel::{
     sync::{
         atomic::{
             Atomic,
+            Full,
             Relaxed, //
         },
         Arc,
@@ -64,6 +65,21 @@ pub(crate) const MAX_REGIONS: usize = 65530;
 
 /// How often a fault is looked at again when other threads keep changing what it found.
 const MAX_RETRIES: u32 = 1000;
+
+/// Why an access to a page is not possible.
+#[derive(Clone, Copy)]
+pub(crate) enum NoPage {
+    /// It is not allowed, or nothing is there.
+    Cause(MemoryCause),
+    /// Other threads change the range faster than we can look; it may be tried again.
+    Busy,
+}
+
+impl From<MemoryCause> for NoPage {
+    fn from(cause: MemoryCause) -> Self {
+        Self::Cause(cause)
+    }
+}
 
 /// The memory of a micro-VM.
 #[pin_data]
@@ -174,7 +190,8 @@ impl Memory {
 
     /// Makes every CPU flush before it enters again, and waits for those that are inside.
     pub(crate) fn flush(&self) {
-        self.generation.fetch_add(1, Relaxed);
+        // Full: no CPU may see the new generation and yet walk the old tables.
+        self.generation.fetch_add(1, Full);
         let kicked = self.hardware.leave_windows(self.id);
         if kicked != 0 {
             self.events.add(Event::Kick, kicked);
@@ -278,9 +295,12 @@ impl Memory {
         self.events.report(stats);
     }
 
-    /// Makes an access of the guest possible; the cause if it is not allowed, or nothing is there.
+    /// Makes an access of the guest possible, as far as it takes to try it again.
     pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
-        self.with_page(gpa, access, |_| ())
+        match self.with_page(gpa, access, |_| ()) {
+            Ok(()) | Err(NoPage::Busy) => Ok(()),
+            Err(NoPage::Cause(cause)) => Err(cause),
+        }
     }
 
     /// Makes `access` to the page of `gpa` possible, and runs `then` on its leaf with the lock held:
@@ -290,7 +310,7 @@ impl Memory {
         gpa: Gpa,
         access: Perm,
         then: impl FnOnce(Leaf) -> R,
-    ) -> Result<R, MemoryCause> {
+    ) -> Result<R, NoPage> {
         // A file's page that was fetched without the lock.
         let mut fetched: Option<(MemoryBacking, Frame)> = None;
         for _ in 0..MAX_RETRIES {
@@ -303,8 +323,8 @@ impl Memory {
                 } = &mut *inner;
                 let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
                 match space.fault(pages, gpa, access) {
-                    Fault::Unmapped => return Err(MemoryCause::Unmapped),
-                    Fault::Denied => return Err(MemoryCause::Denied),
+                    Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
+                    Fault::Denied => return Err(MemoryCause::Denied.into()),
                     Fault::Done => {
                         let leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
                         return Ok(then(leaf));
@@ -324,7 +344,7 @@ impl Memory {
                             }
                         }
                         let MemoryBacking::File { file, offset } = &backing else {
-                            return Err(MemoryCause::Unmapped);
+                            return Err(MemoryCause::Unmapped.into());
                         };
                         (file.clone(), *offset, backing)
                     }
@@ -332,8 +352,7 @@ impl Memory {
             };
             fetched = Some((backing, self.fetch(&file, offset)?));
         }
-        // Others change the range faster than we can look; the guest just tries again.
-        Err(MemoryCause::Unmapped)
+        Err(NoPage::Busy)
     }
 
     /// Makes a write to the page of `gpa` possible, and removes the page from user mappings.

@@ -44,7 +44,7 @@ pub const PAGE_SIZE: u64 = 4096;
 pub const IOCTL_TYPE: u32 = 0xb5;
 
 /// `/dev/uvisor`: fills an [`Info`].
-pub const INFO: u32 = IOCTL_TYPE << 8 | 0x00;
+pub const INFO: u32 = IOCTL_TYPE << 8;
 /// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page.
