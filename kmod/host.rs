@@ -3,7 +3,10 @@
 //! The host's state around a stay in a guest: what a VM exit loads from the VMCS, and what it leaves
 //! as the guest had it.
 
-use uvisor_vmx::segments::STAR;
+use uvisor_vmx::{
+    segments::STAR,
+    Controls, //
+};
 
 use crate::{
     hardware::Local,
@@ -15,7 +18,8 @@ use crate::{
     vmcs::{
         HostFields,
         Vmcs, //
-    }, //
+    },
+    window::Owner, //
 };
 
 /// MSRs by number (SDM Vol. 4).
@@ -25,6 +29,7 @@ mod msr {
     pub(super) const SYSENTER_EIP: u32 = 0x176;
     pub(super) const DEBUGCTL: u32 = 0x1d9;
     pub(super) const PERF_GLOBAL_CTRL: u32 = 0x38f;
+    pub(super) const EFER: u32 = 0xc000_0080;
     pub(super) const STAR: u32 = 0xc000_0081;
     pub(super) const LSTAR: u32 = 0xc000_0082;
     pub(super) const FMASK: u32 = 0xc000_0084;
@@ -39,11 +44,10 @@ const DR7_AFTER_EXIT: u64 = 0x400;
 /// Registers of one CPU that the kernel never changes after it brought the CPU up.
 #[derive(Clone, Copy)]
 pub(crate) struct Constants {
-    star: u64,
-    lstar: u64,
-    fmask: u64,
-    /// The fields that only a move to another CPU changes.
-    pub(crate) fields: CpuFields,
+    /// The fields of the VMCS that only a move to another CPU changes.
+    fields: CpuFields,
+    /// The system-call MSRs as the kernel has them; `None` as long as KVM may have others there.
+    syscall: Option<SyscallMsrs>,
 }
 
 /// Host-state fields of the VMCS that belong to a CPU.
@@ -61,19 +65,76 @@ impl Constants {
     /// Reads them.
     fn read(irq: &IrqOff) -> Self {
         // SAFETY: Every CPU with long mode has these MSRs.
+        let (sysenter_cs, sysenter_esp, sysenter_eip) = unsafe {
+            (
+                cpu::rdmsr(msr::SYSENTER_CS),
+                cpu::rdmsr(msr::SYSENTER_ESP),
+                cpu::rdmsr(msr::SYSENTER_EIP),
+            )
+        };
+        Self {
+            fields: CpuFields {
+                tr_base: cpu::tss(irq),
+                gdt_base: cpu::gdt().base,
+                idt_base: cpu::idt().base,
+                sysenter_cs,
+                sysenter_esp,
+                sysenter_eip,
+            },
+            syscall: None,
+        }
+    }
+
+    /// The system-call MSRs as they are now.
+    ///
+    /// KVM leaves those of its guest there until the CPU returns to user space, and remembers that it
+    /// did: what was found must be put back, whatever it is. Without VMX on, KVM left nothing.
+    fn syscall(&mut self, owner: Owner) -> SyscallMsrs {
+        match (owner, self.syscall) {
+            (Owner::Borrow { .. }, _) => SyscallMsrs::read(),
+            (Owner::Own { .. }, Some(known)) => known,
+            (Owner::Own { .. }, None) => *self.syscall.insert(SyscallMsrs::read()),
+        }
+    }
+}
+
+/// The MSRs that `SYSCALL` goes by.
+#[derive(Clone, Copy)]
+struct SyscallMsrs {
+    star: u64,
+    lstar: u64,
+    fmask: u64,
+    efer: u64,
+}
+
+impl SyscallMsrs {
+    /// Reads them.
+    fn read() -> Self {
+        // SAFETY: Every CPU with long mode has these MSRs.
         unsafe {
             Self {
                 star: cpu::rdmsr(msr::STAR),
                 lstar: cpu::rdmsr(msr::LSTAR),
                 fmask: cpu::rdmsr(msr::FMASK),
-                fields: CpuFields {
-                    tr_base: cpu::tss(irq),
-                    gdt_base: cpu::gdt().base,
-                    idt_base: cpu::idt().base,
-                    sysenter_cs: cpu::rdmsr(msr::SYSENTER_CS),
-                    sysenter_esp: cpu::rdmsr(msr::SYSENTER_ESP),
-                    sysenter_eip: cpu::rdmsr(msr::SYSENTER_EIP),
-                },
+                efer: cpu::rdmsr(msr::EFER),
+            }
+        }
+    }
+
+    /// Writes them; `now` is what EFER has.
+    ///
+    /// # Safety
+    ///
+    /// The values must be the host's, or be replaced by those before interrupts are on; EFER may
+    /// differ from `now` in SCE and NX only.
+    unsafe fn write(&self, now: u64) {
+        // SAFETY: By the caller's promise; no NMI handler makes a system call.
+        unsafe {
+            cpu::wrmsr(msr::STAR, self.star);
+            cpu::wrmsr(msr::LSTAR, self.lstar);
+            cpu::wrmsr(msr::FMASK, self.fmask);
+            if self.efer != now {
+                cpu::wrmsr(msr::EFER, self.efer);
             }
         }
     }
@@ -93,7 +154,8 @@ pub(crate) struct GuestMsrs {
 /// The host's state while the guest's is in the registers; dropping it puts it back.
 pub(crate) struct HostState<'a> {
     irq: &'a IrqOff,
-    constants: Constants,
+    syscall: SyscallMsrs,
+    guest_efer: u64,
     guest: &'a mut GuestMsrs,
     kernel_gs_base: u64,
     debugctl: u64,
@@ -113,9 +175,11 @@ impl<'a> HostState<'a> {
         local: &mut Local,
         vmcs: &mut Vmcs<'_>,
         guest: &'a mut GuestMsrs,
-        perf_global_ctrl: bool,
+        owner: Owner,
+        controls: &Controls,
     ) -> Self {
-        let constants = *local.constants.get_or_insert_with(|| Constants::read(irq));
+        let constants = local.constants.get_or_insert_with(|| Constants::read(irq));
+        let syscall = constants.syscall(owner);
         // SAFETY: Every CPU with long mode has these MSRs; the last one is read only where it exists.
         let (fs_base, gs_base, kernel_gs_base, debugctl, perf) = unsafe {
             (
@@ -123,7 +187,7 @@ impl<'a> HostState<'a> {
                 cpu::rdmsr(msr::GS_BASE),
                 cpu::rdmsr(msr::KERNEL_GS_BASE),
                 cpu::rdmsr(msr::DEBUGCTL),
-                if perf_global_ctrl {
+                if controls.features.perf_global_ctrl {
                     cpu::rdmsr(msr::PERF_GLOBAL_CTRL)
                 } else {
                     0
@@ -140,7 +204,8 @@ impl<'a> HostState<'a> {
         });
         let state = Self {
             irq,
-            constants,
+            syscall,
+            guest_efer: controls.efer,
             kernel_gs_base,
             debugctl,
             dr7: cpu::dr7(),
@@ -151,12 +216,17 @@ impl<'a> HostState<'a> {
             guest,
         };
         cpu::clear_cr2(irq);
-        // SAFETY: The values are canonical (checked when user space gave them) or any (FMASK);
-        // `drop` puts the host's back before interrupts are on, and no NMI handler uses these.
+        let guest_syscall = SyscallMsrs {
+            star: STAR,
+            lstar: state.guest.lstar,
+            fmask: state.guest.fmask,
+            efer: state.guest_efer,
+        };
+        // SAFETY: The addresses are canonical, FMASK has 32 bits (both checked when user space gave
+        // them), and EFER is what the module found at load; `drop` puts the host's values back before
+        // interrupts are on.
         unsafe {
-            cpu::wrmsr(msr::STAR, STAR);
-            cpu::wrmsr(msr::LSTAR, state.guest.lstar);
-            cpu::wrmsr(msr::FMASK, state.guest.fmask);
+            guest_syscall.write(state.syscall.efer);
             cpu::wrmsr(msr::KERNEL_GS_BASE, state.guest.kernel_gs_base);
         }
         state
@@ -165,13 +235,11 @@ impl<'a> HostState<'a> {
 
 impl Drop for HostState<'_> {
     fn drop(&mut self) {
-        // SAFETY: The MSRs exist, and the values are those that `save` and `Constants::read` found.
+        // SAFETY: The MSRs exist, and the values are those that `save` found.
         unsafe {
             self.guest.kernel_gs_base = cpu::rdmsr(msr::KERNEL_GS_BASE);
             cpu::wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
-            cpu::wrmsr(msr::STAR, self.constants.star);
-            cpu::wrmsr(msr::LSTAR, self.constants.lstar);
-            cpu::wrmsr(msr::FMASK, self.constants.fmask);
+            self.syscall.write(self.guest_efer);
         }
         if self.dr7 != DR7_AFTER_EXIT {
             // SAFETY: The value that `save` found.

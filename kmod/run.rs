@@ -68,13 +68,12 @@ enum Leave {
 
 /// Runs the guest until an exit for user space; `state.regs` holds its registers before and after.
 pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Exit> {
-    let mut given = true;
+    state.given = true;
     loop {
         let leave = {
             let irq = IrqOff::new();
-            window(vcpu, state, &irq, given)?
+            window(vcpu, state, &irq)?
         };
-        given = false;
         match leave {
             Leave::Host => irq::handle_work()?,
             Leave::Interrupted => return Err(EINTR),
@@ -102,8 +101,8 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Exit> {
     }
 }
 
-/// One window. `given` says that the registers are user space's, not those of the last window.
-fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff, given: bool) -> Result<Leave> {
+/// One window.
+fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
     let vm = &*vcpu.vm;
     let hardware = &*vm.hardware;
     let this = hardware.this_cpu(irq)?;
@@ -149,8 +148,9 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff, given: bool) -> Result<L
             vcpu.events.bump(Event::Ibpb);
         }
     }
-    if given {
+    if state.given {
         vmcs.set_regs(&state.regs);
+        state.given = false;
     }
     if controls.features.preemption_timer {
         // A millisecond.
@@ -161,7 +161,8 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff, given: bool) -> Result<L
         local,
         &mut vmcs,
         &mut state.msrs,
-        controls.features.perf_global_ctrl,
+        window.owner(),
+        controls,
     );
     if !vmcs.is_ok() {
         return Err(EIO);

@@ -86,6 +86,8 @@ pub(crate) struct State {
     pub(crate) msrs: GuestMsrs,
     pub(crate) fpu: FpuArea,
     pub(crate) regs: Regs,
+    /// Whether the registers are user space's, and not yet in the VMCS.
+    pub(crate) given: bool,
 }
 
 // SAFETY: `VmcsRegion` has a `Cell`, which only the holder of the lock reaches.
@@ -146,6 +148,7 @@ impl Vcpu {
             },
             fpu,
             regs: Regs::default(),
+            given: false,
         };
         let undo = vm.clone();
         let vcpu = Arc::pin_init(
