@@ -153,22 +153,18 @@ SYM_INNER_LABEL_ALIGN(uvisor_exit, SYM_L_GLOBAL)
 SYM_FUNC_END(uvisor_enter)
 
 /*
- * Fills the branch history with branches of our own: more taken branches than the
- * history holds on any CPU that needs this (194), in nested loops as Intel's
- * guidance on branch history injection asks for.
+ * Fills the branch history with branches of our own: 64 taken ones, where Intel's
+ * guidance on branch history injection asks for 60 on the CPUs that need software
+ * for it (on later ones the kernel uses BHI_DIS_S).
  */
 SYM_FUNC_START_LOCAL(uvisor_clear_branch_history)
-	mov	$8, %ecx
-.Louter:
-	mov	$32, %eax
-.Linner:
+	mov	$32, %ecx
+.Lagain:
 	jmp	.Ltaken
 	int3
 .Ltaken:
-	dec	%eax
-	jnz	.Linner
 	dec	%ecx
-	jnz	.Louter
+	jnz	.Lagain
 	lfence
 	RET
 SYM_FUNC_END(uvisor_clear_branch_history)

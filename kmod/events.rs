@@ -2,9 +2,10 @@
 
 //! Counted events.
 
-use kernel::sync::atomic::{
-    Atomic,
-    Relaxed, //
+// Not the kernel's atomics: C never sees these, and calls of its helpers would be most of the cost.
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::Relaxed, //
 };
 
 use uvisor_uapi::{
@@ -14,12 +15,12 @@ use uvisor_uapi::{
 };
 
 /// One counter for each [`Event`].
-pub(crate) struct Counters([Atomic<u64>; EVENTS]);
+pub(crate) struct Counters([AtomicU64; EVENTS]);
 
 impl Counters {
     /// All zero.
     pub(crate) fn new() -> Self {
-        Self([const { Atomic::new(0) }; EVENTS])
+        Self([const { AtomicU64::new(0) }; EVENTS])
     }
 
     /// Counts an event of which this thread is the only counter, as the runner of a vCPU is.

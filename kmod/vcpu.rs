@@ -200,19 +200,19 @@ impl Vcpu {
             return Err(EINVAL);
         }
         let page = self.run_page.as_ptr().cast::<RunPage>();
-        // SAFETY: The page is ours and as large as the structure. User space may write it meanwhile,
-        // so each value is read once; the fields are integers.
-        let (immediate_exit, flags, mut regs) = unsafe {
+        // SAFETY: The page is ours and as large as the structure, whose fields are integers; user
+        // space may write it meanwhile, so each is read once.
+        let (immediate_exit, flags) = unsafe {
             (
                 (&raw const (*page).immediate_exit).read_volatile(),
                 (&raw const (*page).flags).read_volatile(),
-                (&raw const (*page).regs).read_volatile(),
             )
         };
         let flags = RunFlags::from_bits(flags).ok_or(EINVAL)?;
-        check_regs(&mut regs)?;
-        state.regs = regs;
-        state.msrs.kernel_gs_base = regs.kernel_gs_base;
+        // SAFETY: As above.
+        unsafe { copy_words(&raw const (*page).regs, &mut state.regs) };
+        check_regs(&mut state.regs)?;
+        state.msrs.kernel_gs_base = state.regs.kernel_gs_base;
         if flags.contains(RunFlags::RESET_FPU) {
             state.fpu.reset();
             // SAFETY: As above.
@@ -224,22 +224,36 @@ impl Vcpu {
             crate::run::run(self, state)
         };
         state.regs.kernel_gs_base = state.msrs.kernel_gs_base;
-        let exit = match result {
-            Ok(exit) => exit,
-            Err(_) => Exit {
-                reason: ExitReason::Interrupted as u32,
-                ..Exit::default()
-            },
+        let interrupted = Exit {
+            reason: ExitReason::Interrupted as u32,
+            ..Exit::default()
         };
+        let exit = result.as_ref().unwrap_or(&interrupted);
         // SAFETY: As above.
         unsafe {
-            (&raw mut (*page).regs).write_volatile(state.regs);
-            (&raw mut (*page).exit).write_volatile(exit);
+            copy_words(&state.regs, &raw mut (*page).regs);
+            copy_words(exit, &raw mut (*page).exit);
         }
         if exit.reason == ExitReason::EntryFailed as u32 {
             return Err(EIO);
         }
         result.map(|_| ())
+    }
+}
+
+/// Copies a structure of the run page word by word: each word once, and without the string
+/// instruction that the kernel's `memcpy` is, which is slow for so few bytes.
+///
+/// # Safety
+///
+/// Both must be valid for 8-byte accesses, and `T` be made of integers without padding, its size a
+/// multiple of 8. Somebody else may write one of them meanwhile.
+#[inline(always)]
+unsafe fn copy_words<T>(from: *const T, to: *mut T) {
+    let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
+    for word in 0..size_of::<T>() / 8 {
+        // SAFETY: By the caller's promise, and within the structure.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
     }
 }
 
