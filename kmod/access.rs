@@ -66,7 +66,7 @@ pub(crate) fn read(memory: &Memory, at: i64, to: &mut IovIterDest<'_>) -> Result
             // SAFETY: The leaf's frame is mapped, as the lock is held; both ranges lie within pages.
             unsafe {
                 let from = frame::virt(leaf.frame.0).add(gpa as usize & (PAGE - 1));
-                core::ptr::copy_nonoverlapping(from, buffer.as_ptr(), len);
+                frame::copy(buffer.as_ptr(), from, len);
             }
         });
         if let Err(reason) = copied {
@@ -101,7 +101,7 @@ pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> R
             // as it may be written; both ranges lie within pages.
             unsafe {
                 let to = frame::virt(leaf.frame.0).add(gpa as usize & (PAGE - 1));
-                core::ptr::copy_nonoverlapping(buffer.as_ptr(), to, len);
+                frame::copy(to, buffer.as_ptr(), len);
             }
         });
         if let Err(reason) = copied {

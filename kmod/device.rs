@@ -33,8 +33,31 @@ use crate::{
 };
 
 global_lock! {
-    // SAFETY: Initialised by the module's `init` before anything can lock it.
-    pub(crate) unsafe(uninit) static HARDWARE: Mutex<Option<Arc<Hardware>>> = None;
+    // SAFETY: Initialised by `Published::new` before anything can lock it.
+    unsafe(uninit) static HARDWARE: Mutex<Option<Arc<Hardware>>> = None;
+}
+
+/// [`HARDWARE`] is set while this lives.
+pub(crate) struct Published(());
+
+impl Published {
+    /// Sets it.
+    ///
+    /// # Safety
+    ///
+    /// Once per load of the module, before anything else uses [`HARDWARE`].
+    pub(crate) unsafe fn new(hardware: Arc<Hardware>) -> Self {
+        // SAFETY: By the caller's promise.
+        unsafe { HARDWARE.init() };
+        *HARDWARE.lock() = Some(hardware);
+        Self(())
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        *HARDWARE.lock() = None;
+    }
 }
 
 /// An open `/dev/uvisor`.

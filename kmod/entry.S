@@ -108,8 +108,9 @@ SYM_INNER_LABEL_ALIGN(uvisor_exit, SYM_L_GLOBAL)
 	mov	%r14, REG_R14(%rdi)
 	mov	%r15, REG_R15(%rdi)
 
-	/* No guest value may steer what the host does speculatively. */
 	xor	%ebx, %ebx
+.Lclear:
+	/* No guest value may steer what the host does speculatively. */
 	xor	%ecx, %ecx
 	xor	%edx, %edx
 	xor	%esi, %esi
@@ -135,8 +136,7 @@ SYM_INNER_LABEL_ALIGN(uvisor_exit, SYM_L_GLOBAL)
 .Librs_done:
 	ALTERNATIVE "", "call uvisor_clear_branch_history", X86_FEATURE_CLEAR_BHB_VMEXIT
 
-	xor	%eax, %eax
-.Lreturn:
+	mov	%ebx, %eax
 	pop	%rdi
 	pop	%rbx
 	pop	%r12
@@ -147,9 +147,8 @@ SYM_INNER_LABEL_ALIGN(uvisor_exit, SYM_L_GLOBAL)
 	RET
 
 .Lrefused:
-	/* Guest values are in the registers; those the ABI preserves come off the stack. */
-	mov	$1, %eax
-	jmp	.Lreturn
+	mov	$1, %ebx
+	jmp	.Lclear
 SYM_FUNC_END(uvisor_enter)
 
 /*

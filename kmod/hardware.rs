@@ -62,6 +62,8 @@ pub(crate) struct Hardware {
     pub(crate) has_rtit: bool,
     /// By CPU number.
     cpus: KVec<Cpu>,
+    /// The CPU has IA32_PEBS_ENABLE.
+    pub(crate) has_pebs: bool,
     /// How many micro-VMs exist.
     pub(crate) vms: Atomic<u64>,
     /// The pages that micro-VMs hold: frames of their own and tables.
@@ -96,7 +98,17 @@ impl Hardware {
             );
             return Err(ENODEV);
         };
-        let features = CpuFeatures::read(cpu::cpuid, cpu::rdmsr_safe);
+        if has_enlightened_vmcs() {
+            pr_err!(
+                "this machine is a guest of Hyper-V with enlightened VMCS, where VMX cannot be shared with KVM; run uvisor on its host, or turn that off for this machine\n"
+            );
+            return Err(EOPNOTSUPP);
+        }
+        let features = CpuFeatures {
+            // They would tell the task which CPU it is on, or what a KVM guest left there.
+            rdtscp: false,
+            ..CpuFeatures::read(cpu::cpuid, cpu::rdmsr_safe)
+        };
         let controls = match uvisor_vmx::negotiate(&msrs, &features) {
             Ok(controls) => controls,
             Err(refusal) => {
@@ -121,6 +133,7 @@ impl Hardware {
                 gpa_bits,
                 guest_1g: features.page_1g,
                 has_rtit: features.intel_pt && !controls.features.pt_in_vmx,
+                has_pebs: cpu::has_pebs(),
                 controls,
                 cpus,
                 vms: Atomic::new(0),
@@ -187,6 +200,21 @@ impl Hardware {
     }
 }
 
+/// Whether this is a guest of Hyper-V in which KVM would use enlightened VMCSs: with those loaded,
+/// VMLAUNCH enters KVM's guest whatever VMPTRLD made current.
+fn has_enlightened_vmcs() -> bool {
+    const VENDOR: [u32; 3] = [
+        u32::from_le_bytes(*b"Micr"),
+        u32::from_le_bytes(*b"osof"),
+        u32::from_le_bytes(*b"t Hv"),
+    ];
+    const HYPERVISOR: u32 = 1 << 31;
+    const ENLIGHTENED_VMCS: u32 = 1 << 14;
+    cpu::cpuid(1, 0)[2] & HYPERVISOR != 0
+        && cpu::cpuid(0x4000_0000, 0)[1..] == VENDOR
+        && cpu::cpuid(0x4000_0004, 0)[0] & ENLIGHTENED_VMCS != 0
+}
+
 /// What one CPU needs to run micro-VMs.
 pub(crate) struct Cpu {
     /// The VMXON region, for when VMX is off here.
@@ -202,6 +230,8 @@ pub(crate) struct Cpu {
 pub(crate) struct Local {
     /// The micro-VM that ran here last, whose branch predictions may linger.
     pub(crate) last_vm: u64,
+    /// The VMCS of somebody else's guest that was loaded then.
+    pub(crate) last_foreign: Option<u64>,
     /// Registers that the kernel never changes after it brought the CPU up.
     pub(crate) constants: Option<crate::host::Constants>,
 }

@@ -3,13 +3,13 @@
 //! The host's state around a stay in a guest: what a VM exit loads from the VMCS, and what it leaves
 //! as the guest had it.
 
-use uvisor_vmx::{
-    segments::STAR,
-    Controls, //
-};
+use uvisor_vmx::segments::STAR;
 
 use crate::{
-    hardware::Local,
+    hardware::{
+        Hardware,
+        Local, //
+    },
     sys::{
         cpu,
         ffi::Descriptor,
@@ -30,6 +30,7 @@ mod msr {
     pub(super) const DEBUGCTL: u32 = 0x1d9;
     pub(super) const PERF_GLOBAL_CTRL: u32 = 0x38f;
     pub(super) const EFER: u32 = 0xc000_0080;
+    pub(super) const PEBS_ENABLE: u32 = 0x3f1;
     pub(super) const STAR: u32 = 0xc000_0081;
     pub(super) const LSTAR: u32 = 0xc000_0082;
     pub(super) const FMASK: u32 = 0xc000_0084;
@@ -140,6 +141,19 @@ impl SyscallMsrs {
     }
 }
 
+/// Stops precise event sampling, whose records the CPU would write through the guest's page tables;
+/// returns what was enabled. The CPU has the MSR.
+fn stop_pebs() -> u64 {
+    // SAFETY: By the caller's word; `drop` puts the value back before interrupts are on.
+    unsafe {
+        let enabled = cpu::rdmsr(msr::PEBS_ENABLE);
+        if enabled != 0 {
+            cpu::wrmsr(msr::PEBS_ENABLE, 0);
+        }
+        enabled
+    }
+}
+
 /// What a vCPU has in MSRs that no VM entry loads.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct GuestMsrs {
@@ -159,6 +173,8 @@ pub(crate) struct HostState<'a> {
     guest: &'a mut GuestMsrs,
     kernel_gs_base: u64,
     debugctl: u64,
+    /// To be written back if it is not 0.
+    pebs: u64,
     dr7: u64,
     gdt: Descriptor,
     ds: u32,
@@ -176,8 +192,9 @@ impl<'a> HostState<'a> {
         vmcs: &mut Vmcs<'_>,
         guest: &'a mut GuestMsrs,
         owner: Owner,
-        controls: &Controls,
+        hardware: &Hardware,
     ) -> Self {
+        let controls = &hardware.controls;
         let constants = local.constants.get_or_insert_with(|| Constants::read(irq));
         let syscall = constants.syscall(owner);
         // SAFETY: Every CPU with long mode has these MSRs; the last one is read only where it exists.
@@ -208,6 +225,7 @@ impl<'a> HostState<'a> {
             guest_efer: controls.efer,
             kernel_gs_base,
             debugctl,
+            pebs: if hardware.has_pebs { stop_pebs() } else { 0 },
             dr7: cpu::dr7(),
             gdt: cpu::gdt(),
             ds: cpu::ds(),
@@ -244,6 +262,10 @@ impl Drop for HostState<'_> {
         if self.dr7 != DR7_AFTER_EXIT {
             // SAFETY: The value that `save` found.
             unsafe { cpu::write_dr7(self.dr7) };
+        }
+        if self.pebs != 0 {
+            // SAFETY: The value that `save` found.
+            unsafe { cpu::wrmsr(msr::PEBS_ENABLE, self.pebs) };
         }
         if self.debugctl != 0 {
             // SAFETY: The value that `save` found.

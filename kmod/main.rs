@@ -40,29 +40,20 @@ module! {
 }
 
 /// The loaded module.
-#[pin_data(PinnedDrop)]
+#[pin_data]
 struct Uvisor {
+    // Dropped first: no file can be opened from then on, and none is open, since each pins the module.
     #[pin]
     _device: MiscDeviceRegistration<device::Device>,
+    _hardware: device::Published,
 }
 
 impl kernel::InPlaceModule for Uvisor {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            _device <- {
-                // SAFETY: Once per load, before the device exists.
-                unsafe { device::HARDWARE.init() };
-                *device::HARDWARE.lock() = Some(hardware::Hardware::probe()?);
-                MiscDeviceRegistration::register(MiscDeviceOptions { name: c"uvisor" })
-            },
+            // SAFETY: Once per load, before the device exists.
+            _hardware: unsafe { device::Published::new(hardware::Hardware::probe()?) },
+            _device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"uvisor" }),
         })
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for Uvisor {
-    fn drop(self: Pin<&mut Self>) {
-        // No file is open, since each pins the module: this is the last reference.
-        *device::HARDWARE.lock() = None;
     }
 }

@@ -175,17 +175,15 @@ impl Memory {
         self.eptp
     }
 
-    /// Whether `cpu`, in whose window we are, must execute INVEPT; it then counts as done.
-    pub(crate) fn needs_invept(&self, cpu: usize) -> bool {
+    /// Makes `cpu`, in whose window we are, execute `invept` if it has not since the last flush.
+    pub(crate) fn invept_if_stale(&self, cpu: usize, invept: impl FnOnce() -> Result) -> Result {
         let generation = self.generation.load(Relaxed);
-        let Some(flushed) = self.flushed.get(cpu) else {
-            return true;
-        };
-        let stale = flushed.load(Relaxed) != generation;
-        if stale {
+        let flushed = self.flushed.get(cpu).ok_or(ENXIO)?;
+        if flushed.load(Relaxed) != generation {
+            invept()?;
             flushed.store(generation, Relaxed);
         }
-        stale
+        Ok(())
     }
 
     /// Makes every CPU flush before it enters again, and waits for those that are inside.
@@ -313,7 +311,11 @@ impl Memory {
     ) -> Result<R, NoPage> {
         // A file's page that was fetched without the lock.
         let mut fetched: Option<(MemoryBacking, Frame)> = None;
-        for _ in 0..MAX_RETRIES {
+        for round in 0..MAX_RETRIES {
+            // A range that others keep changing must not hold up a signal.
+            if round > 2 && current!().signal_pending() {
+                break;
+            }
             let (file, offset, backing) = {
                 let mut inner = self.inner.lock();
                 let Inner {

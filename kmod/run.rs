@@ -133,16 +133,18 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
         &state.fixed,
     );
 
-    if vm.memory.needs_invept(irq.cpu()) {
+    vm.memory.invept_if_stale(irq.cpu(), || {
         let eptp = controls.features.invept_single.then_some(state.fixed.eptp);
-        // SAFETY: The window is open; the type is one that the CPU has.
-        unsafe { insn::invept(eptp) }.map_err(|_| EIO)?;
         vcpu.events.bump(Event::Invept);
-    }
+        // SAFETY: The window is open; the type is one that the CPU has.
+        unsafe { insn::invept(eptp) }.map_err(|_| EIO)
+    })?;
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
     let local = unsafe { this.local(irq) };
-    if local.last_vm != vm.id {
+    let foreign = window.owner().foreign_vmcs();
+    if local.last_vm != vm.id || local.last_foreign != foreign {
         local.last_vm = vm.id;
+        local.last_foreign = foreign;
         if hardware.mitigations.contains(Mitigations::IBPB) {
             mitigations::barrier();
             vcpu.events.bump(Event::Ibpb);
@@ -162,7 +164,7 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
         &mut vmcs,
         &mut state.msrs,
         window.owner(),
-        controls,
+        hardware,
     );
     if !vmcs.is_ok() {
         return Err(EIO);
@@ -198,6 +200,11 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
     drop(fpu);
     vmcs.get_regs(&mut state.regs);
     drop(host);
+    if foreign.is_some() && hardware.mitigations.contains(Mitigations::IBPB) {
+        // KVM's own barrier does not know that another guest ran between two stays of its own.
+        mitigations::barrier();
+        vcpu.events.bump(Event::Ibpb);
+    }
     Ok(leave)
 }
 
@@ -222,6 +229,9 @@ fn handle(
     let reason = VmxReason(vmcs.read(ro::EXIT_REASON) as u32);
     let events = &vcpu.events;
     if reason.entry_failed() {
+        if reason.basic() == BasicReason::MACHINE_CHECK {
+            cpu::run_machine_check_handler(irq);
+        }
         return Some(Leave::Exit(Exit {
             reason: ExitReason::EntryFailed as u32,
             info: reason.basic().0.into(),

@@ -17,6 +17,7 @@
 #include <asm/cpufeature.h>
 #include <asm/desc.h>
 #include <asm/io.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/tsc.h>
 
@@ -144,6 +145,19 @@ void uvisor_after_exit(const struct uvisor_desc *gdt)
 		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
+/*
+ * A machine check that ended or prevented a stay in a guest: as one in user space,
+ * so that the kernel may kill the task where it would panic over itself.
+ */
+void uvisor_machine_check(void)
+{
+#ifdef CONFIG_X86_MCE
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+#endif
+}
+
 u64 uvisor_tss_address(void)
 {
 	return (u64)&get_cpu_entry_area(smp_processor_id())->tss.x86_tss;
@@ -183,6 +197,12 @@ void uvisor_page_copy(phys_addr_t to, phys_addr_t from)
 	copy_page(phys_to_virt(to), phys_to_virt(from));
 }
 
+/* For memory that others may change meanwhile. */
+void uvisor_copy(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
+}
+
 /* --- Files --- */
 
 /* Where the pages of @file are: of an overlay's file, in the layer below. */
@@ -191,13 +211,12 @@ static struct inode *uvisor_data_inode(struct file *file)
 	return d_real_inode(file->f_path.dentry);
 }
 
-/* Can pages of the page cache be taken from @file? */
-int uvisor_file_check(struct file *file)
+/*
+ * Can pages of the page cache be taken from @inode, the data of @file? Asked again
+ * for each page: an overlay's file moves to another layer when it is first written.
+ */
+static int uvisor_inode_check(struct file *file, struct inode *inode)
 {
-	struct inode *inode = uvisor_data_inode(file);
-
-	if (!(file->f_mode & FMODE_READ))
-		return -EBADF;
 	if (!inode || !S_ISREG(inode->i_mode) || IS_DAX(inode))
 		return -ENODEV;
 	if (shmem_mapping(inode->i_mapping))
@@ -215,10 +234,38 @@ int uvisor_file_check(struct file *file)
 	return 0;
 }
 
+int uvisor_file_check(struct file *file)
+{
+	if (!(file->f_mode & FMODE_READ))
+		return -EBADF;
+	return uvisor_inode_check(file, uvisor_data_inode(file));
+}
+
 bool uvisor_file_noexec(struct file *file)
 {
 	return (file->f_path.mnt->mnt_flags & MNT_NOEXEC) ||
 	       (file->f_path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
+}
+
+/* The folio of @index, read if need be; not while the file's blocks are taken away. */
+static struct folio *uvisor_read_folio(struct file *file, struct inode *inode, u64 index)
+{
+	struct address_space *mapping = inode->i_mapping;
+	struct folio *folio = filemap_get_folio(mapping, index);
+
+	if (!IS_ERR(folio)) {
+		if (folio_test_uptodate(folio))
+			return folio;
+		folio_put(folio);
+	}
+	filemap_invalidate_lock_shared(mapping);
+	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
+		folio = ERR_PTR(-ENXIO);
+	else
+		folio = read_cache_folio(mapping, index, NULL,
+					 inode == file_inode(file) ? file : NULL);
+	filemap_invalidate_unlock_shared(mapping);
+	return folio;
 }
 
 /*
@@ -228,24 +275,29 @@ bool uvisor_file_noexec(struct file *file)
 int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys)
 {
 	struct inode *inode = uvisor_data_inode(file);
-	struct address_space *mapping = inode->i_mapping;
-	struct folio *folio;
+	int error = uvisor_inode_check(file, inode);
+	struct page *page;
 
+	if (error)
+		return error;
 	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
 		return -ENXIO;
-	if (shmem_mapping(mapping)) {
-		struct page *page = shmem_read_mapping_page(mapping, index);
-
+	if (shmem_mapping(inode->i_mapping)) {
+		page = shmem_read_mapping_page(inode->i_mapping, index);
 		if (IS_ERR(page))
 			return PTR_ERR(page);
-		*phys = page_to_phys(page);
-		return 0;
+	} else {
+		struct folio *folio = uvisor_read_folio(file, inode, index);
+
+		if (IS_ERR(folio))
+			return PTR_ERR(folio);
+		page = folio_file_page(folio, index);
 	}
-	folio = read_cache_folio(mapping, index, NULL,
-				 inode == file_inode(file) ? file : NULL);
-	if (IS_ERR(folio))
-		return PTR_ERR(folio);
-	*phys = page_to_phys(folio_file_page(folio, index));
+	if (PageHWPoison(page)) {
+		put_page(page);
+		return -EIO;
+	}
+	*phys = page_to_phys(page);
 	return 0;
 }
 

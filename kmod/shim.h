@@ -45,12 +45,14 @@ bool uvisor_has_fred(void);
 bool uvisor_has_xsave(void);
 bool uvisor_is_confidential_guest(void);
 void uvisor_after_exit(const struct uvisor_desc *gdt);
+void uvisor_machine_check(void);
 u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);
 
 phys_addr_t uvisor_page_alloc(bool zero);
 void uvisor_page_put(phys_addr_t phys);
 void *uvisor_page_virt(phys_addr_t phys);
+void uvisor_copy(void *to, const void *from, size_t len);
 void uvisor_page_copy(phys_addr_t to, phys_addr_t from);
 
 int uvisor_file_check(struct file *file);

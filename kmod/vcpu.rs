@@ -196,7 +196,7 @@ impl Vcpu {
         let mut state = self.state.try_lock().ok_or(EBUSY)?;
         let state = &mut *state;
         // A VM exit can load null selectors into FS and GS, and no others of user space's.
-        if (cpu::fs() | cpu::gs()) & !3 != 0 {
+        if cpu::fs() | cpu::gs() != 0 {
             return Err(EINVAL);
         }
         let page = self.run_page.as_ptr().cast::<RunPage>();
@@ -224,11 +224,15 @@ impl Vcpu {
             crate::run::run(self, state)
         };
         state.regs.kernel_gs_base = state.msrs.kernel_gs_base;
-        let interrupted = Exit {
-            reason: ExitReason::Interrupted as u32,
+        let failed = Exit {
+            reason: if matches!(result, Err(e) if e == EINTR) {
+                ExitReason::Interrupted as u32
+            } else {
+                ExitReason::None as u32
+            },
             ..Exit::default()
         };
-        let exit = result.as_ref().unwrap_or(&interrupted);
+        let exit = result.as_ref().unwrap_or(&failed);
         // SAFETY: As above.
         unsafe {
             copy_words(&state.regs, &raw mut (*page).regs);

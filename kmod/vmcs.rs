@@ -33,6 +33,10 @@ use crate::{
 const HOST_CS: u64 = 0x10;
 const HOST_SS: u64 = 0x18;
 
+/// RFLAGS.TF, and the pending debug exception of a single step.
+const RFLAGS_TF: u64 = 1 << 8;
+const PENDING_BS: u64 = 1 << 14;
+
 /// Encodings that the `x86` crate does not have (SDM appendix B).
 mod field {
     pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
@@ -192,6 +196,15 @@ impl<'w> Vmcs<'w> {
         self.write(host::ES_SELECTOR, 0);
         self.write(host::FS_SELECTOR, 0);
         self.write(host::GS_SELECTOR, 0);
+        // As the cache has them; the rest is never 0.
+        self.write(host::FS_BASE, 0);
+        self.write(host::GS_BASE, 0);
+        self.write(host::IA32_SYSENTER_CS, 0);
+        self.write(host::IA32_SYSENTER_ESP, 0);
+        self.write(host::IA32_SYSENTER_EIP, 0);
+        if c.features.perf_global_ctrl {
+            self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, 0);
+        }
         self.write(host::TR_SELECTOR, cpu::tr().into());
         self.write(host::RIP, ffi::uvisor_exit as usize as u64);
         if c.features.efer_switch {
@@ -369,7 +382,18 @@ impl<'w> Vmcs<'w> {
         self.cache.rflags = regs.rflags;
         self.cache.fs_base = regs.fs_base;
         self.cache.gs_base = regs.gs_base;
-        self.cache.cpl = regs.cpl;
+        // Ring 0 can return to 32-bit code in ring 3 by SYSRET: what is not 64-bit code is written anew
+        // when user space runs the vCPU again.
+        let rights = if regs.cpl == 0 {
+            segments::KERNEL_CODE_RIGHTS
+        } else {
+            segments::USER_CODE_RIGHTS
+        };
+        self.cache.cpl = if self.read(guest::CS_ACCESS_RIGHTS) == rights.into() {
+            regs.cpl
+        } else {
+            u64::MAX
+        };
     }
 
     /// The ring that the guest is in.
@@ -383,6 +407,10 @@ impl<'w> Vmcs<'w> {
         let len = self.read(ro::VMEXIT_INSTRUCTION_LEN);
         self.write(guest::RIP, rip.wrapping_add(len));
         self.write(guest::INTERRUPTIBILITY_STATE, 0);
+        if self.read(guest::RFLAGS) & RFLAGS_TF != 0 {
+            // A single step is over after an emulated instruction, too.
+            self.write(guest::PENDING_DBG_EXCEPTIONS, PENDING_BS);
+        }
     }
 
     /// Sets the preemption timer.

@@ -48,6 +48,16 @@ pub(crate) enum Owner {
     },
 }
 
+impl Owner {
+    /// The VMCS of somebody else's guest that this CPU has loaded.
+    pub(crate) fn foreign_vmcs(self) -> Option<u64> {
+        match self {
+            Self::Borrow { vmcs } if vmcs != insn::NO_VMCS => Some(vmcs),
+            _ => None,
+        }
+    }
+}
+
 /// A window in which `region` is the current VMCS.
 ///
 /// # Invariants

@@ -121,6 +121,12 @@ reader!(/** The selector in GS. */ gs, "mov {:e}, gs", u32);
 reader!(/** The selector of the LDT. */ ldt, "sldt {:e}", u32);
 reader!(/** The selector of the TSS. */ tr, "str {:e}", u32);
 
+/// Whether the CPU has IA32_PEBS_ENABLE.
+pub(crate) fn has_pebs() -> bool {
+    const DEBUG_STORE: u32 = 1 << 21;
+    cpuid(1, 0)[3] & DEBUG_STORE != 0 && rdmsr_safe(0x3f1).is_some()
+}
+
 /// Writes CR4.
 ///
 /// # Safety
@@ -209,10 +215,10 @@ pub(crate) fn run_nmi_handler(_irq: &IrqOff) {
     unsafe { asm!("int 2") };
 }
 
-/// Runs the host's machine-check handler, after a machine check caused a VM exit.
+/// Runs the host's machine-check handler, after a machine check ended or prevented a stay in a guest.
 pub(crate) fn run_machine_check_handler(_irq: &IrqOff) {
-    // SAFETY: As above for vector 18.
-    unsafe { asm!("int 18") };
+    // SAFETY: Interrupts are off, as in the handler's own exception.
+    unsafe { ffi::uvisor_machine_check() };
 }
 
 /// XCR0.

@@ -59,6 +59,7 @@ extern "C" {
     pub(crate) fn uvisor_has_xsave() -> bool;
     pub(crate) fn uvisor_is_confidential_guest() -> bool;
     pub(crate) fn uvisor_after_exit(gdt: *const Descriptor);
+    pub(crate) fn uvisor_machine_check();
     pub(crate) fn uvisor_tss_address() -> u64;
     pub(crate) fn uvisor_tsc_khz() -> u32;
 
@@ -67,6 +68,7 @@ extern "C" {
     pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
     pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
+    pub(crate) fn uvisor_copy(to: *mut c_void, from: *const c_void, len: usize);
     pub(crate) fn uvisor_page_copy(to: bindings::phys_addr_t, from: bindings::phys_addr_t);
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;

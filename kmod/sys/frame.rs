@@ -75,6 +75,16 @@ impl Drop for Frame {
     }
 }
 
+/// Copies bytes of which others may change one side meanwhile.
+///
+/// # Safety
+///
+/// Both must be valid for `len` bytes and not overlap.
+pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: By the caller's promise. C's memory model, not Rust's, is the one that allows the race.
+    unsafe { ffi::uvisor_copy(to.cast(), from.cast(), len) };
+}
+
 /// Where the kernel sees the page at `phys`.
 ///
 /// # Safety

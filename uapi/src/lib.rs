@@ -53,7 +53,8 @@ pub const VM_CREATE: u32 = IOCTL_TYPE << 8 | 0x01;
 /// VM: maps a region described by a [`Map`].
 ///
 /// Errors: `EEXIST` if a part of the range is mapped; `EINVAL` for an empty or unaligned range, one
-/// beyond [`Info::gpa_bits`], or no permission bit; `EBADF` for a file descriptor that is not open
+/// beyond [`Info::gpa_bits`], or a permission that no CPU or this one cannot express; `EACCES` to
+/// execute a file on a `noexec` mount; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
 /// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
 pub const MAP: u32 = IOCTL_TYPE << 8 | 0x10;
@@ -64,7 +65,7 @@ pub const MAP: u32 = IOCTL_TYPE << 8 | 0x10;
 pub const UNMAP: u32 = IOCTL_TYPE << 8 | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
-/// When the call returns, no vCPU has the permission that was taken. Errors: `ENOMEM` if a part of
+/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM` if a part of
 /// the range is not mapped, as `mprotect(2)`; `EINVAL`; `ENOSPC`.
 pub const PROTECT: u32 = IOCTL_TYPE << 8 | 0x12;
 /// VM: fills a [`Stats`].
@@ -87,9 +88,11 @@ pub const VCPU_CREATE: u32 = IOCTL_TYPE << 8 | 0x20;
 /// [`ExitReason::Interrupted`]); `EINVAL` for registers that no guest can have (a `rip` or base
 /// that is not canonical, a `cpl` other than 0 and 3, unknown flags), for an argument other than
 /// 0, or for a calling thread with a non-null FS or GS selector; `EBUSY` if another thread is
-/// running this vCPU, or somebody else left VMX half-enabled on this CPU; `ENOMEM` if no page could
-/// be had (the limit of the micro-VM is an exit, not an error); `EIO` if the CPU refused the entry
-/// (the exit then says why); `ENODEV` if VMX was taken from us.
+/// running this vCPU, or somebody else left VMX half-enabled on this CPU, or VMXON would stop a trace
+/// of Intel PT; `EIO` if the CPU refused the entry (the exit then says why if its reason is
+/// [`ExitReason::EntryFailed`]); `ENODEV` if the CPU refused VMXON. With the errors but `EINTR` and
+/// `EIO` the exit's reason is [`ExitReason::None`]. Memory that could not be had is an exit, not an
+/// error.
 pub const RUN: u32 = IOCTL_TYPE << 8 | 0x30;
 /// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
 pub const KICK: u32 = IOCTL_TYPE << 8 | 0x31;
