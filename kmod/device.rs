@@ -2,6 +2,8 @@
 
 //! `/dev/uvisor`.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use kernel::{
     fs::File,
     miscdevice::{
@@ -10,7 +12,6 @@ use kernel::{
     },
     prelude::*,
     sync::{
-        atomic::Relaxed,
         global_lock,
         Arc, //
     }, //

@@ -2,19 +2,22 @@
 
 //! What was found out about this machine when the module was loaded, and what each CPU needs.
 
-use core::cell::UnsafeCell;
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{
+        fence,
+        AtomicU64,
+        Ordering::{
+            Relaxed,
+            SeqCst, //
+        }, //
+    }, //
+};
 
 use kernel::{
     cpu::nr_cpu_ids,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 use uvisor_uapi::{
@@ -58,6 +61,8 @@ pub(crate) struct Hardware {
     pub(crate) gpa_bits: u32,
     /// The guest uses 1 GiB pages.
     guest_1g: bool,
+    /// What the preemption timer counts down from: a millisecond.
+    pub(crate) timer: u32,
     /// VMXON would stop a trace of Intel PT.
     pub(crate) has_rtit: bool,
     /// By CPU number.
@@ -65,11 +70,11 @@ pub(crate) struct Hardware {
     /// The CPU has IA32_PEBS_ENABLE.
     pub(crate) has_pebs: bool,
     /// How many micro-VMs exist.
-    pub(crate) vms: Atomic<u64>,
+    pub(crate) vms: AtomicU64,
     /// The pages that micro-VMs hold: frames of their own and tables.
-    pub(crate) pages: Atomic<u64>,
+    pub(crate) pages: AtomicU64,
     /// The last identity given to a micro-VM; 0 is nobody's.
-    last_id: Atomic<u64>,
+    last_id: AtomicU64,
 }
 
 impl Hardware {
@@ -133,12 +138,13 @@ impl Hardware {
                 gpa_bits,
                 guest_1g: features.page_1g,
                 has_rtit: features.intel_pt && !controls.features.pt_in_vmx,
+                timer: cpu::tsc_khz() >> controls.preemption_timer_shift,
                 has_pebs: cpu::has_pebs(),
                 controls,
                 cpus,
-                vms: Atomic::new(0),
-                pages: Atomic::new(0),
-                last_id: Atomic::new(0),
+                vms: AtomicU64::new(0),
+                pages: AtomicU64::new(0),
+                last_id: AtomicU64::new(0),
             },
             GFP_KERNEL,
         )?)
@@ -174,7 +180,7 @@ impl Hardware {
     pub(crate) fn cpus_inside(&self, id: u64) -> impl Iterator<Item = usize> + '_ {
         // Pairs with the barrier in `Cpu::enter`: either that CPU sees what the caller wrote, or we
         // see that it is inside.
-        kernel::sync::barrier::smp_mb(Full);
+        fence(SeqCst);
         let inside = move |cpu: &Cpu| cpu.running.load(Relaxed) == id;
         let numbered = self.cpus.iter().enumerate();
         numbered.filter_map(move |(number, cpu)| inside(cpu).then_some(number))
@@ -220,7 +226,7 @@ pub(crate) struct Cpu {
     /// The VMXON region, for when VMX is off here.
     pub(crate) vmxon: Frame,
     /// The micro-VM in whose window the CPU is, or 0.
-    running: Atomic<u64>,
+    running: AtomicU64,
     /// Touched only by this CPU with interrupts off.
     local: UnsafeCell<Local>,
 }
@@ -250,7 +256,7 @@ impl Cpu {
         unsafe { vmxon.as_ptr().cast::<u32>().write(revision) };
         Ok(Self {
             vmxon,
-            running: Atomic::new(0),
+            running: AtomicU64::new(0),
             local: UnsafeCell::new(Local::default()),
         })
     }
@@ -271,7 +277,7 @@ impl Cpu {
     pub(crate) fn enter(&self, id: u64) {
         self.running.store(id, Relaxed);
         // Pairs with the barrier in `Hardware::leave_windows`.
-        kernel::sync::barrier::smp_mb(Full);
+        fence(SeqCst);
     }
 
     /// Says that the window is closed.

@@ -15,10 +15,7 @@ use crate::{
         ffi::Descriptor,
         irq::IrqOff, //
     },
-    vmcs::{
-        HostFields,
-        Vmcs, //
-    },
+    vmcs::Vmcs,
     window::Owner, //
 };
 
@@ -34,8 +31,6 @@ mod msr {
     pub(super) const STAR: u32 = 0xc000_0081;
     pub(super) const LSTAR: u32 = 0xc000_0082;
     pub(super) const FMASK: u32 = 0xc000_0084;
-    pub(super) const FS_BASE: u32 = 0xc000_0100;
-    pub(super) const GS_BASE: u32 = 0xc000_0101;
     pub(super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
 }
 
@@ -43,7 +38,6 @@ mod msr {
 const DR7_AFTER_EXIT: u64 = 0x400;
 
 /// Registers of one CPU that the kernel never changes after it brought the CPU up.
-#[derive(Clone, Copy)]
 pub(crate) struct Constants {
     /// The fields of the VMCS that only a move to another CPU changes.
     fields: CpuFields,
@@ -52,7 +46,6 @@ pub(crate) struct Constants {
 }
 
 /// Host-state fields of the VMCS that belong to a CPU.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct CpuFields {
     pub(crate) tr_base: u64,
     pub(crate) gdt_base: u64,
@@ -197,28 +190,19 @@ impl<'a> HostState<'a> {
         let controls = &hardware.controls;
         let constants = local.constants.get_or_insert_with(|| Constants::read(irq));
         let syscall = constants.syscall(owner);
-        // SAFETY: Every CPU with long mode has these MSRs; the last one is read only where it exists.
-        let (fs_base, gs_base, kernel_gs_base, debugctl, perf) = unsafe {
-            (
-                cpu::rdmsr(msr::FS_BASE),
-                cpu::rdmsr(msr::GS_BASE),
-                cpu::rdmsr(msr::KERNEL_GS_BASE),
-                cpu::rdmsr(msr::DEBUGCTL),
-                if controls.features.perf_global_ctrl {
-                    cpu::rdmsr(msr::PERF_GLOBAL_CTRL)
-                } else {
-                    0
-                },
-            )
+        vmcs.set_host_cpu(irq, &constants.fields);
+        let perf = if controls.features.perf_global_ctrl {
+            // SAFETY: The CPU has it.
+            unsafe { cpu::rdmsr(msr::PERF_GLOBAL_CTRL) }
+        } else {
+            0
         };
-        vmcs.set_host(&HostFields {
-            cr3: cpu::cr3(),
-            cr4: cpu::cr4(),
-            fs_base,
-            gs_base,
-            perf_global_ctrl: perf,
-            cpu: constants.fields,
-        });
+        let cr4 = cpu::cr4();
+        let (fs_base, gs_base) = cpu::fs_gs_bases(cr4);
+        vmcs.set_host(cpu::cr3(), cr4, fs_base, gs_base, perf);
+        // SAFETY: Every CPU with long mode has these MSRs.
+        let (kernel_gs_base, debugctl) =
+            unsafe { (cpu::rdmsr(msr::KERNEL_GS_BASE), cpu::rdmsr(msr::DEBUGCTL)) };
         let state = Self {
             irq,
             syscall,

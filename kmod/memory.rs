@@ -6,15 +6,18 @@
 //! tables, then flushes (no CPU and no user mapping has the old translation any more), and only then
 //! gives pages back.
 
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{
+        Relaxed,
+        SeqCst, //
+    }, //
+};
+
 use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Full,
-            Relaxed, //
-        },
         Arc,
         Mutex, //
     }, //
@@ -90,9 +93,9 @@ pub(crate) struct Memory {
     #[pin]
     inner: Mutex<Inner>,
     /// Bumped by each flush.
-    generation: Atomic<u64>,
+    generation: AtomicU64,
     /// The generation that each CPU flushed for last.
-    flushed: KVec<Atomic<u64>>,
+    flushed: KVec<AtomicU64>,
     /// The EPT pointer.
     eptp: u64,
     /// What happened outside of vCPUs.
@@ -155,7 +158,7 @@ impl Memory {
         };
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {
-            flushed.push(Atomic::new(0), GFP_KERNEL_ACCOUNT)?;
+            flushed.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;
         }
         Ok(try_pin_init!(Self {
             hardware,
@@ -163,7 +166,7 @@ impl Memory {
             inner <- new_mutex!(inner),
             // Not 0, so that each CPU flushes before its first entry: the root's page may have been
             // another root before.
-            generation: Atomic::new(1),
+            generation: AtomicU64::new(1),
             flushed,
             eptp,
             events: Counters::new(),
@@ -188,8 +191,8 @@ impl Memory {
 
     /// Makes every CPU flush before it enters again, and waits for those that are inside.
     pub(crate) fn flush(&self) {
-        // Full: no CPU may see the new generation and yet walk the old tables.
-        self.generation.fetch_add(1, Full);
+        // In order: no CPU may see the new generation and yet walk the old tables.
+        self.generation.fetch_add(1, SeqCst);
         let kicked = self.hardware.leave_windows(self.id);
         if kicked != 0 {
             self.events.add(Event::Kick, kicked);

@@ -2,14 +2,14 @@
 
 //! Where a micro-VM's tables and frames come from, and what it holds of them.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::Relaxed, //
+};
 
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::Relaxed,
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 
 use uvisor_ept::{

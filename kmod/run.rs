@@ -2,10 +2,9 @@
 
 //! RUN: windows one after the other, until something happens that is user space's business.
 
-use kernel::{
-    prelude::*,
-    sync::atomic::Relaxed, //
-};
+use core::sync::atomic::Ordering::Relaxed;
+
+use kernel::prelude::*;
 
 use uvisor_ept::{
     Gpa,
@@ -15,7 +14,8 @@ use uvisor_uapi::{
     Event,
     Exit,
     ExitReason,
-    Mitigations, //
+    Mitigations,
+    Regs, //
 };
 use uvisor_vmx::{
     insn,
@@ -28,6 +28,7 @@ use uvisor_vmx::{
 use x86::vmx::vmcs::ro;
 
 use crate::{
+    cpuid::CpuidTable,
     host::HostState,
     mitigations,
     sys::{
@@ -66,7 +67,8 @@ enum Leave {
     Exit(Exit),
 }
 
-/// Runs the guest until an exit for user space; `state.regs` holds its registers before and after.
+/// Runs the guest until an exit for user space; `state.regs` and the run page hold its registers before
+/// and after.
 pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Exit> {
     state.given = true;
     loop {
@@ -114,8 +116,8 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
     if irq::work_pending(irq) {
         return Ok(Leave::Host);
     }
-    if vcpu.kicked.load(Relaxed) != 0 {
-        vcpu.kicked.store(0, Relaxed);
+    if vcpu.kicked.load(Relaxed) {
+        vcpu.kicked.store(false, Relaxed);
         return Ok(Leave::Interrupted);
     }
 
@@ -155,8 +157,7 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
         state.given = false;
     }
     if controls.features.preemption_timer {
-        // A millisecond.
-        vmcs.set_timer(cpu::tsc_khz() >> controls.preemption_timer_shift);
+        vmcs.set_timer(hardware.timer);
     }
     let host = HostState::save(
         irq,
@@ -174,13 +175,16 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
         mitigations::flush_l1d();
     }
 
+    // SAFETY: The run page lives as long as the vCPU.
+    let gprs = unsafe { &raw mut (*state.run_page).regs };
     let mut resume = 0;
     let mut left = MAX_RESUMES;
     let leave = loop {
         vcpu.events.bump(Event::Entry);
         // SAFETY: Interrupts are off, our VMCS is current and complete, the host's state is saved
-        // and the guest's loaded; the registers are the state's.
-        let refused = unsafe { ffi::uvisor_enter(&mut state.regs, resume) };
+        // and the guest's loaded. The general registers are exchanged with the run page itself: any
+        // value will do, so user space may write them meanwhile.
+        let refused = unsafe { ffi::uvisor_enter(gprs, resume) };
         if refused != 0 {
             break Leave::Exit(Exit {
                 reason: ExitReason::EntryFailed as u32,
@@ -189,7 +193,7 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
             });
         }
         resume = 1;
-        match handle(vcpu, &mut vmcs, &mut state.regs, irq) {
+        match handle(vcpu, &mut vmcs, gprs, irq) {
             Some(leave) => break leave,
             None if left == 0 => break Leave::Host,
             None => left -= 1,
@@ -219,12 +223,7 @@ impl Drop for Inside<'_> {
 
 /// Handles an exit in the window, or says why to leave it.
 #[inline(always)]
-fn handle(
-    vcpu: &Vcpu,
-    vmcs: &mut Vmcs<'_>,
-    regs: &mut uvisor_uapi::Regs,
-    irq: &IrqOff,
-) -> Option<Leave> {
+fn handle(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, gprs: *mut Regs, irq: &IrqOff) -> Option<Leave> {
     // CAST: The field has 32 bits.
     let reason = VmxReason(vmcs.read(ro::EXIT_REASON) as u32);
     let events = &vcpu.events;
@@ -247,12 +246,8 @@ fn handle(
         }
         BasicReason::CPUID => {
             events.bump(Event::ExitCpuid);
-            // CAST: The instruction takes the lower halves, and clears the upper ones.
-            let [a, b, c, d] = vcpu.vm.hardware.cpuid.get(regs.rax as u32, regs.rcx as u32);
-            regs.rax = a.into();
-            regs.rbx = b.into();
-            regs.rcx = c.into();
-            regs.rdx = d.into();
+            // SAFETY: The registers are those of the vCPU's run page.
+            unsafe { cpuid(&vcpu.vm.hardware.cpuid, gprs) };
             vmcs.skip_instruction();
             return None;
         }
@@ -280,6 +275,25 @@ fn handle(
         }
     };
     Some(leave)
+}
+
+/// CPUID.
+///
+/// # Safety
+///
+/// `gprs` must be valid for reads and writes. Somebody else may write it meanwhile.
+unsafe fn cpuid(table: &CpuidTable, gprs: *mut Regs) {
+    // SAFETY: By the caller's promise.
+    unsafe {
+        // CAST: The instruction takes the lower halves, and clears the upper ones.
+        let leaf = (&raw const (*gprs).rax).read_volatile() as u32;
+        let subleaf = (&raw const (*gprs).rcx).read_volatile() as u32;
+        let [a, b, c, d] = table.get(leaf, subleaf);
+        (&raw mut (*gprs).rax).write_volatile(a.into());
+        (&raw mut (*gprs).rbx).write_volatile(b.into());
+        (&raw mut (*gprs).rcx).write_volatile(c.into());
+        (&raw mut (*gprs).rdx).write_volatile(d.into());
+    }
 }
 
 /// An exit for user space.

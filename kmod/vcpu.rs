@@ -2,16 +2,17 @@
 
 //! A vCPU: its file, its run page, and what it keeps between runs.
 
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::Relaxed, //
+};
+
 use kernel::{
     bindings,
     module::this_module,
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
         Arc,
         ArcBorrow,
         Mutex, //
@@ -47,7 +48,8 @@ use crate::{
     vmcs::{
         Fixed,
         VmcsCache,
-        VmcsRegion, //
+        VmcsRegion,
+        VmcsRegs, //
     },
     LocalModule, //
 };
@@ -70,7 +72,7 @@ pub(crate) struct Vcpu {
     /// What happened to it.
     pub(crate) events: Arc<Counters>,
     /// Set by KICK, cleared by the RUN that it ended.
-    pub(crate) kicked: Atomic<u32>,
+    pub(crate) kicked: AtomicBool,
     /// A [`RunPage`] that user space has mapped, and may change at any time.
     run_page: Frame,
     /// What RUN works on; locked for all of it.
@@ -85,12 +87,15 @@ pub(crate) struct State {
     pub(crate) fixed: Fixed,
     pub(crate) msrs: GuestMsrs,
     pub(crate) fpu: FpuArea,
-    pub(crate) regs: Regs,
+    pub(crate) regs: VmcsRegs,
+    /// Where the kernel sees the run page.
+    pub(crate) run_page: *mut RunPage,
     /// Whether the registers are user space's, and not yet in the VMCS.
     pub(crate) given: bool,
 }
 
-// SAFETY: `VmcsRegion` has a `Cell`, which only the holder of the lock reaches.
+// SAFETY: `VmcsRegion` has a `Cell`, which only the holder of the lock reaches; the run page lives as
+// long as the vCPU.
 unsafe impl Send for State {}
 
 #[pinned_drop]
@@ -106,14 +111,51 @@ fn is_canonical(address: u64) -> bool {
     sign == 0 || sign == (1 << 17) - 1
 }
 
-/// What of registers from user space a guest may have; `EINVAL` for what none can have.
-fn check_regs(regs: &mut Regs) -> Result {
-    let addresses = [regs.rip, regs.fs_base, regs.gs_base, regs.kernel_gs_base];
-    if !addresses.into_iter().all(is_canonical) || (regs.cpl != 0 && regs.cpl != 3) {
+/// Reads what of the registers the module must check, each word once, and checks it; `EINVAL` for
+/// what no guest can have. The general registers may be anything.
+///
+/// # Safety
+///
+/// `regs` must be valid for reads. Somebody else may write it meanwhile.
+unsafe fn read_regs(regs: *const Regs, msrs: &mut GuestMsrs) -> Result<VmcsRegs> {
+    // SAFETY: By the caller's promise.
+    let (given, kernel_gs_base) = unsafe {
+        (
+            VmcsRegs {
+                rip: (&raw const (*regs).rip).read_volatile(),
+                rsp: (&raw const (*regs).rsp).read_volatile(),
+                rflags: (&raw const (*regs).rflags).read_volatile() & RFLAGS_ALLOWED | RFLAGS_SET,
+                fs_base: (&raw const (*regs).fs_base).read_volatile(),
+                gs_base: (&raw const (*regs).gs_base).read_volatile(),
+                cpl: (&raw const (*regs).cpl).read_volatile(),
+            },
+            (&raw const (*regs).kernel_gs_base).read_volatile(),
+        )
+    };
+    let addresses = [given.rip, given.fs_base, given.gs_base, kernel_gs_base];
+    if !addresses.into_iter().all(is_canonical) || (given.cpl != 0 && given.cpl != 3) {
         return Err(EINVAL);
     }
-    regs.rflags = (regs.rflags & RFLAGS_ALLOWED) | RFLAGS_SET;
-    Ok(())
+    msrs.kernel_gs_base = kernel_gs_base;
+    Ok(given)
+}
+
+/// Writes back what [`read_regs`] read.
+///
+/// # Safety
+///
+/// `regs` must be valid for writes. Somebody else may write it meanwhile.
+unsafe fn write_regs(regs: *mut Regs, from: &VmcsRegs, msrs: &GuestMsrs) {
+    // SAFETY: By the caller's promise.
+    unsafe {
+        (&raw mut (*regs).rip).write_volatile(from.rip);
+        (&raw mut (*regs).rsp).write_volatile(from.rsp);
+        (&raw mut (*regs).rflags).write_volatile(from.rflags);
+        (&raw mut (*regs).fs_base).write_volatile(from.fs_base);
+        (&raw mut (*regs).gs_base).write_volatile(from.gs_base);
+        (&raw mut (*regs).kernel_gs_base).write_volatile(msrs.kernel_gs_base);
+        (&raw mut (*regs).cpl).write_volatile(from.cpl);
+    }
 }
 
 impl Vcpu {
@@ -147,7 +189,8 @@ impl Vcpu {
                 kernel_gs_base: 0,
             },
             fpu,
-            regs: Regs::default(),
+            regs: VmcsRegs::default(),
+            run_page: run_page.as_ptr().cast(),
             given: false,
         };
         let undo = vm.clone();
@@ -156,7 +199,7 @@ impl Vcpu {
                 vm,
                 number,
                 events,
-                kicked: Atomic::new(0),
+                kicked: AtomicBool::new(false),
                 run_page,
                 state <- new_mutex!(state),
             }),
@@ -185,7 +228,7 @@ impl Vcpu {
 
     /// `KICK`.
     fn kick(&self) {
-        self.kicked.store(1, Relaxed);
+        self.kicked.store(true, Relaxed);
         for cpu in self.vm.hardware.cpus_inside(self.vm.id) {
             irq::kick(cpu);
         }
@@ -199,7 +242,7 @@ impl Vcpu {
         if cpu::fs() | cpu::gs() != 0 {
             return Err(EINVAL);
         }
-        let page = self.run_page.as_ptr().cast::<RunPage>();
+        let page = state.run_page;
         // SAFETY: The page is ours and as large as the structure, whose fields are integers; user
         // space may write it meanwhile, so each is read once.
         let (immediate_exit, flags) = unsafe {
@@ -210,9 +253,7 @@ impl Vcpu {
         };
         let flags = RunFlags::from_bits(flags).ok_or(EINVAL)?;
         // SAFETY: As above.
-        unsafe { copy_words(&raw const (*page).regs, &mut state.regs) };
-        check_regs(&mut state.regs)?;
-        state.msrs.kernel_gs_base = state.regs.kernel_gs_base;
+        state.regs = unsafe { read_regs(&raw const (*page).regs, &mut state.msrs) }?;
         if flags.contains(RunFlags::RESET_FPU) {
             state.fpu.reset();
             // SAFETY: As above.
@@ -223,7 +264,6 @@ impl Vcpu {
         } else {
             crate::run::run(self, state)
         };
-        state.regs.kernel_gs_base = state.msrs.kernel_gs_base;
         let failed = Exit {
             reason: if matches!(result, Err(e) if e == EINTR) {
                 ExitReason::Interrupted as u32
@@ -235,7 +275,7 @@ impl Vcpu {
         let exit = result.as_ref().unwrap_or(&failed);
         // SAFETY: As above.
         unsafe {
-            copy_words(&state.regs, &raw mut (*page).regs);
+            write_regs(&raw mut (*page).regs, &state.regs, &state.msrs);
             copy_words(exit, &raw mut (*page).exit);
         }
         if exit.reason == ExitReason::EntryFailed as u32 {

@@ -2,6 +2,8 @@
 
 //! A micro-VM: its memory, its vCPUs, and its file.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use kernel::{
     bindings,
     iov::{
@@ -12,7 +14,6 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::Relaxed,
         Arc,
         ArcBorrow,
         Mutex, //

@@ -6,7 +6,6 @@ use core::cell::Cell;
 
 use kernel::prelude::*;
 
-use uvisor_uapi::Regs;
 use uvisor_vmx::{
     insn,
     segments,
@@ -24,7 +23,8 @@ use crate::{
     sys::{
         cpu,
         ffi,
-        frame::Frame, //
+        frame::Frame,
+        irq::IrqOff, //
     },
     window::Window, //
 };
@@ -73,18 +73,6 @@ impl VmcsRegion {
     }
 }
 
-/// Host-state fields that can differ from window to window.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct HostFields {
-    pub(crate) cr3: u64,
-    pub(crate) cr4: u64,
-    pub(crate) fs_base: u64,
-    pub(crate) gs_base: u64,
-    pub(crate) perf_global_ctrl: u64,
-    /// What belongs to the CPU.
-    pub(crate) cpu: CpuFields,
-}
-
 /// What a vCPU's VMCS has for life.
 #[derive(Clone, Copy)]
 pub(crate) struct Fixed {
@@ -93,10 +81,27 @@ pub(crate) struct Fixed {
     pub(crate) vpid: u16,
 }
 
+/// The registers that the VMCS holds; the general ones are in the run page.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct VmcsRegs {
+    pub(crate) rip: u64,
+    pub(crate) rsp: u64,
+    pub(crate) rflags: u64,
+    pub(crate) fs_base: u64,
+    pub(crate) gs_base: u64,
+    pub(crate) cpl: u64,
+}
+
 /// What we know to be in a VMCS, so that only changes are written.
 #[derive(Default)]
 pub(crate) struct VmcsCache {
-    host: HostFields,
+    host_cr3: u64,
+    host_cr4: u64,
+    host_fs_base: u64,
+    host_gs_base: u64,
+    host_perf: u64,
+    /// The CPU whose fields it has, plus one.
+    host_cpu: usize,
     rip: u64,
     rsp: u64,
     rflags: u64,
@@ -196,12 +201,9 @@ impl<'w> Vmcs<'w> {
         self.write(host::ES_SELECTOR, 0);
         self.write(host::FS_SELECTOR, 0);
         self.write(host::GS_SELECTOR, 0);
-        // As the cache has them; the rest is never 0.
+        // As the cache has them; CR3 and CR4 are never 0.
         self.write(host::FS_BASE, 0);
         self.write(host::GS_BASE, 0);
-        self.write(host::IA32_SYSENTER_CS, 0);
-        self.write(host::IA32_SYSENTER_ESP, 0);
-        self.write(host::IA32_SYSENTER_EIP, 0);
         if c.features.perf_global_ctrl {
             self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, 0);
         }
@@ -314,37 +316,46 @@ impl<'w> Vmcs<'w> {
         self.cache.cpl = cpl;
     }
 
-    /// Writes what the next exit loads.
-    pub(crate) fn set_host(&mut self, new: &HostFields) {
-        let old = self.cache.host;
-        if new.cr3 != old.cr3 {
-            self.write(host::CR3, new.cr3);
+    /// Writes what the next exit loads, as far as it is not there yet.
+    pub(crate) fn set_host(&mut self, cr3: u64, cr4: u64, fs_base: u64, gs_base: u64, perf: u64) {
+        if cr3 != self.cache.host_cr3 {
+            self.cache.host_cr3 = cr3;
+            self.write(host::CR3, cr3);
         }
-        if new.cr4 != old.cr4 {
-            self.write(host::CR4, new.cr4);
+        if cr4 != self.cache.host_cr4 {
+            self.cache.host_cr4 = cr4;
+            self.write(host::CR4, cr4);
         }
-        if new.fs_base != old.fs_base {
-            self.write(host::FS_BASE, new.fs_base);
+        if fs_base != self.cache.host_fs_base {
+            self.cache.host_fs_base = fs_base;
+            self.write(host::FS_BASE, fs_base);
         }
-        if new.gs_base != old.gs_base {
-            self.write(host::GS_BASE, new.gs_base);
+        if gs_base != self.cache.host_gs_base {
+            self.cache.host_gs_base = gs_base;
+            self.write(host::GS_BASE, gs_base);
         }
-        if new.perf_global_ctrl != old.perf_global_ctrl {
-            self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, new.perf_global_ctrl);
+        if perf != self.cache.host_perf {
+            self.cache.host_perf = perf;
+            self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, perf);
         }
-        if new.cpu != old.cpu {
-            self.write(host::TR_BASE, new.cpu.tr_base);
-            self.write(host::GDTR_BASE, new.cpu.gdt_base);
-            self.write(host::IDTR_BASE, new.cpu.idt_base);
-            self.write(host::IA32_SYSENTER_CS, new.cpu.sysenter_cs);
-            self.write(host::IA32_SYSENTER_ESP, new.cpu.sysenter_esp);
-            self.write(host::IA32_SYSENTER_EIP, new.cpu.sysenter_eip);
+    }
+
+    /// Writes the fields that belong to a CPU, if it is another one than last time.
+    pub(crate) fn set_host_cpu(&mut self, irq: &IrqOff, fields: &CpuFields) {
+        if self.cache.host_cpu == irq.cpu() + 1 {
+            return;
         }
-        self.cache.host = *new;
+        self.cache.host_cpu = irq.cpu() + 1;
+        self.write(host::TR_BASE, fields.tr_base);
+        self.write(host::GDTR_BASE, fields.gdt_base);
+        self.write(host::IDTR_BASE, fields.idt_base);
+        self.write(host::IA32_SYSENTER_CS, fields.sysenter_cs);
+        self.write(host::IA32_SYSENTER_ESP, fields.sysenter_esp);
+        self.write(host::IA32_SYSENTER_EIP, fields.sysenter_eip);
     }
 
     /// Writes the registers that the VMCS holds; `regs` was checked.
-    pub(crate) fn set_regs(&mut self, regs: &Regs) {
+    pub(crate) fn set_regs(&mut self, regs: &VmcsRegs) {
         if regs.rip != self.cache.rip {
             self.write(guest::RIP, regs.rip);
         }
@@ -370,7 +381,7 @@ impl<'w> Vmcs<'w> {
     }
 
     /// Reads the registers that the VMCS holds back into `regs`.
-    pub(crate) fn get_regs(&mut self, regs: &mut Regs) {
+    pub(crate) fn get_regs(&mut self, regs: &mut VmcsRegs) {
         regs.rip = self.read(guest::RIP);
         regs.rsp = self.read(guest::RSP);
         regs.rflags = self.read(guest::RFLAGS);

@@ -127,6 +127,23 @@ pub(crate) fn has_pebs() -> bool {
     cpuid(1, 0)[3] & DEBUG_STORE != 0 && rdmsr_safe(0x3f1).is_some()
 }
 
+/// The bases of FS and GS; `cr4` is CR4.
+#[inline(always)]
+pub(crate) fn fs_gs_bases(cr4: u64) -> (u64, u64) {
+    const FSGSBASE: u64 = 1 << 16;
+    if cr4 & FSGSBASE == 0 {
+        // SAFETY: Every CPU with long mode has these MSRs.
+        return unsafe { (rdmsr(0xc000_0100), rdmsr(0xc000_0101)) };
+    }
+    let (fs, gs): (u64, u64);
+    // SAFETY: The instructions are enabled; reading has no effect.
+    unsafe {
+        asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs,
+            options(nomem, nostack, preserves_flags));
+    }
+    (fs, gs)
+}
+
 /// Writes CR4.
 ///
 /// # Safety

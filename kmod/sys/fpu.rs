@@ -62,19 +62,30 @@ impl FpuConfig {
 /// # Invariants
 ///
 /// The page holds what XSAVE stored for the configuration's guest XCR0, or the initial state.
-pub(crate) struct FpuArea(Frame);
+pub(crate) struct FpuArea {
+    _frame: Frame,
+    /// Where the kernel sees it.
+    area: *mut u8,
+}
+
+// SAFETY: The pointer is into a page of its own.
+unsafe impl Send for FpuArea {}
 
 impl FpuArea {
     /// One with the initial state.
     pub(crate) fn new() -> Result<Self> {
-        let mut area = Self(Frame::new(true)?);
+        let frame = Frame::new(true)?;
+        let mut area = Self {
+            area: frame.as_ptr(),
+            _frame: frame,
+        };
         area.reset();
         Ok(area)
     }
 
     /// Back to the initial state.
     pub(crate) fn reset(&mut self) {
-        let area = self.0.as_ptr();
+        let area = self.area;
         // SAFETY: The page is ours alone; MXCSR lies in it, aligned. INVARIANT: With an empty
         // XSTATE_BV all components are initial but MXCSR, which is taken from the area.
         unsafe {
@@ -111,7 +122,7 @@ impl<'a> FpuLoaded<'a> {
         let (low, high) = (config.guest_xcr0 as u32, (config.guest_xcr0 >> 32) as u32);
         // SAFETY: By the area's invariant the instruction does not fault; the area is 64-byte aligned.
         unsafe {
-            asm!("xrstor64 [{}]", in(reg) area.0.as_ptr(), in("eax") low, in("edx") high,
+            asm!("xrstor64 [{}]", in(reg) area.area, in("eax") low, in("edx") high,
                 options(nostack));
         }
         Self { area, config, pkru }
@@ -126,7 +137,7 @@ impl Drop for FpuLoaded<'_> {
         // SAFETY: The area is a page of ours, 64-byte aligned, large enough for the components of
         // `GUEST_XCR0`. INVARIANT: XSAVE with the guest's XCR0.
         unsafe {
-            asm!("xsave64 [{}]", in(reg) self.area.0.as_ptr(), in("eax") low, in("edx") high,
+            asm!("xsave64 [{}]", in(reg) self.area.area, in("eax") low, in("edx") high,
                 options(nostack));
         }
         if mask != self.config.host_xcr0 {

@@ -13,6 +13,7 @@ use super::ffi;
 /// # Invariants
 ///
 /// The address is that of a page in the kernel's direct map on which this value has one reference.
+#[derive(Debug)]
 pub(crate) struct Frame(u64);
 
 impl Frame {

@@ -17,23 +17,30 @@ use super::ffi;
 /// # Invariants
 ///
 /// Interrupts are off, and the value stays on the CPU that made it.
-pub(crate) struct IrqOff(NotThreadSafe);
+pub(crate) struct IrqOff {
+    /// The CPU's number.
+    cpu: usize,
+    _not_thread_safe: NotThreadSafe,
+}
 
 impl IrqOff {
     /// Turns interrupts off; they must be on.
     pub(crate) fn new() -> Self {
         // SAFETY: Callable in any context. Interrupts are on in the system calls that come here.
         unsafe { ffi::uvisor_irq_disable() };
+        // SAFETY: Interrupts are off, so the task stays on this CPU.
+        let cpu = unsafe { ffi::uvisor_this_cpu() };
         // INVARIANT: Interrupts are off from here on.
-        Self(NotThreadSafe)
+        Self {
+            // CAST: CPU numbers are not negative.
+            cpu: cpu as usize,
+            _not_thread_safe: NotThreadSafe,
+        }
     }
 
     /// The number of this CPU.
     pub(crate) fn cpu(&self) -> usize {
-        // SAFETY: Interrupts are off, so the task stays on this CPU.
-        let cpu = unsafe { ffi::uvisor_this_cpu() };
-        // CAST: CPU numbers are not negative.
-        cpu as usize
+        self.cpu
     }
 }
 
