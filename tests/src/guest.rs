@@ -65,7 +65,7 @@ impl Guest {
     pub fn with_limit(code: &[u8], limit: u64) -> Self {
         let device = Device::open().expect("the device");
         let vm = device.create_vm(limit).expect("a micro-VM");
-        let tables = uvisor::guest::Guest::of(&device).expect("page tables");
+        let tables = uvisor::guest::Guest::new(&device).expect("page tables");
         tables.install(&vm).expect("page tables mapped");
         load(&vm, CODE, code);
         vm.map_anonymous(DATA, PAGE_SIZE, Prot::READ | Prot::WRITE)
@@ -78,7 +78,7 @@ impl Guest {
 
     /// Another vCPU, which begins as the first one did.
     pub fn another_vcpu(&self) -> Vcpu {
-        let tables = uvisor::guest::Guest::of(&self.device).expect("page tables");
+        let tables = uvisor::guest::Guest::new(&self.device).expect("page tables");
         let mut vcpu = tables.create_vcpu(&self.vm).expect("a vCPU");
         vcpu.regs_mut().rip = CODE;
         vcpu.regs_mut().rsp = DATA + PAGE_SIZE;

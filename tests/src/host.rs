@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::FromRawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A memory file with `bytes`, filled up to a whole page.
 pub fn memory_file(bytes: &[u8]) -> File {
@@ -33,4 +34,50 @@ pub fn pin_to_cpu(cpu: usize) {
 /// How many CPUs are online.
 pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Set by each SIGALRM.
+static ALARMS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_alarm(_: i32) {
+    ALARMS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Makes SIGALRM do nothing but interrupt system calls and be counted.
+pub fn on_alarm() {
+    // SAFETY: The action is initialised and the handler async-signal-safe.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count_alarm as *const () as usize;
+        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+    }
+}
+
+/// How many SIGALRM came.
+pub fn alarms() -> u32 {
+    ALARMS.load(Ordering::SeqCst)
+}
+
+/// Sends this process a SIGALRM after some milliseconds, or never again for 0.
+pub fn alarm_in_ms(ms: u32) {
+    set_timer(ms, 0);
+}
+
+/// Sends this process a SIGALRM every so many milliseconds, or never again for 0.
+pub fn alarm_every_ms(ms: u32) {
+    set_timer(ms, ms);
+}
+
+fn set_timer(first: u32, interval: u32) {
+    let time = |ms: u32| libc::timeval {
+        tv_sec: (ms / 1000).into(),
+        tv_usec: (ms % 1000 * 1000).into(),
+    };
+    let timer = libc::itimerval {
+        it_value: time(first),
+        it_interval: time(interval),
+    };
+    // SAFETY: The call reads the structure.
+    let result = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+    assert_eq!(result, 0, "setitimer");
 }

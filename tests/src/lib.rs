@@ -7,6 +7,9 @@
 
 pub mod guest;
 pub mod host;
+pub mod kernel;
+pub mod probe;
+pub mod raw;
 pub mod tap;
 
 pub use guest::{Guest, CODE, DATA};

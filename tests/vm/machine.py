@@ -223,6 +223,7 @@ class Run:
         self.inner_console = open(run + "/inner-serial.log", "wb+") if o["machine"] == "nested" else None
         sinks = {b"O": lambda d: write_all(1, d), b"E": lambda d: write_all(2, d),
                  b"K": self.keep_log}
+        self.splat = False
         self.frames = Frames(sinks)
         self.feed = self.frames.feed
         self.outer = None
@@ -327,6 +328,7 @@ class Run:
             verdict = SETUP
             self.say("the inner machine ended without a status")
         if SPLATS.search(text):
+            self.splat = True
             verdict = SPLAT
             self.say("the kernel complained:")
             self.show_around_splat(text)
@@ -365,14 +367,16 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     code = SPLAT
+    machine = Run(o, run)
     try:
-        code = Run(o, run).go()
+        code = machine.go()
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
         code = 141
     finally:
-        if code in (SETUP, TIMEOUT, SPLAT) or o["keep"]:
+        # The command may well have such a status of its own.
+        if code == SETUP or machine.frames.status is None or machine.splat or o["keep"]:
             write_all(2, ("vm: logs are in %s\n" % o["shown_dir"]).encode())
             for name in ("run.img", "outer.img", "tree", "outer"):
                 path = os.path.join(run, name)

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! uvisor beside KVM and the host itself, in one boot, on one CPU.
+//!
+//! ```text
+//! bench [--json] [--no-bars]
+//! ```
+//!
+//! uvisor is measured twice: before kvm_intel is loaded (its windows own VMX), which `bench` then does
+//! itself, and after (they borrow it). Figures are ticks of the time-stamp counter; where the
+//! machine is Bochs, that counts instructions, and says nothing about time. The events beside a
+//! figure are what hardware charges for on top.
+//!
+//! Exits with 1 if a bar is missed, unless `--no-bars` is given, and with 2 if it cannot measure.
+
+mod kvm;
+mod machine;
+mod measure;
+mod native;
+mod report;
+mod uv;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use uvisor_tests::host::{memory_file, pin_to_cpu};
+
+use machine::{Machine, FILE_LEN};
+use measure::Laps;
+use report::{Events, Report, System, Work};
+
+const LIVES: usize = 60;
+const EXITS: usize = 300;
+const PROGRAMS: usize = 20;
+
+const TRUE: &str = "/bin/true";
+const UVCTL_RUN: [&str; 2] = ["uvctl", "run"];
+
+/// What this process is like to be measured from: one CPU, pages of 4 KiB.
+fn settle() {
+    pin_to_cpu(0);
+    // SAFETY: The call takes integers. A huge page is other work than a page, and uvisor has none.
+    let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "PR_SET_THP_DISABLE");
+}
+
+/// A file whose pages are all in the page cache.
+fn cached_file() -> File {
+    let file = memory_file(&[]);
+    let block = vec![0x5a; 1 << 20];
+    for at in (0..FILE_LEN).step_by(block.len()) {
+        file.write_all_at(&block, at).expect("write to the file");
+    }
+    file
+}
+
+/// The first value of `key` in a file of `key: value` lines.
+fn field(path: &str, key: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(key));
+    line.and_then(|line| line.split_once(':'))
+        .map_or(String::new(), |(_, value)| value.trim().to_owned())
+}
+
+/// What a virtual machine does.
+fn machine<M: Machine>(
+    report: &mut Report,
+    name: System,
+    system: &M::System,
+    nothing: u64,
+    file: &File,
+) {
+    let [create, destroy] = machine::life::<M>(system, LIVES);
+    for (work, (figure, parts)) in [(Work::Create, create), (Work::Destroy, destroy)] {
+        report.add(work, name, figure.summary, figure.events);
+        report.parts(work, name, parts);
+    }
+    let mut laps = Laps::new();
+    let mut machine = M::create(system, &mut laps);
+    machine.run();
+    for (work, figure) in [
+        (Work::UserExit, machine::user_exit(&mut machine, EXITS, nothing)),
+        (Work::KernelExit, machine::kernel_exit(&mut machine, EXITS)),
+        (Work::TouchAnonymous, machine::touch_anonymous(&mut machine)),
+        (Work::TouchFile, machine::touch_file(&mut machine, file)),
+    ] {
+        report.add(work, name, figure.summary, figure.events);
+    }
+    machine.destroy(&mut laps);
+}
+
+/// What programs do, natively or by `prefix`.
+fn programs(report: &mut Report, name: System, prefix: &[&str]) {
+    match native::task(prefix) {
+        Ok(lines) => {
+            for (call, summary) in lines {
+                let work = if call == "read" { Work::Read } else { Work::Getppid };
+                report.add(work, name, summary, Events::default());
+            }
+        }
+        Err(why) => {
+            report.missing(Work::Getppid, name, why.as_str());
+            report.missing(Work::Read, name, why);
+        }
+    }
+    let command = [prefix, &[TRUE]].concat();
+    match native::program(&command, PROGRAMS) {
+        Ok(summary) => report.add(Work::True, name, summary, Events::default()),
+        Err(why) => report.missing(Work::True, name, why),
+    }
+}
+
+fn has_kvm() -> bool {
+    Path::new("/sys/module/kvm_intel").exists()
+}
+
+/// Measures everything.
+fn measure(report: &mut Report) -> Result<(), String> {
+    settle();
+    let nothing = measure::nothing();
+    let file = cached_file();
+    let uvisor = uv::System::new().map_err(|e| e.to_string())?;
+
+    report.condition("unit", "ticks of the time-stamp counter (in Bochs: instructions)");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    report.condition("kernel", release.trim());
+    report.condition("processor", field("/proc/cpuinfo", "model name"));
+    report.condition("mitigations of uvisor", uvisor.mitigations());
+
+    let memory = [(Work::TouchAnonymous, None), (Work::TouchFile, Some(&file))];
+    for (work, file) in memory {
+        report.add(work, System::Native, native::touch(file), Events::default());
+    }
+    programs(report, System::Native, &[]);
+
+    if !has_kvm() {
+        machine::<uv::MicroVm>(report, System::Owned, &uvisor, nothing, &file);
+        programs(report, System::Owned, &UVCTL_RUN);
+        let status = Command::new("modprobe")
+            .args(["kvm-intel", "nested=1", "enable_apicv=0"])
+            .status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("bench: KVM is not measured: modprobe kvm-intel failed");
+            return Ok(());
+        }
+    }
+    machine::<uv::MicroVm>(report, System::Borrowed, &uvisor, nothing, &file);
+    programs(report, System::Borrowed, &UVCTL_RUN);
+    let kvm = kvm::System::new().map_err(|e| format!("/dev/kvm: {e}"))?;
+    machine::<kvm::KvmVm>(report, System::Kvm, &kvm, nothing, &file);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let (mut json, mut bars) = (false, true);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            "--no-bars" => bars = false,
+            _ => {
+                eprintln!("usage: bench [--json] [--no-bars]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let mut report = Report::default();
+    if let Err(why) = measure(&mut report) {
+        eprintln!("bench: {why}");
+        return ExitCode::from(2);
+    }
+    print!("{}", if json { report.json() } else { report.text() });
+    ExitCode::from(u8::from(bars && !report.all_met()))
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The table, and the bars.
+
+use std::fmt::Write;
+
+use crate::measure::Summary;
+
+/// How often events happened, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Vec<(String, f64)>);
+
+impl FromIterator<(String, f64)> for Events {
+    fn from_iter<I: IntoIterator<Item = (String, f64)>>(events: I) -> Self {
+        Self(events.into_iter().collect())
+    }
+}
+
+impl Events {
+    /// The difference to earlier ones, with the same names in the same order.
+    pub fn since(&self, before: &Self) -> Self {
+        let pairs = self.0.iter().zip(&before.0);
+        pairs
+            .map(|((name, after), (_, before))| (name.clone(), after - before))
+            .collect()
+    }
+
+    /// Those of one operation among `count`.
+    pub fn per(&self, count: u64) -> Self {
+        let divided = |(name, events): &(String, f64)| (name.clone(), events / count as f64);
+        self.0.iter().map(divided).collect()
+    }
+
+    /// Those that happened, to two digits.
+    fn shown(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().filter_map(|(name, events)| {
+            let rounded = (events * 100.0).round() / 100.0;
+            (rounded > 0.0).then_some((name.as_str(), rounded))
+        })
+    }
+}
+
+/// Who did the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    Native,
+    /// uvisor, where VMX is off outside of its windows.
+    Owned,
+    /// uvisor, where KVM has VMX on.
+    Borrowed,
+    Kvm,
+}
+
+impl System {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Owned => "uvisor",
+            Self::Borrowed => "uvisor (borrowed)",
+            Self::Kvm => "KVM",
+        }
+    }
+
+    fn is_uvisor(self) -> bool {
+        matches!(self, Self::Owned | Self::Borrowed)
+    }
+}
+
+/// The work that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    Create,
+    Destroy,
+    KernelExit,
+    UserExit,
+    TouchAnonymous,
+    TouchFile,
+    Getppid,
+    Read,
+    True,
+}
+
+impl Work {
+    pub const ALL: [Self; 9] = [
+        Self::Create,
+        Self::Destroy,
+        Self::KernelExit,
+        Self::UserExit,
+        Self::TouchAnonymous,
+        Self::TouchFile,
+        Self::Getppid,
+        Self::Read,
+        Self::True,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create to first guest instruction",
+            Self::Destroy => "destroy",
+            Self::KernelExit => "exit handled in the kernel (CPUID)",
+            Self::UserExit => "exit to user space and back",
+            Self::TouchAnonymous => "first touch of an anonymous page",
+            Self::TouchFile => "first touch of a file page",
+            Self::Getppid => "getppid in a task",
+            Self::Read => "read of 1 byte in a task",
+            Self::True => "start to end of true",
+        }
+    }
+
+    /// The most ticks that it may take.
+    fn bar(self) -> Option<u64> {
+        match self {
+            Self::Create => Some(120_000),
+            Self::Destroy => Some(200_000),
+            Self::KernelExit => Some(400),
+            Self::UserExit => Some(1_300),
+            _ => None,
+        }
+    }
+}
+
+/// "Well ahead of KVM" in the same boot: by this factor.
+const AHEAD: f64 = 2.0;
+
+/// One figure, or why there is none.
+struct Line {
+    work: Work,
+    system: System,
+    figure: Result<Summary, String>,
+    events: Events,
+}
+
+/// What was measured.
+#[derive(Default)]
+pub struct Report {
+    conditions: Vec<(&'static str, String)>,
+    lines: Vec<Line>,
+    parts: Vec<(Work, System, Vec<(&'static str, u64)>)>,
+}
+
+impl Report {
+    /// Notes a condition of the measurement.
+    pub fn condition(&mut self, name: &'static str, value: impl Into<String>) {
+        self.conditions.push((name, value.into()));
+    }
+
+    /// Adds a figure.
+    pub fn add(&mut self, work: Work, system: System, summary: Summary, events: Events) {
+        self.lines.push(Line {
+            work,
+            system,
+            figure: Ok(summary),
+            events,
+        });
+    }
+
+    /// Says why there is no figure.
+    pub fn missing(&mut self, work: Work, system: System, why: impl Into<String>) {
+        self.lines.push(Line {
+            work,
+            system,
+            figure: Err(why.into()),
+            events: Events::default(),
+        });
+    }
+
+    /// Adds the parts of a figure.
+    pub fn parts(&mut self, work: Work, system: System, parts: Vec<(&'static str, u64)>) {
+        self.parts.push((work, system, parts));
+    }
+
+    /// The median of a figure.
+    fn p50(&self, work: Work, system: System) -> Option<u64> {
+        let is = |line: &&Line| line.work == work && line.system == system;
+        let line = self.lines.iter().find(is)?;
+        line.figure.as_ref().ok().map(|summary| summary.p50)
+    }
+
+    /// How many times as much KVM takes, for a line of uvisor's.
+    fn ahead(&self, line: &Line) -> Option<f64> {
+        let kvm = self.p50(line.work, System::Kvm)?;
+        let ours = line.figure.as_ref().ok()?.p50;
+        line.system
+            .is_uvisor()
+            .then(|| kvm as f64 / ours.max(1) as f64)
+    }
+
+    /// Whether a line meets its bar, if it has one.
+    fn meets(&self, line: &Line) -> Option<bool> {
+        let bar = line.work.bar().filter(|_| line.system.is_uvisor())?;
+        let within = line.figure.as_ref().is_ok_and(|s| s.p50 <= bar);
+        Some(within && self.ahead(line).is_none_or(|factor| factor >= AHEAD))
+    }
+
+    /// Whether all bars are met.
+    pub fn all_met(&self) -> bool {
+        self.lines
+            .iter()
+            .all(|line| self.meets(line) != Some(false))
+    }
+
+    /// The lines of one kind of work after the other.
+    fn sorted(&self) -> impl Iterator<Item = &Line> {
+        Work::ALL
+            .iter()
+            .flat_map(|&work| self.lines.iter().filter(move |line| line.work == work))
+    }
+
+    /// The table for a person.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        for (name, value) in &self.conditions {
+            let _ = writeln!(out, "{name}: {value}");
+        }
+        let _ = writeln!(
+            out,
+            "\n{:<34} {:<17} {:>9} {:>15} {:>9} {:>10} {:>5} {:>8}  {:<16} events of one",
+            "work", "system", "p50", "mode", "min", "max", "n", "KVM/this", "bar"
+        );
+        let mut last = None;
+        for line in self.sorted() {
+            let work = match last.replace(line.work) {
+                Some(work) if work == line.work => "",
+                _ => line.work.name(),
+            };
+            let _ = write!(out, "{work:<34} {:<17} ", line.system.name());
+            let summary = match &line.figure {
+                Ok(summary) => summary,
+                Err(why) => {
+                    let _ = writeln!(out, "not measured: {why}");
+                    continue;
+                }
+            };
+            let mode = format!("{} ({}%)", summary.mode, summary.share);
+            let ahead = self
+                .ahead(line)
+                .map_or(String::new(), |factor| format!("{factor:.1}"));
+            let bar = match (self.meets(line), line.work.bar()) {
+                (Some(met), Some(bar)) => {
+                    format!("<={bar} {}", if met { "ok" } else { "MISSED" })
+                }
+                _ => String::new(),
+            };
+            let events: Vec<_> = line
+                .events
+                .shown()
+                .map(|(name, count)| format!("{name}={count}"))
+                .collect();
+            let row = format!(
+                "{:>9} {mode:>15} {:>9} {:>10} {:>5} {ahead:>8}  {bar:<16} {}",
+                summary.p50,
+                summary.min,
+                summary.max,
+                summary.count,
+                events.join(" ")
+            );
+            let _ = writeln!(out, "{}", row.trim_end());
+        }
+        for (work, system, parts) in &self.parts {
+            let _ = writeln!(out, "\nparts of: {}, {}", work.name(), system.name());
+            for (name, ticks) in parts {
+                let _ = writeln!(out, "  {name:<40} {ticks:>9}");
+            }
+        }
+        out
+    }
+
+    /// The same for a program.
+    pub fn json(&self) -> String {
+        let conditions = self.conditions.iter();
+        let conditions = conditions.map(|(name, value)| format!("{name:?}: {}", quoted(value)));
+        let lines = self.sorted().map(|line| {
+            let mut fields = vec![
+                format!("\"work\": {}", quoted(line.work.name())),
+                format!("\"system\": {}", quoted(line.system.name())),
+            ];
+            match &line.figure {
+                Ok(s) => fields.push(format!(
+                    "\"p50\": {}, \"mode\": {}, \"mode_percent\": {}, \"min\": {}, \"max\": {}, \
+                     \"samples\": {}",
+                    s.p50, s.mode, s.share, s.min, s.max, s.count
+                )),
+                Err(why) => fields.push(format!("\"not_measured\": {}", quoted(why))),
+            }
+            if let Some(factor) = self.ahead(line) {
+                fields.push(format!("\"kvm_ratio\": {factor:.2}"));
+            }
+            if let (Some(met), Some(bar)) = (self.meets(line), line.work.bar()) {
+                fields.push(format!("\"bar\": {bar}, \"bar_met\": {met}"));
+            }
+            let events = line.events.shown();
+            let events: Vec<_> = events
+                .map(|(name, count)| format!("{}: {count}", quoted(name)))
+                .collect();
+            fields.push(format!("\"events\": {{ {} }}", events.join(", ")));
+            format!("    {{ {} }}", fields.join(", "))
+        });
+        let parts = self.parts.iter().map(|(work, system, parts)| {
+            let parts = parts.iter();
+            let parts = parts.map(|(name, ticks)| format!("{}: {ticks}", quoted(name)));
+            format!(
+                "    {{ \"work\": {}, \"system\": {}, \"parts\": {{ {} }} }}",
+                quoted(work.name()),
+                quoted(system.name()),
+                parts.collect::<Vec<_>>().join(", ")
+            )
+        });
+        format!(
+            "{{\n  \"unit\": \"ticks of the time-stamp counter\",\n  \"conditions\": {{ {} }},\n  \
+             \"figures\": [\n{}\n  ],\n  \"parts\": [\n{}\n  ]\n}}\n",
+            conditions.collect::<Vec<_>>().join(", "),
+            lines.collect::<Vec<_>>().join(",\n"),
+            parts.collect::<Vec<_>>().join(",\n"),
+        )
+    }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => out.extend(['\\', letter]),
+            control if control.is_control() => out.push(' '),
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}
