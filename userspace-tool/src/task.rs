@@ -116,6 +116,11 @@ pub struct Task {
     pub(crate) plain_device: Option<u64>,
     /// Set when the task has ended.
     pub(crate) end: Option<End>,
+    /// Bytes of memory that it may have, and whether its parts are placed at random.
+    memory_limit: u64,
+    aslr: bool,
+    /// Set when `execve` made this of another task, whose call must not be answered.
+    replaced: bool,
     trace: Option<Trace>,
 }
 
@@ -125,12 +130,22 @@ impl Task {
     /// The file descriptors of this process below the limit on open files are the task's from now
     /// on.
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
+        let fds = Fds::reserve().map_err(TaskError::Setup)?;
+        Self::build(device, program, options, fds)
+    }
+
+    /// Puts a program into a new micro-VM, with descriptors that exist.
+    fn build(
+        device: Device,
+        program: Program,
+        options: Options,
+        fds: Fds,
+    ) -> Result<Self, TaskError> {
         let entropy = match options.aslr {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
         let layout = Layout::new(device.gpa_bits(), stack_size(), entropy);
-        let fds = Fds::reserve().map_err(TaskError::Setup)?;
 
         let mut vm = device.create_vm(options.memory_limit)?;
         let guest = Guest::new(&device)?;
@@ -188,8 +203,35 @@ impl Task {
             program: absolute(program.path()),
             plain_device: None,
             end: None,
+            memory_limit: options.memory_limit,
+            aslr: options.aslr,
+            replaced: false,
             trace,
         })
+    }
+
+    /// Becomes another program, as `execve` has it: in a new micro-VM, with the same descriptors but
+    /// those that close on it. After an error everything is as it was.
+    pub(crate) fn replace(
+        &mut self,
+        program: Program,
+        environment: Vec<Vec<u8>>,
+    ) -> Result<(), TaskError> {
+        let options = Options {
+            environment,
+            memory_limit: self.memory_limit,
+            aslr: self.aslr,
+            trace: None,
+            pipe_ignored: self.signals.ignores(libc::SIGPIPE),
+        };
+        let mut new = Self::build(Device::open()?, program, options, self.fds)?;
+        new.fds.close_on_exec();
+        new.signals = self.signals.after_exec();
+        new.process = self.process.after_exec();
+        new.trace = self.trace.take();
+        new.replaced = true;
+        *self = new;
+        Ok(())
     }
 
     /// Runs the task to its end.
@@ -230,6 +272,9 @@ impl Task {
         if let Some(trace) = &mut self.trace {
             let result = self.end.is_none().then_some(result);
             trace.print(&text, number, result);
+        }
+        if std::mem::take(&mut self.replaced) {
+            return;
         }
         let regs = self.vcpu.regs_mut();
         regs.rax = result.unwrap_or_else(Errno::to_rax);

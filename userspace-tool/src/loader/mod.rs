@@ -143,6 +143,25 @@ pub struct Loaded {
 }
 
 impl Program {
+    /// Finds the program that `execve` names: at `path`, with all its `arguments`.
+    pub fn at(path: &Path, arguments: &[Vec<u8>]) -> Result<Self, LoadError> {
+        // Without a slash a path is relative, and not to be looked for.
+        let named = match path.as_os_str().as_bytes().contains(&b'/') {
+            true => path.to_path_buf(),
+            false => Path::new(".").join(path),
+        };
+        let rest = arguments.get(1..).unwrap_or(&[]);
+        let mut program = Self::find(named.as_os_str(), rest)?;
+        // A script's own name is not passed on.
+        if program.arguments.len() == rest.len() + 1 {
+            if let Some(name) = arguments.first() {
+                program.arguments[0].clone_from(name);
+            }
+        }
+        program.name = path.to_path_buf();
+        Ok(program)
+    }
+
     /// Finds `name` as `execvp` does, with `arguments` after it.
     pub fn find(name: &OsStr, arguments: &[Vec<u8>]) -> Result<Self, LoadError> {
         let limit = Layout::MAX_LIMIT;

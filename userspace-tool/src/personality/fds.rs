@@ -92,6 +92,24 @@ impl Fds {
         }
     }
 
+    /// Closes those of the guest's that are to close when it becomes another program.
+    pub fn close_on_exec(&self) {
+        // The list is read to its end first: reading it needs a descriptor, too.
+        let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
+            Ok(entries) => entries
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+                .collect(),
+            Err(_) => (0..self.limit).collect(),
+        };
+        for fd in open.into_iter().filter(|fd| (0..self.limit).contains(fd)) {
+            let flags = pass!(FCNTL, fd, libc::F_GETFD, 0);
+            if flags.is_ok_and(|flags| flags & libc::FD_CLOEXEC as u64 != 0) {
+                // It was open a moment ago, and nobody else closes it.
+                let _ = pass!(CLOSE, fd);
+            }
+        }
+    }
+
     /// Gives the guest a new descriptor, if it is one that it may have.
     pub fn accept(&self, fd: u64) -> SysResult {
         if self.guest(fd).is_ok() {

@@ -5,6 +5,7 @@
 //! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
+mod exec;
 mod fds;
 mod files;
 mod io;

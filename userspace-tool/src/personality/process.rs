@@ -18,6 +18,16 @@ pub struct Process {
     clear_tid: u64,
 }
 
+impl Process {
+    /// That of the program that takes this one's place: limits stay.
+    pub fn after_exec(&self) -> Self {
+        Self {
+            limits: self.limits,
+            clear_tid: 0,
+        }
+    }
+}
+
 pub(super) fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
     task.end = Some(End::Exit(status as u8));
     Ok(0)

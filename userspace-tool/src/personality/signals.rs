@@ -54,6 +54,24 @@ impl Signals {
         Self { actions, stack }
     }
 
+    /// Whether the task ignores a signal.
+    pub fn ignores(&self, number: i32) -> bool {
+        self.handler(number) == IGNORE
+    }
+
+    /// Those of the program that takes this one's place: handlers go, what is ignored stays.
+    pub fn after_exec(&self) -> Self {
+        let mut after = self.clone();
+        for action in after.actions.iter_mut().skip(1) {
+            if word(action, 0) != IGNORE {
+                *action = [0; 32];
+            }
+        }
+        after.stack = [0; 24];
+        after.stack[8] = libc::SS_DISABLE as u8;
+        after
+    }
+
     /// The handler of a signal.
     fn handler(&self, number: i32) -> u64 {
         let action = usize::try_from(number)

@@ -3,7 +3,7 @@
 //! Every system call of x86-64 Linux, and what becomes of it. Dispatch and trace both come from here.
 
 use super::Fate::{self, Refused, Served, Unserved};
-use super::{fds, files, io, memory, process, signals, time, wait, Syscall};
+use super::{exec, fds, files, io, memory, process, signals, time, wait, Syscall};
 use crate::errno::Errno;
 
 /// Why what would change files is refused.
@@ -122,7 +122,7 @@ table! {
     56 clone "xxxxx" => Unserved;
     57 fork "" => Unserved;
     58 vfork "" => Unserved;
-    59 execve "sxx" => Unserved;
+    59 execve "sxx" => Served(exec::execve);
     60 exit "d" => Served(process::exit);
     61 wait4 "dxxx" => Refused(Errno::ECHILD, CHILDREN);
     62 kill "dd" => Served(signals::kill);

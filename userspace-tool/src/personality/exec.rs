@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `execve`: the task becomes another program, in a micro-VM as new as its first.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::paths::{self, Special};
+use super::Args;
+use crate::errno::{Errno, SysResult};
+use crate::loader::{LoadError, Program};
+use crate::task::{Task, TaskError};
+
+/// The most bytes of arguments and environment, as Linux has it for a stack of 8 MiB.
+const STRINGS_MAX: usize = 2 << 20;
+
+/// The longest argument.
+const STRING_MAX: usize = 128 << 10;
+
+/// The strings of an array of pointers that ends with a null pointer; a null array is empty.
+fn strings(task: &Task, array: u64, room: &mut usize) -> SysResult<Vec<Vec<u8>>> {
+    let mut strings = Vec::new();
+    let mut at = array;
+    while at != 0 {
+        let pointer = u64::from_le_bytes(task.memory.read(at)?);
+        if pointer == 0 {
+            break;
+        }
+        let text = task.memory.text(pointer, STRING_MAX, Errno::E2BIG)?;
+        // Each takes its bytes, its NUL and a pointer on the new stack.
+        let size = text.as_bytes().len() + 1 + 8;
+        *room = room.checked_sub(size).ok_or(Errno::E2BIG)?;
+        strings.push(text.into_bytes());
+        at = at.checked_add(8).ok_or(Errno::EFAULT)?;
+    }
+    Ok(strings)
+}
+
+/// What `execve` says of a program that cannot be loaded.
+fn errno(error: &LoadError) -> Errno {
+    match error {
+        LoadError::NotFound(_) | LoadError::NoInterpreter { .. } => Errno::ENOENT,
+        LoadError::Permission(_) | LoadError::NotFile { .. } => Errno::EACCES,
+        LoadError::ScriptLoop(_) => Errno::ELOOP,
+        LoadError::Elf { .. } | LoadError::Script(_) => Errno::ENOEXEC,
+        LoadError::Stack(_) => Errno::E2BIG,
+        LoadError::Load { error, .. } => *error,
+        LoadError::Open { .. } => Errno::EIO,
+        LoadError::NoRoom(_) | LoadError::Vm(_) => Errno::ENOMEM,
+    }
+}
+
+pub(super) fn execve(task: &mut Task, [path, arguments, environment, ..]: Args) -> SysResult {
+    let path = task.memory.path(path)?;
+    let mut room = STRINGS_MAX;
+    let arguments = strings(task, arguments, &mut room)?;
+    let environment = strings(task, environment, &mut room)?;
+    let path = match paths::special(&path, std::process::id()) {
+        // The broker's own program is not the task's.
+        Some(Special::Program) => task.program.clone(),
+        Some(Special::Fd(_)) => return Err(Errno::EACCES),
+        None if path.is_empty() => return Err(Errno::ENOENT),
+        None => path,
+    };
+    let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+    let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
+    match task.replace(program, environment) {
+        Ok(()) => Ok(0),
+        Err(TaskError::Load(error)) => Err(errno(&error)),
+        Err(TaskError::Setup(error)) => Err(error),
+        Err(TaskError::Module(_) | TaskError::Ring0 { .. }) => Err(Errno::ENOMEM),
+    }
+}
