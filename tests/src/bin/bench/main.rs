@@ -81,7 +81,10 @@ fn machine<M: Machine>(
     let mut machine = M::create(system, &mut laps);
     machine.run();
     for (work, figure) in [
-        (Work::UserExit, machine::user_exit(&mut machine, EXITS, nothing)),
+        (
+            Work::UserExit,
+            machine::user_exit(&mut machine, EXITS, nothing),
+        ),
         (Work::KernelExit, machine::kernel_exit(&mut machine, EXITS)),
         (Work::TouchAnonymous, machine::touch_anonymous(&mut machine)),
         (Work::TouchFile, machine::touch_file(&mut machine, file)),
@@ -96,7 +99,11 @@ fn programs(report: &mut Report, name: System, prefix: &[&str]) {
     match native::task(prefix) {
         Ok(lines) => {
             for (call, summary) in lines {
-                let work = if call == "read" { Work::Read } else { Work::Getppid };
+                let work = if call == "read" {
+                    Work::Read
+                } else {
+                    Work::Getppid
+                };
                 report.add(work, name, summary, Events::default());
             }
         }
@@ -123,7 +130,10 @@ fn measure(report: &mut Report) -> Result<(), String> {
     let file = cached_file();
     let uvisor = uv::System::new().map_err(|e| e.to_string())?;
 
-    report.condition("unit", "ticks of the time-stamp counter (in Bochs: instructions)");
+    report.condition(
+        "unit",
+        "ticks of the time-stamp counter (in Bochs: instructions)",
+    );
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     report.condition("kernel", release.trim());
     report.condition("processor", field("/proc/cpuinfo", "model name"));
