@@ -48,7 +48,7 @@ pub const INFO: u32 = IOCTL_TYPE << 8;
 /// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page.
-pub const VM_CREATE: u32 = IOCTL_TYPE << 8 | 0x01;
+pub const VM_CREATE: u32 = (IOCTL_TYPE << 8) | 0x01;
 
 /// VM: maps a region described by a [`Map`].
 ///
@@ -57,28 +57,28 @@ pub const VM_CREATE: u32 = IOCTL_TYPE << 8 | 0x01;
 /// execute a file on a `noexec` mount; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
 /// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
-pub const MAP: u32 = IOCTL_TYPE << 8 | 0x10;
+pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
 /// When the call returns, no vCPU and no mapping of the VM's file can reach the range. Errors:
 /// `EINVAL`, `ENOMEM`, `ENOSPC` (a split would exceed the limit of regions).
-pub const UNMAP: u32 = IOCTL_TYPE << 8 | 0x11;
+pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
 /// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM` if a part of
 /// the range is not mapped, as `mprotect(2)`; `EINVAL`; `ENOSPC`.
-pub const PROTECT: u32 = IOCTL_TYPE << 8 | 0x12;
+pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
 /// VM: fills a [`Stats`].
-pub const STATS: u32 = IOCTL_TYPE << 8 | 0x13;
+pub const STATS: u32 = (IOCTL_TYPE << 8) | 0x13;
 /// VM: sets the limits in a [`Limits`].
 ///
 /// A limit below what is in use is accepted; the next allocation then fails.
-pub const LIMITS: u32 = IOCTL_TYPE << 8 | 0x14;
+pub const LIMITS: u32 = (IOCTL_TYPE << 8) | 0x14;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
 /// range, or an entry point that is not canonical; `EMFILE`, `ENFILE`, `ENOMEM`.
-pub const VCPU_CREATE: u32 = IOCTL_TYPE << 8 | 0x20;
+pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 
 /// vCPU: runs the guest until an exit; takes no structure (the argument must be 0).
 ///
@@ -93,9 +93,9 @@ pub const VCPU_CREATE: u32 = IOCTL_TYPE << 8 | 0x20;
 /// [`ExitReason::EntryFailed`]); `ENODEV` if the CPU refused VMXON. With the errors but `EINTR` and
 /// `EIO` the exit's reason is [`ExitReason::None`]. Memory that could not be had is an exit, not an
 /// error.
-pub const RUN: u32 = IOCTL_TYPE << 8 | 0x30;
+pub const RUN: u32 = (IOCTL_TYPE << 8) | 0x30;
 /// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
-pub const KICK: u32 = IOCTL_TYPE << 8 | 0x31;
+pub const KICK: u32 = (IOCTL_TYPE << 8) | 0x31;
 
 bitflags! {
     /// What the CPU and the module offer; see [`Info::features`].
