@@ -65,7 +65,7 @@ pub fn install_tables(vm: &Vm) {
     set(1, 0, table(3) | USER);
     set(2, 510, table(4));
     for (page, user) in [(3, USER), (4, 0)] {
-        let entries = (0..512u64).map(|entry| entry << 21 | ENTRY | LARGE | user);
+        let entries = (0..512u64).map(|entry| (entry << 21) | ENTRY | LARGE | user);
         let bytes: Vec<u8> = entries.flat_map(u64::to_le_bytes).collect();
         vm.write_at(TABLES + page * PAGE_SIZE, &bytes)
             .expect("large pages");

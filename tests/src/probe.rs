@@ -59,6 +59,7 @@ fn prepare() {
 }
 
 /// Reads a byte; the error is the signal.
+#[allow(clippy::not_unsafe_ptr_arg_deref)] // Any address will do: that is what it is for.
 pub fn load(at: *const u8) -> Result<u8, i32> {
     prepare();
     // SAFETY: If the address is not readable, the handler makes it an error.
@@ -69,6 +70,7 @@ pub fn load(at: *const u8) -> Result<u8, i32> {
 }
 
 /// Writes a byte; the error is the signal. The caller owns what is there, if anything.
+#[allow(clippy::not_unsafe_ptr_arg_deref)] // Any address will do: that is what it is for.
 pub fn store(at: *mut u8, value: u8) -> Result<(), i32> {
     prepare();
     // SAFETY: If the address is not writable, the handler makes it an error.

@@ -93,9 +93,9 @@ cases! {
     set_vmxe ["mov %cr4, %rax", "bts $13, %rax", "mov %rax, %cr4"] GP, Exit(28);
     mov_from_cr8 ["mov %cr8, %rax"] GP, Exit(28);
     mov_to_cr8 ["xor %eax, %eax", "mov %rax, %cr8"] GP, Exit(28);
-    mov_from_dr7 ["mov %dr7, %rax"] GP, Exit(29);
-    mov_to_dr7 ["mov $0x401, %eax", "mov %rax, %dr7"] GP, Exit(29);
-    mov_to_dr0 ["mov %rax, %dr0"] GP, Exit(29);
+    mov_from_dr7 ["mov %dr7, %rax"] ExitOrGp(29), Exit(29);
+    mov_to_dr7 ["mov $0x401, %eax", "mov %rax, %dr7"] ExitOrGp(29), Exit(29);
+    mov_to_dr0 ["mov %rax, %dr0"] ExitOrGp(29), Exit(29);
     clts_ ["clts"] GP, Continue;
     lmsw_ ["xor %eax, %eax", "bts $3, %eax", "lmsw %ax"] GP, Exit(28);
     rdmsr_lstar ["mov $0xc0000082, %ecx", "rdmsr"] GP, Exit(31);
@@ -168,7 +168,7 @@ cases! {
         Exception(13, 0x30), Exception(13, 0x30);
     iretq_kernel ["pushq $0x18", "push %rsp", "pushq $2", "pushq $0x10", "pushq $0x400000", "iretq"]
         Vector(13), Exception(13, 0x10);
-    far_jump ["push $0x33", "push $0x400000", "rex.w ljmp *(%rsp)"] Vector(13), Vector(13);
+    far_jump ["push $0x33", "push $0x400000", "ljmpq *(%rsp)"] Vector(13), Vector(13);
     far_return ["push $0x33", "push $0x400000", "lretq"] Exception(13, 0x30), Exception(13, 0x30);
     load_ds ["mov $0x2b, %eax", "mov %eax, %ds"] Exception(13, 0x28), Exception(13, 0x28);
     load_fs ["mov $0x2b, %eax", "mov %eax, %fs"] Exception(13, 0x28), Exception(13, 0x28);
@@ -179,14 +179,15 @@ cases! {
     load_null_ss ["xor %eax, %eax", "mov %eax, %ss"] GP, Continue;
     stac_ ["stac"] UD, Continue;
     rdtsc_ ["rdtsc"] Continue, Continue;
-    rdtscp_ ["rdtscp"] Continue, Continue;
-    rdpid_ ["rdpid %rax"] Continue, Continue;
+    rdtscp_ ["mov $0x80000001, %eax", "cpuid", "bt $27, %edx", "jnc 1f", "rdtscp", "1:"] Continue, Continue;
+    no_rdtscp ["mov $0x80000001, %eax", "cpuid", "bt $27, %edx", "jc 1f", "rdtscp", "1: ud2"] UD, UD;
+    rdpid_ ["mov $7, %eax", "xor %ecx, %ecx", "cpuid", "bt $22, %ecx", "jnc 1f", "rdpid %rax", "1:"] Continue, Continue;
     pause_ ["pause"] Continue, Continue;
     cpuid_ ["xor %eax, %eax", "cpuid"] Continue, Continue;
     popf_iopl ["pushfq", "orq $0x3000, (%rsp)", "popfq"] Continue, Continue;
     popf_no_if ["pushfq", "andq $~0x200, (%rsp)", "popfq"] Continue, Continue;
     nested_task ["pushfq", "orq $0x4000, (%rsp)", "popfq", "iretq"] GP, GP;
-    stack_fault ["mov $1, %eax", "shl $47, %rax", "mov %rax, %rsp", "push %rax"] Exception(12, 0), Exception(12, 0);
+    stack_fault ["mov $1, %eax", "shl $48, %rax", "mov %rax, %rsp", "push %rax"] Exception(12, 0), Exception(12, 0);
     not_canonical ["mov $1, %eax", "shl $47, %rax", "mov (%rax), %al"] GP, GP;
     jump_not_canonical ["mov $1, %eax", "shl $47, %rax", "jmp *%rax"] GP, GP;
     misaligned_sse ["mov $0x500001, %eax", "movaps (%rax), %xmm0"] GP, GP;
@@ -235,14 +236,28 @@ fn run(case: &Case, ring: u64, wanted: Wanted) -> Outcome {
     let what = format!("ring {ring}: {} ({})", case.name, case.text);
     let exit = guest.vcpu.run().map_err(|e| format!("{what}: {e}"))?;
     let regs = *guest.vcpu.regs();
-    check(&format!("{what}: {exit:x?}, wanted {wanted:x?}, at +{:#x}", regs.rip.wrapping_sub(base)), matches(exit, wanted))?;
+    check(
+        &format!(
+            "{what}: {exit:x?}, wanted {wanted:x?}, at +{:#x}",
+            regs.rip.wrapping_sub(base)
+        ),
+        matches(exit, wanted),
+    )?;
     equal(&format!("{what}: r15"), regs.r15, 0x1505_1505_1505_1505)?;
     equal(&format!("{what}: ring"), regs.cpl, ring)?;
     equal(&format!("{what}: IF"), regs.rflags & 0x200, 0x200)?;
-    equal(&format!("{what}: IOPL, NT as documented"), regs.rflags & 0x7000 & !0x7000, 0)?;
+    equal(
+        &format!("{what}: IOPL, NT as documented"),
+        regs.rflags & 0x7000 & !0x7000,
+        0,
+    )?;
     let at = regs.rip.wrapping_sub(base);
     if matches!(wanted, Continue) {
-        equal(&format!("{what}: rip"), &code[at as usize..], &[0x0f, 0x01, 0xc1, 0xf4][..])?;
+        equal(
+            &format!("{what}: rip"),
+            &code[at as usize..],
+            &[0x0f, 0x01, 0xc1, 0xf4][..],
+        )?;
     }
     // The same vCPU, in the other ring and back.
     for ring in [3 - ring, ring] {
@@ -285,7 +300,10 @@ fn page_faults() -> Outcome {
         // Without NX and SMEP in its own tables, a CPU may leave out that it was a fetch.
         let ok = matches!(exit, Exit::Exception { vector: 14, error_code, address: a }
             if a == address && (error_code == error || (error & fetch != 0 && error_code | fetch == error)));
-        check(&format!("ring {ring}, {address:#x}: {exit:x?}, wanted code {error:#x}"), ok)?;
+        check(
+            &format!("ring {ring}, {address:#x}: {exit:x?}, wanted code {error:#x}"),
+            ok,
+        )?;
     }
     Ok(())
 }
@@ -294,16 +312,29 @@ fn page_faults() -> Outcome {
 fn leaks() -> Outcome {
     let mut guest = Kernel::new(cr2_probe(), 0);
     // A page fault of the host's puts an address of this process into CR2 before.
-    let page = uvisor_tests::raw::mmap(None, 0x1000, 3, libc::MAP_PRIVATE, 0).map_err(|e| e.to_string())?;
+    let page = uvisor_tests::raw::mmap(None, 0x1000, 3, libc::MAP_PRIVATE, 0)
+        .map_err(|e| e.to_string())?;
     uvisor_tests::probe::store(page, 1).map_err(|e| format!("signal {e}"))?;
-    equal("exit", guest.vcpu.run().map_err(|e| e.to_string())?, Exit::Hypercall { ring: 0 })?;
+    equal(
+        "exit",
+        guest.vcpu.run().map_err(|e| e.to_string())?,
+        Exit::Hypercall { ring: 0 },
+    )?;
     equal("CR2", guest.vcpu.regs().rax, 0)?;
     let mut guest = Kernel::new(crs(), 0);
-    equal("exit", guest.vcpu.run().map_err(|e| e.to_string())?, Exit::Hypercall { ring: 0 })?;
+    equal(
+        "exit",
+        guest.vcpu.run().map_err(|e| e.to_string())?,
+        Exit::Hypercall { ring: 0 },
+    )?;
     let regs = guest.vcpu.regs();
     equal("CR0: PE, WP, PG", regs.rax & 0x8001_0001, 0x8001_0001)?;
     equal("CR0: TS, EM", regs.rax & 0xc, 0)?;
-    equal("CR4: VMXE, PCIDE, LA57, PKE", regs.rbx & (1 << 13 | 1 << 17 | 1 << 12 | 1 << 22), 0)?;
+    equal(
+        "CR4: VMXE, PCIDE, LA57, PKE",
+        regs.rbx & (1 << 13 | 1 << 17 | 1 << 12 | 1 << 22),
+        0,
+    )?;
     equal("SMSW is CR0", regs.rcx & 0xffff, regs.rax & 0xffff)
 }
 
@@ -317,9 +348,15 @@ fn no_interrupts() -> Outcome {
         let exit = guest.vcpu.run().map_err(|e| e.to_string())?;
         equal("ended by the signal", exit, Exit::Interrupted)?;
         let mut count = [0; 8];
-        guest.vm.read_at(uvisor_tests::DATA, &mut count).map_err(|e| e.to_string())?;
+        guest
+            .vm
+            .read_at(uvisor_tests::DATA, &mut count)
+            .map_err(|e| e.to_string())?;
         let count = u64::from_le_bytes(count);
-        check(&format!("round {round}: {count} after {last}"), count > last)?;
+        check(
+            &format!("round {round}: {count} after {last}"),
+            count > last,
+        )?;
         last = count;
     }
     equal("ring", guest.vcpu.regs().cpl, 0)?;
@@ -338,9 +375,17 @@ fn swapgs() -> Outcome {
     let mut guest = Kernel::new(star(), 0);
     guest.vcpu.regs_mut().gs_base = 0x1111_0000;
     guest.vcpu.regs_mut().kernel_gs_base = 0xffff_ffff_2222_0000;
-    equal("exit", guest.vcpu.run().map_err(|e| e.to_string())?, Exit::Hypercall { ring: 0 })?;
+    equal(
+        "exit",
+        guest.vcpu.run().map_err(|e| e.to_string())?,
+        Exit::Hypercall { ring: 0 },
+    )?;
     equal("gs_base", guest.vcpu.regs().gs_base, 0xffff_ffff_2222_0000)?;
-    equal("kernel_gs_base", guest.vcpu.regs().kernel_gs_base, 0x1111_0000)
+    equal(
+        "kernel_gs_base",
+        guest.vcpu.regs().kernel_gs_base,
+        0x1111_0000,
+    )
 }
 
 /// What CPUID says, in all leaves.
@@ -354,7 +399,10 @@ fn cpuid() -> Outcome {
         let r = *guest.vcpu.regs();
         guest.vcpu.regs_mut().rip = CODE;
         let all = [r.rax, r.rbx, r.rcx, r.rdx];
-        check(&format!("upper halves: {all:x?}"), all.iter().all(|v| v >> 32 == 0))?;
+        check(
+            &format!("upper halves: {all:x?}"),
+            all.iter().all(|v| v >> 32 == 0),
+        )?;
         Ok(all.map(|v| v as u32))
     };
     let host = |leaf, sub| {
@@ -364,49 +412,119 @@ fn cpuid() -> Outcome {
     };
     let max = ask(0, 0)?;
     equal("vendor", max[1..].to_vec(), host(0, 0)[1..].to_vec())?;
-    check(&format!("highest leaf {}", max[0]), max[0] >= 7 && max[0] <= host(0, 0)[0])?;
+    check(
+        &format!("highest leaf {}", max[0]),
+        max[0] >= 7 && max[0] <= host(0, 0)[0],
+    )?;
     let one = ask(1, 0)?;
-    equal("leaf 1: VMX, SMX, MONITOR, DS, PDCM, PCID, x2APIC, TSC deadline, hypervisor",
-        one[2] & (1 << 5 | 1 << 6 | 1 << 3 | 1 << 2 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 31), 0)?;
-    equal("leaf 1: APIC id and logical processors", one[1] & !0xff00, 0)?;
-    equal("leaf 1: APIC, MTRR, MCA, SYSENTER", one[3] & (1 << 9 | 1 << 12 | 1 << 14 | 1 << 11), 0)?;
-    equal("leaf 1: FPU, TSC, CX8, CMOV, SSE2", one[3] & 0x0600_8111, 0x0600_8111)?;
+    equal(
+        "leaf 1: VMX, SMX, MONITOR, DS, PDCM, PCID, x2APIC, TSC deadline, hypervisor",
+        one[2]
+            & (1 << 5 | 1 << 6 | 1 << 3 | 1 << 2 | 1 << 15 | 1 << 17 | 1 << 21 | 1 << 24 | 1 << 31),
+        0,
+    )?;
+    equal(
+        "leaf 1: APIC id and logical processors",
+        one[1] & !0xff00,
+        0,
+    )?;
+    equal(
+        "leaf 1: APIC, MTRR, MCA, SYSENTER",
+        one[3] & (1 << 9 | 1 << 12 | 1 << 14 | 1 << 11),
+        0,
+    )?;
+    equal(
+        "leaf 1: FPU, TSC, CX8, CMOV, SSE2",
+        one[3] & 0x0600_8111,
+        0x0600_8111,
+    )?;
     equal("leaf 1: OSXSAVE", one[2] >> 26 & 3, 3)?;
     let seven = ask(7, 0)?;
-    equal("leaf 7: SGX, SMEP, INVPCID, RTM, HLE, MPX, PT", seven[1] & (1 << 2 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 4 | 1 << 14 | 1 << 25), 0)?;
-    equal("leaf 7: PKU, OSPKE, WAITPKG, shadow stack, LA57", seven[2] & (1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 16), 0)?;
-    equal("leaf 7: IBT, PCONFIG, UINTR, AMX", seven[3] & (1 << 20 | 1 << 18 | 1 << 5 | 7 << 22), 0)?;
+    equal(
+        "leaf 7: SGX, SMEP, INVPCID, RTM, HLE, MPX, PT",
+        seven[1] & (1 << 2 | 1 << 7 | 1 << 10 | 1 << 11 | 1 << 4 | 1 << 14 | 1 << 25),
+        0,
+    )?;
+    equal(
+        "leaf 7: PKU, OSPKE, WAITPKG, shadow stack, LA57",
+        seven[2] & (1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 16),
+        0,
+    )?;
+    equal(
+        "leaf 7: IBT, PCONFIG, UINTR, AMX",
+        seven[3] & (1 << 20 | 1 << 18 | 1 << 5 | 7 << 22),
+        0,
+    )?;
     let device = uvisor::Device::open().map_err(|e| e.to_string())?;
     let xcr0 = device.info().map_err(|e| e.to_string())?.xcr0;
     let xsave = ask(0xd, 0)?;
-    equal("leaf 0xd: XCR0", u64::from(xsave[0]) | u64::from(xsave[3]) << 32, xcr0)?;
+    equal(
+        "leaf 0xd: XCR0",
+        u64::from(xsave[0]) | u64::from(xsave[3]) << 32,
+        xcr0,
+    )?;
     equal("leaf 0xd.1: XSAVES", ask(0xd, 1)?[0] >> 3 & 1, 0)?;
-    for leaf in [0xb, 0x1f, 0xa, 0x12, 0x14, 0x4000_0000, 0x4000_0001, 0x4000_0100, 0x8000_000a,
-        0x8000_001f, 0xc000_0000, u32::MAX] {
+    for leaf in [
+        0xb,
+        0x1f,
+        0xa,
+        0x12,
+        0x14,
+        0x4000_0000,
+        0x4000_0001,
+        0x4000_0100,
+        0x8000_000a,
+        0x8000_001f,
+        0xc000_0000,
+        u32::MAX,
+    ] {
         for sub in [0, 1, 2, u32::MAX] {
             let seen = ask(leaf, sub)?;
             // A leaf beyond the highest may repeat the highest, as on Intel's CPUs.
-            let ok = seen == [0; 4] || (leaf > max[0] && leaf < 0x4000_0000 && seen == ask(max[0], sub)?);
+            let ok = seen == [0; 4]
+                || (leaf > max[0] && leaf < 0x4000_0000 && seen == ask(max[0], sub)?);
             check(&format!("leaf {leaf:#x}.{sub:#x}: {seen:x?}"), ok)?;
         }
     }
     let extended = ask(0x8000_0000, 0)?;
-    equal("highest extended leaf", extended[0], 0x8000_0008.min(host(0x8000_0000, 0)[0]))?;
-    equal("SYSCALL, NX, long mode", ask(0x8000_0001, 0)?[3] & (1 << 11 | 1 << 20 | 1 << 29), 1 << 11 | 1 << 20 | 1 << 29)?;
+    equal(
+        "highest extended leaf",
+        extended[0],
+        0x8000_0008.min(host(0x8000_0000, 0)[0]),
+    )?;
+    equal(
+        "SYSCALL, NX, long mode",
+        ask(0x8000_0001, 0)?[3] & (1 << 11 | 1 << 20 | 1 << 29),
+        1 << 11 | 1 << 20 | 1 << 29,
+    )?;
     for (leaf, sub) in (0..0x30).flat_map(|leaf| (0..4).map(move |sub| (leaf, sub))) {
         let seen = ask(leaf, sub)?;
         let text = seen.map(u32::to_le_bytes).concat();
-        check(&format!("leaf {leaf:#x}.{sub}"), !text.windows(3).any(|w| w == b"KVM"))?;
+        check(
+            &format!("leaf {leaf:#x}.{sub}"),
+            !text.windows(3).any(|w| w == b"KVM"),
+        )?;
     }
     Ok(())
 }
 
 /// MSRs of the host that a guest might have changed.
 const MSRS: &[(&str, u64)] = &[
-    ("STAR", 0xc000_0081), ("LSTAR", 0xc000_0082), ("CSTAR", 0xc000_0083), ("FMASK", 0xc000_0084),
-    ("EFER", 0xc000_0080), ("PAT", 0x277), ("APIC_BASE", 0x1b), ("FEATURE_CONTROL", 0x3a),
-    ("SYSENTER_CS", 0x174), ("SYSENTER_EIP", 0x176), ("SYSENTER_ESP", 0x175), ("DEBUGCTL", 0x1d9),
-    ("MISC_ENABLE", 0x1a0), ("TSC_AUX", 0xc000_0103), ("GS_BASE", 0xc000_0101),
+    ("STAR", 0xc000_0081),
+    ("LSTAR", 0xc000_0082),
+    ("CSTAR", 0xc000_0083),
+    ("FMASK", 0xc000_0084),
+    ("EFER", 0xc000_0080),
+    ("PAT", 0x277),
+    ("APIC_BASE", 0x1b),
+    ("FEATURE_CONTROL", 0x3a),
+    ("SYSENTER_CS", 0x174),
+    ("SYSENTER_EIP", 0x176),
+    ("SYSENTER_ESP", 0x175),
+    ("DEBUGCTL", 0x1d9),
+    ("MISC_ENABLE", 0x1a0),
+    ("TSC_AUX", 0xc000_0103),
+    ("GS_BASE", 0xc000_0101),
 ];
 
 /// The MSRs of the first CPU, as many as can be read.
@@ -423,7 +541,11 @@ fn host_msrs() -> Result<Vec<(&'static str, u64)>, String> {
 /// The kernel's messages of level warning and worse so far.
 fn warnings() -> Result<Vec<String>, String> {
     let mut options = std::fs::OpenOptions::new();
-    let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").map_err(|e| e.to_string())?;
+    let mut log = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .map_err(|e| e.to_string())?;
     let mut lines = vec![];
     let mut record = [0; 8192];
     while let Ok(n) = log.read(&mut record) {
@@ -439,14 +561,24 @@ fn warnings() -> Result<Vec<String>, String> {
 fn main() {
     let mut tap = Tap::new();
     uvisor_tests::host::pin_to_cpu(0);
-    let loaded = std::process::Command::new("modprobe").arg("msr").status().is_ok_and(|s| s.success());
+    let loaded = std::process::Command::new("modprobe")
+        .arg("msr")
+        .status()
+        .is_ok_and(|s| s.success());
     let before = (host_msrs(), warnings());
     for case in CASES {
-        tap.test(&format!("{}: {}", case.name.trim_end_matches('_'), case.text), || {
-            let outcomes = [run(case, 3, case.ring3), run(case, 0, case.ring0)];
-            let errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
-            if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
-        });
+        tap.test(
+            &format!("{}: {}", case.name.trim_end_matches('_'), case.text),
+            || {
+                let outcomes = [run(case, 3, case.ring3), run(case, 0, case.ring0)];
+                let errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+                if errors.is_empty() {
+                    Ok(())
+                } else {
+                    Err(errors.join("\n"))
+                }
+            },
+        );
     }
     tap.test("page faults tell their address and code", page_faults);
     tap.test("ring 0 reads nothing of the host", leaks);
@@ -462,6 +594,8 @@ fn main() {
     } else {
         tap.skip("the host's MSRs are as before", "there is no msr module");
     }
-    tap.test("the kernel did not complain", || equal("warnings", warnings()?, before.1.clone()?));
+    tap.test("the kernel did not complain", || {
+        equal("warnings", warnings()?, before.1.clone()?)
+    });
     tap.finish();
 }
