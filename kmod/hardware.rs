@@ -122,7 +122,7 @@ impl Hardware {
             }
         };
         let mitigations = mitigations::choose().inspect_err(|_| {
-            pr_err!("the CPU has the L1TF bug and no L1D_FLUSH to contain it; update its microcode, or accept the risk with l1tf=off or mitigations=off\n");
+            pr_err!("the CPU has the L1TF bug and no L1D_FLUSH to contain it; update its microcode, or accept the risk of all such bugs with mitigations=off\n");
         })?;
 
         let mut cpus = KVec::new();

@@ -223,6 +223,9 @@ static int uvisor_inode_check(struct file *file, struct inode *inode)
 		return 0;
 	if (!inode->i_mapping->a_ops->read_folio)
 		return -ENODEV;
+	/* sysfs and its like have a page cache that their content is not in. */
+	if (inode->i_mapping->a_ops == &ram_aops && inode->i_sb->s_magic != RAMFS_MAGIC)
+		return -ENODEV;
 	/*
 	 * A layer's page is read without the layer's own open file, which only
 	 * file systems on a block device are known not to need.

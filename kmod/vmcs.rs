@@ -33,6 +33,8 @@ use crate::{
 const HOST_CS: u64 = 0x10;
 const HOST_SS: u64 = 0x18;
 
+/// RFLAGS.IF.
+const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF, and the pending debug exception of a single step.
 const RFLAGS_TF: u64 = 1 << 8;
 const PENDING_BS: u64 = 1 << 14;
@@ -382,25 +384,31 @@ impl<'w> Vmcs<'w> {
 
     /// Reads the registers that the VMCS holds back into `regs`.
     pub(crate) fn get_regs(&mut self, regs: &mut VmcsRegs) {
+        let rflags = self.read(guest::RFLAGS);
         regs.rip = self.read(guest::RIP);
         regs.rsp = self.read(guest::RSP);
-        regs.rflags = self.read(guest::RFLAGS);
+        // Ring 0 can clear IF, and no one is to see it: the next RUN sets it again.
+        regs.rflags = rflags | RFLAGS_IF;
         regs.fs_base = self.read(guest::FS_BASE);
         regs.gs_base = self.read(guest::GS_BASE);
-        regs.cpl = self.ring();
         self.cache.rip = regs.rip;
         self.cache.rsp = regs.rsp;
-        self.cache.rflags = regs.rflags;
+        self.cache.rflags = rflags;
         self.cache.fs_base = regs.fs_base;
         self.cache.gs_base = regs.gs_base;
-        // Ring 0 can return to 32-bit code in ring 3 by SYSRET: what is not 64-bit code is written anew
-        // when user space runs the vCPU again.
-        let rights = if regs.cpl == 0 {
-            segments::KERNEL_CODE_RIGHTS
+        // Ring 0 can return to 32-bit code in ring 3 by SYSRET, and load a null SS: segments that are
+        // not ours are written anew when user space runs the vCPU again.
+        let (code, data) = (
+            self.read(guest::CS_ACCESS_RIGHTS),
+            self.read(guest::SS_ACCESS_RIGHTS),
+        );
+        regs.cpl = data >> 5 & 3;
+        let ours = if regs.cpl == 0 {
+            (segments::KERNEL_CODE_RIGHTS, segments::KERNEL_DATA_RIGHTS)
         } else {
-            segments::USER_CODE_RIGHTS
+            (segments::USER_CODE_RIGHTS, segments::USER_DATA_RIGHTS)
         };
-        self.cache.cpl = if self.read(guest::CS_ACCESS_RIGHTS) == rights.into() {
+        self.cache.cpl = if (code, data) == (ours.0.into(), ours.1.into()) {
             regs.cpl
         } else {
             u64::MAX

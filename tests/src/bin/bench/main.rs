@@ -138,6 +138,7 @@ fn measure(report: &mut Report) -> Result<(), String> {
     report.condition("kernel", release.trim());
     report.condition("processor", field("/proc/cpuinfo", "model name"));
     report.condition("mitigations of uvisor", uvisor.mitigations());
+    report.condition("pages", "4 KiB everywhere: no transparent huge pages");
 
     let memory = [(Work::TouchAnonymous, None), (Work::TouchFile, Some(&file))];
     for (work, file) in memory {

@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use crate::machine::Parts;
 use crate::measure::Summary;
 
 /// How often events happened, by name.
@@ -130,12 +131,15 @@ struct Line {
     events: Events,
 }
 
+/// What work is made of, with the ticks of each part.
+type Parts = Vec<(&'static str, u64)>;
+
 /// What was measured.
 #[derive(Default)]
 pub struct Report {
     conditions: Vec<(&'static str, String)>,
     lines: Vec<Line>,
-    parts: Vec<(Work, System, Vec<(&'static str, u64)>)>,
+    parts: Vec<(Work, System, Parts)>,
 }
 
 impl Report {
@@ -165,7 +169,7 @@ impl Report {
     }
 
     /// Adds the parts of a figure.
-    pub fn parts(&mut self, work: Work, system: System, parts: Vec<(&'static str, u64)>) {
+    pub fn parts(&mut self, work: Work, system: System, parts: Parts) {
         self.parts.push((work, system, parts));
     }
 
