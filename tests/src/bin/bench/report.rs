@@ -131,9 +131,6 @@ struct Line {
     events: Events,
 }
 
-/// What work is made of, with the ticks of each part.
-type Parts = Vec<(&'static str, u64)>;
-
 /// What was measured.
 #[derive(Default)]
 pub struct Report {
