@@ -307,6 +307,14 @@ class Run:
                 if self.clock.over():
                     verdict = TIMEOUT
                     break
+            if guest:
+                # The terminal is slower than the port that the status came by.
+                guest.settimeout(0.5)
+                try:
+                    while data := guest.recv(4096):
+                        write_all(1, data)
+                except OSError:
+                    pass
         finally:
             if term:
                 termios.tcsetattr(0, termios.TCSADRAIN, term)
