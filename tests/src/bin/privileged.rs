@@ -27,6 +27,8 @@ enum Wanted {
     ExitOrUd(u64),
     /// The exit, or #GP(0), whichever the CPU checks first.
     ExitOrGp(u64),
+    /// Nothing, or #GP(0) where the CPU has user-mode instruction prevention.
+    ContinueOrGp,
     /// #UD or #GP(0).
     UdOrGp,
     /// A hypercall.
@@ -79,7 +81,7 @@ cases! {
     ltr_ ["mov $0x40, %eax", "ltr %ax"] GP, Exit(47);
     sldt_ ["sldt %eax"] ExitOrGp(47), Exit(47);
     str_ ["str %eax"] ExitOrGp(47), Exit(47);
-    smsw_ ["smsw %eax"] GP, Continue;
+    smsw_ ["smsw %eax"] ContinueOrGp, Continue;
     mov_from_cr0 ["mov %cr0, %rax"] GP, Continue;
     mov_to_cr0 ["xor %eax, %eax", "mov %rax, %cr0"] GP, Exit(28);
     clear_wp ["mov %cr0, %rax", "btr $16, %rax", "mov %rax, %cr0"] GP, Exit(28);
@@ -222,6 +224,7 @@ fn matches(exit: Exit, wanted: Wanted) -> bool {
         Exit(reason) => left(reason),
         ExitOrUd(reason) => left(reason) || exception(6, 0),
         ExitOrGp(reason) => left(reason) || exception(13, 0),
+        ContinueOrGp => matches!(exit, Exit::Hypercall { .. }) || exception(13, 0),
         UdOrGp => exception(6, 0) || exception(13, 0),
         Halt => exit == Exit::Halt,
     }
