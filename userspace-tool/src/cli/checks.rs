@@ -76,7 +76,8 @@ pub(crate) fn all() -> Vec<Check> {
     checks.extend(firmware(feature_control()));
     checks.push(ept(&cpuinfo));
     checks.push(fred(&cpuinfo));
-    checks.push(kernel_rust(config().as_deref()));
+    let loaded = Path::new("/sys/module/uvisor").exists() || device.is_ok();
+    checks.push(kernel_rust(loaded, config().as_deref()));
     checks.push(lockdown(
         fs::read_to_string("/sys/kernel/security/lockdown")
             .ok()
@@ -87,9 +88,7 @@ pub(crate) fn all() -> Vec<Check> {
         Path::new("/sys/module/kvm_intel").exists(),
         Path::new("/dev/kvm").exists(),
     ));
-    checks.push(module(
-        Path::new("/sys/module/uvisor").exists() || device.is_ok(),
-    ));
+    checks.push(module(loaded));
     checks.push(node(device.as_ref().err()));
     checks.extend(info.as_ref().map(speed));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
@@ -203,8 +202,11 @@ fn config() -> Option<String> {
     Some(text)
 }
 
-fn kernel_rust(config: Option<&str>) -> Check {
+fn kernel_rust(loaded: bool, config: Option<&str>) -> Check {
     let name = "kernel";
+    if loaded {
+        return Check::new(name, Level::Ok, "it has loaded the module");
+    }
     match config.map(|config| config.lines().any(|line| line == "CONFIG_RUST=y")) {
         Some(true) => Check::new(name, Level::Ok, "built with support for Rust"),
         Some(false) => Check::new(name, Level::Fail, "built without support for Rust")
@@ -363,7 +365,10 @@ mod tests {
         assert_eq!(ept(CPUINFO).level, Level::Ok);
         assert_eq!(fred(CPUINFO).level, Level::Ok);
         assert_eq!(firmware(Some(5)).unwrap().level, Level::Ok);
-        assert_eq!(kernel_rust(Some("A=y\nCONFIG_RUST=y\n")).level, Level::Ok);
+        assert_eq!(
+            kernel_rust(false, Some("A=y\nCONFIG_RUST=y\n")).level,
+            Level::Ok
+        );
         assert_eq!(lockdown(Some("[none] integrity"), None).level, Level::Ok);
         assert_eq!(node(None).level, Level::Ok);
         assert!(virtualised(CPUINFO));
@@ -377,7 +382,7 @@ mod tests {
             vtx(amd, false, true),
             firmware(Some(1)).unwrap(),
             fred("flags : fred\n"),
-            kernel_rust(Some("# CONFIG_RUST is not set\n")),
+            kernel_rust(false, Some("# CONFIG_RUST is not set\n")),
             module(false),
             node(Some(&Error::NoDevice)),
             node(Some(&Error::NoPermission)),

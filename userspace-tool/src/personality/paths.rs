@@ -260,6 +260,10 @@ const PROC_PUBLIC: [&[u8]; 16] = [
     b"vmstat",
 ];
 
+/// What of its own `/proc` directory a task may have from the host: what tells of the file systems,
+/// which are the same for the broker and the task.
+const PROC_OWN: [&[u8]; 3] = [b"mounts", b"mountinfo", b"mountstats"];
+
 /// Checks that what was opened is what was looked at, and not the broker's or the kernel's own.
 fn check_opened(task: &mut Task, fd: RawFd, before: &Status) -> SysResult<()> {
     let after = status_of(fd)?;
@@ -290,11 +294,14 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
         None if path == b"/proc" => Ok(()),
         None => Err(Errno::EACCES),
         Some(rest) => {
-            let name = rest.split(|&byte| byte == b'/').next().unwrap_or_default();
-            PROC_PUBLIC
-                .contains(&name)
-                .then_some(())
-                .ok_or(Errno::EACCES)
+            let mut parts = rest.split(|&byte| byte == b'/');
+            let first = parts.next().unwrap_or_default();
+            let own = first == std::process::id().to_string().as_bytes();
+            let public = match (own, parts.next(), parts.next()) {
+                (true, Some(name), None) => PROC_OWN.contains(&name),
+                _ => PROC_PUBLIC.contains(&first),
+            };
+            public.then_some(()).ok_or(Errno::EACCES)
         }
     }
 }
@@ -389,6 +396,8 @@ mod tests {
         let checked = |path: &CStr| check_proc(std::os::fd::AsRawFd::as_raw_fd(&open(path)));
         assert_eq!(checked(c"/proc/self/maps"), Err(Errno::EACCES));
         assert_eq!(checked(c"/proc/1/status"), Err(Errno::EACCES));
+        assert_eq!(checked(c"/proc/1/mountinfo"), Err(Errno::EACCES));
+        assert_eq!(checked(c"/proc/self/mountinfo"), Ok(()));
         assert_eq!(checked(c"/proc/cpuinfo"), Ok(()));
         assert_eq!(checked(c"/proc/sys/kernel/ostype"), Ok(()));
         assert_eq!(checked(c"/proc"), Ok(()));
