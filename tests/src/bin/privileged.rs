@@ -203,7 +203,10 @@ cases! {
     lock_bad [".byte 0xf0, 0x90"] UD, UD;
 }
 
-code! { resumed: "mov $0x1234567, %eax", "vmcall" }
+code! { resumed: "mov $0x123456789abc, %rax", "vmcall" }
+// Returns to ring 3 in 32-bit mode, where `dec %eax` is what is a REX prefix in 64-bit mode.
+code! { sysret32: "mov $0x400020, %ecx", "sysretl", ".org guest_sysret32_start + 0x20",
+"mov $7, %eax", ".byte 0x48", "nop", "vmcall" }
 code! { fault_read: "mov (%rdi), %al", "vmcall" }
 code! { fault_write: "mov %al, (%rdi)", "vmcall" }
 code! { fault_jump: "jmp *%rdi", "vmcall" }
@@ -276,7 +279,7 @@ fn again(guest: &mut Kernel, ring: u64) -> Outcome {
     enter(&mut guest.vcpu, ring);
     let exit = guest.vcpu.run().map_err(|e| e.to_string())?;
     equal("exit", exit, Exit::Hypercall { ring })?;
-    equal("rax", guest.vcpu.regs().rax, 0x123_4567)
+    equal("rax", guest.vcpu.regs().rax, 0x1234_5678_9abc)
 }
 
 /// A page fault's error code and address, by its page tables.
@@ -389,6 +392,16 @@ fn swapgs() -> Outcome {
         guest.vcpu.regs().kernel_gs_base,
         0x1111_0000,
     )
+}
+
+/// Ring 0 can return to 32-bit code; the next RUN in 64-bit mode does not suffer from it.
+fn compatibility_mode() -> Outcome {
+    let mut guest = Kernel::new(sysret32(), 0);
+    let exit = guest.vcpu.run().map_err(|e| e.to_string())?;
+    equal("exit", exit, Exit::Hypercall { ring: 3 })?;
+    equal("rax, decremented by 32-bit code", guest.vcpu.regs().rax, 6)?;
+    again(&mut guest, 3)?;
+    again(&mut guest, 0)
 }
 
 /// What CPUID says, in all leaves.
@@ -586,6 +599,7 @@ fn main() {
     tap.test("page faults tell their address and code", page_faults);
     tap.test("ring 0 reads nothing of the host", leaks);
     tap.test("SWAPGS exchanges the bases of the register file", swapgs);
+    tap.test("32-bit code and back", compatibility_mode);
     tap.test("CLI and an endless loop are bounded", no_interrupts);
     tap.test("CPUID tells what a task may see", cpuid);
     if loaded {
