@@ -266,9 +266,6 @@ impl<'w> Vmcs<'w> {
         self.write(guest::TR_LIMIT, segments::TR_LIMIT.into());
         self.write(guest::TR_ACCESS_RIGHTS, segments::TSS_RIGHTS.into());
         self.write(guest::CS_BASE, 0);
-        self.write(guest::CS_LIMIT, segments::FLAT_LIMIT.into());
-        self.write(guest::SS_BASE, 0);
-        self.write(guest::SS_LIMIT, segments::FLAT_LIMIT.into());
         self.write(guest::GDTR_BASE, 0);
         self.write(guest::GDTR_LIMIT, segments::TABLE_LIMIT.into());
         self.write(guest::IDTR_BASE, 0);
@@ -315,6 +312,10 @@ impl<'w> Vmcs<'w> {
         self.write(guest::CS_ACCESS_RIGHTS, code.into());
         self.write(guest::SS_SELECTOR, ss.into());
         self.write(guest::SS_ACCESS_RIGHTS, data.into());
+        // A null selector in ring 0, or 32-bit code in ring 3, leaves others.
+        self.write(guest::CS_LIMIT, segments::FLAT_LIMIT.into());
+        self.write(guest::SS_LIMIT, segments::FLAT_LIMIT.into());
+        self.write(guest::SS_BASE, 0);
         self.cache.cpl = cpl;
     }
 
