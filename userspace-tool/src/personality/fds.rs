@@ -84,6 +84,13 @@ impl Fds {
         }
     }
 
+    /// A descriptor of the guest's that a path such as `/dev/fd/N` names; `ENOENT` if it is not open.
+    pub fn open(&self, fd: RawFd) -> SysResult<RawFd> {
+        let fd = self.guest(fd as u64).map_err(|_| Errno::ENOENT)?;
+        pass!(FCNTL, fd, libc::F_GETFD, 0).map_err(|_| Errno::ENOENT)?;
+        Ok(fd)
+    }
+
     /// A directory that the guest named, which may be the current one.
     pub fn directory(&self, fd: u64) -> SysResult<RawFd> {
         match fd as u32 as RawFd {

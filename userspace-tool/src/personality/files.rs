@@ -67,7 +67,7 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
             flags,
         }),
         Some(Special::Fd(fd)) => Ok(Target {
-            directory: task.fds.guest(fd as u64).map_err(|_| Errno::ENOENT)?,
+            directory: task.fds.open(fd)?,
             path: CString::default(),
             flags: flags | libc::AT_EMPTY_PATH,
         }),
@@ -149,8 +149,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         Some(Special::Program) => task.program.as_bytes().to_vec(),
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
-            let fd = task.fds.guest(fd as u64).map_err(|_| Errno::ENOENT)?;
-            paths::path_of(fd)?
+            paths::path_of(task.fds.open(fd)?)?
         }
         _ => {
             let directory = directory_for(task, directory, &path)?;

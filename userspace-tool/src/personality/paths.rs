@@ -144,15 +144,12 @@ pub(super) fn open(task: &mut Task, directory: RawFd, path: &CStr, flags: i32) -
 
 /// Opens one of the guest's own descriptors once more.
 fn duplicate(task: &Task, fd: RawFd, flags: i32) -> SysResult {
-    let fd = task.fds.guest(fd as u64).map_err(|_| Errno::ENOENT)?;
+    let fd = task.fds.open(fd)?;
     let command = match flags & libc::O_CLOEXEC {
         0 => libc::F_DUPFD,
         _ => libc::F_DUPFD_CLOEXEC,
     };
-    let new = pass!(FCNTL, fd, command, 0).map_err(|errno| match errno {
-        Errno::EBADF => Errno::ENOENT,
-        other => other,
-    })?;
+    let new = pass!(FCNTL, fd, command, 0)?;
     task.fds.accept(new)
 }
 
