@@ -19,6 +19,12 @@ result() {
 		printf 'not ok %d - %s\n# %s\n' "$number" "$1" "${3-}"
 	fi
 }
+# same NAME SEEN WANTED [WHAT WAS SEEN]
+same() {
+	local status=0
+	[ "$2" = "$3" ] || status=1
+	result "$1" $status "${4:-$2}"
+}
 skip() { number=$((number + 1)); printf 'ok %d - %s # SKIP %s\n' "$number" "$1" "$2"; }
 complaints() { dmesg --level emerg,alert,crit,err,warn 2>/dev/null | wc -l; }
 # Waits until rmmod works; release of a file can lag behind the close by a moment.
@@ -35,8 +41,8 @@ start=$(complaints)
 
 unload
 result "rmmod works when all is closed" $? "$(cat /tmp/rmmod)"
-[ ! -e /dev/uvisor ] && [ ! -d /sys/module/uvisor ]
-result "nothing of it is left" $? "$(ls -d /dev/uvisor /sys/module/uvisor 2>/dev/null)"
+left=$(ls -d /dev/uvisor /sys/module/uvisor 2>/dev/null)
+same "nothing of it is left" "$left" ""
 
 seen=''
 for round in $(seq 20); do
@@ -44,8 +50,7 @@ for round in $(seq 20); do
 	[ $((round % 5)) -ne 0 ] || $smoke >/tmp/smoke || { seen="a guest, round $round: $(cat /tmp/smoke)"; break; }
 	unload || { seen="rmmod, round $round: $(cat /tmp/rmmod)"; break; }
 done
-[ -z "$seen" ]
-result "20 times loaded and unloaded, and guests run" $? "$seen"
+same "20 times loaded and unloaded, and guests run" "$seen" ""
 
 if modprobe kvm-intel 2>/tmp/kvm; then
 	insmod "$module" && $smoke >/tmp/smoke
@@ -68,8 +73,7 @@ insmod "$module"
 result "loaded once more, for the tests that follow" $? "$(dmesg | tail -n 1)"
 # That a module from outside the kernel's tree was loaded is said once, at the first one.
 end=$(complaints)
-[ "$end" -eq "$start" ]
-result "the kernel did not complain" $? "$(dmesg --level emerg,alert,crit,err,warn | tail -n $((end - start)))"
+same "the kernel did not complain" "$end" "$start" "$(dmesg --level emerg,alert,crit,err,warn | tail -n $((end - start)))"
 
 printf '1..%d\n' "$number"
 [ "$failed" -eq 0 ]
