@@ -35,7 +35,10 @@ use crate::{
     mitigations,
     sys::{
         cpu,
-        fpu::FpuConfig,
+        fpu::{
+            FpuArea,
+            FpuConfig, //
+        },
         frame::Frame,
         irq::{
             self,
@@ -232,7 +235,6 @@ pub(crate) struct Cpu {
 }
 
 /// What only the CPU itself touches.
-#[derive(Default)]
 pub(crate) struct Local {
     /// The micro-VM that ran here last, whose branch predictions may linger.
     pub(crate) last_vm: u64,
@@ -240,6 +242,8 @@ pub(crate) struct Local {
     pub(crate) last_foreign: Option<u64>,
     /// Registers that the kernel never changes after it brought the CPU up.
     pub(crate) constants: Option<crate::host::Constants>,
+    /// The host's extended state while a guest runs here.
+    pub(crate) fpu: FpuArea,
 }
 
 // SAFETY: `running` is atomic; `local` is reached through `Cpu::local` only, on the CPU itself with
@@ -257,7 +261,12 @@ impl Cpu {
         Ok(Self {
             vmxon,
             running: AtomicU64::new(0),
-            local: UnsafeCell::new(Local::default()),
+            local: UnsafeCell::new(Local {
+                last_vm: 0,
+                last_foreign: None,
+                constants: None,
+                fpu: FpuArea::new()?,
+            }),
         })
     }
 
@@ -275,9 +284,8 @@ impl Cpu {
 
     /// Says that a window of micro-VM `id` is open here: reads of flush generations come after.
     pub(crate) fn enter(&self, id: u64) {
-        self.running.store(id, Relaxed);
-        // Pairs with the barrier in `Hardware::leave_windows`.
-        fence(SeqCst);
+        // A full barrier, which pairs with the one in `Hardware::cpus_inside`.
+        self.running.swap(id, SeqCst);
     }
 
     /// Says that the window is closed.

@@ -6,10 +6,7 @@
 use uvisor_vmx::segments::STAR;
 
 use crate::{
-    hardware::{
-        Hardware,
-        Local, //
-    },
+    hardware::Hardware,
     sys::{
         cpu,
         ffi::Descriptor,
@@ -41,8 +38,10 @@ const DR7_AFTER_EXIT: u64 = 0x400;
 pub(crate) struct Constants {
     /// The fields of the VMCS that only a move to another CPU changes.
     fields: CpuFields,
-    /// The system-call MSRs as the kernel has them; `None` as long as KVM may have others there.
-    syscall: Option<SyscallMsrs>,
+    /// Of whose limit a VM exit keeps nothing.
+    gdt: Descriptor,
+    /// The system-call MSRs.
+    syscall: FoundSyscallMsrs,
 }
 
 /// Host-state fields of the VMCS that belong to a CPU.
@@ -57,7 +56,8 @@ pub(crate) struct CpuFields {
 
 impl Constants {
     /// Reads them.
-    fn read(irq: &IrqOff) -> Self {
+    #[cold]
+    pub(crate) fn read(irq: &IrqOff) -> Self {
         // SAFETY: Every CPU with long mode has these MSRs.
         let (sysenter_cs, sysenter_esp, sysenter_eip) = unsafe {
             (
@@ -66,34 +66,50 @@ impl Constants {
                 cpu::rdmsr(msr::SYSENTER_EIP),
             )
         };
+        let gdt = cpu::gdt();
         Self {
             fields: CpuFields {
                 tr_base: cpu::tss(irq),
-                gdt_base: cpu::gdt().base,
+                gdt_base: gdt.base,
                 idt_base: cpu::idt().base,
                 sysenter_cs,
                 sysenter_esp,
                 sysenter_eip,
             },
-            syscall: None,
+            gdt,
+            syscall: FoundSyscallMsrs::default(),
         }
     }
+}
 
-    /// The system-call MSRs as they are now.
+/// The system-call MSRs as windows found them.
+#[derive(Default)]
+struct FoundSyscallMsrs {
+    /// As the kernel has them; `None` as long as only KVM may have had them.
+    own: Option<SyscallMsrs>,
+    /// As the last borrowed window found them.
+    borrowed: SyscallMsrs,
+}
+
+impl FoundSyscallMsrs {
+    /// What they are now.
     ///
     /// KVM leaves those of its guest there until the CPU returns to user space, and remembers that it
     /// did: what was found must be put back, whatever it is. Without VMX on, KVM left nothing.
-    fn syscall(&mut self, owner: Owner) -> SyscallMsrs {
-        match (owner, self.syscall) {
-            (Owner::Borrow { .. }, _) => SyscallMsrs::read(),
-            (Owner::Own { .. }, Some(known)) => known,
-            (Owner::Own { .. }, None) => *self.syscall.insert(SyscallMsrs::read()),
+    #[inline(always)]
+    fn find(&mut self, owner: Owner) -> &SyscallMsrs {
+        match owner {
+            Owner::Borrow { .. } => {
+                self.borrowed = SyscallMsrs::read();
+                &self.borrowed
+            }
+            Owner::Own { .. } => self.own.get_or_insert_with(SyscallMsrs::read),
         }
     }
 }
 
 /// The MSRs that `SYSCALL` goes by.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 struct SyscallMsrs {
     star: u64,
     lstar: u64,
@@ -114,30 +130,26 @@ impl SyscallMsrs {
             }
         }
     }
+}
 
-    /// Writes them; `now` is what EFER has.
-    ///
-    /// # Safety
-    ///
-    /// The values must be the host's, or be replaced by those before interrupts are on; EFER may
-    /// differ from `now` in SCE and NX only.
-    unsafe fn write(&self, now: u64) {
-        // SAFETY: By the caller's promise; no NMI handler makes a system call.
-        unsafe {
-            cpu::wrmsr(msr::STAR, self.star);
-            cpu::wrmsr(msr::LSTAR, self.lstar);
-            cpu::wrmsr(msr::FMASK, self.fmask);
-            if self.efer != now {
-                cpu::wrmsr(msr::EFER, self.efer);
-            }
-        }
+/// Writes an MSR if it has another value.
+///
+/// # Safety
+///
+/// As [`cpu::wrmsr`], and the MSR must hold `now`.
+#[inline(always)]
+unsafe fn exchange(msr: u32, now: u64, value: u64) {
+    if now != value {
+        // SAFETY: By the caller's promise.
+        unsafe { cpu::wrmsr(msr, value) };
     }
 }
 
 /// Stops precise event sampling, whose records the CPU would write through the guest's page tables;
 /// returns what was enabled. The CPU has the MSR.
+#[cold]
 fn stop_pebs() -> u64 {
-    // SAFETY: By the caller's word; `drop` puts the value back before interrupts are on.
+    // SAFETY: By the caller's word; `Rare::put_back` puts the value back before interrupts are on.
     unsafe {
         let enabled = cpu::rdmsr(msr::PEBS_ENABLE);
         if enabled != 0 {
@@ -158,40 +170,73 @@ pub(crate) struct GuestMsrs {
     pub(crate) kernel_gs_base: u64,
 }
 
-/// The host's state while the guest's is in the registers; dropping it puts it back.
-pub(crate) struct HostState<'a> {
-    irq: &'a IrqOff,
-    syscall: SyscallMsrs,
-    guest_efer: u64,
-    guest: &'a mut GuestMsrs,
-    kernel_gs_base: u64,
+/// What is put back behind a stay only if it is not what is nearly always there.
+struct Rare {
     debugctl: u64,
-    /// To be written back if it is not 0.
     pebs: u64,
-    dr7: u64,
-    gdt: Descriptor,
     ds: u32,
     es: u32,
     ldt: u32,
+}
+
+impl Rare {
+    /// Whether there is anything to put back.
+    #[inline(always)]
+    fn is_some(&self) -> bool {
+        self.debugctl | self.pebs | u64::from(self.ds | self.es | self.ldt) != 0
+    }
+
+    /// Puts it back; GDT and LDT are the host's again.
+    #[cold]
+    fn put_back(self) {
+        // SAFETY: What is not 0 was found there, so that the CPU has the MSR; a VM exit left 0.
+        unsafe {
+            exchange(msr::PEBS_ENABLE, 0, self.pebs);
+            exchange(msr::DEBUGCTL, 0, self.debugctl);
+        }
+        if self.ldt != 0 {
+            // SAFETY: The selector that was found; the GDT is the host's again.
+            unsafe { cpu::load_ldt(self.ldt) };
+        }
+        // SAFETY: The selectors that were found; GDT and LDT are the host's again.
+        unsafe { cpu::load_ds_es(self.ds, self.es) };
+    }
+}
+
+/// The host's state while the guest's is in the registers. Whoever saved it must put it back: it has no
+/// drop, with which it would have to be kept in memory.
+#[must_use]
+pub(crate) struct HostState<'a> {
+    gdt: &'a Descriptor,
+    syscall: &'a SyscallMsrs,
+    kernel_gs_base: u64,
+    dr7: u64,
+    rare: Rare,
 }
 
 impl<'a> HostState<'a> {
     /// Saves the host's state, in part to the VMCS, and loads the guest's MSRs.
     ///
     /// FS and GS hold null selectors: the caller checked.
+    #[inline(always)]
     pub(crate) fn save(
-        irq: &'a IrqOff,
-        local: &mut Local,
+        irq: &IrqOff,
+        constants: &'a mut Constants,
         vmcs: &mut Vmcs<'_>,
-        guest: &'a mut GuestMsrs,
+        guest: &GuestMsrs,
         owner: Owner,
         hardware: &Hardware,
     ) -> Self {
         let controls = &hardware.controls;
-        let constants = local.constants.get_or_insert_with(|| Constants::read(irq));
-        let syscall = constants.syscall(owner);
-        vmcs.set_host_cpu(irq, &constants.fields);
-        let perf = if controls.features.perf_global_ctrl {
+        let Constants {
+            fields,
+            gdt,
+            syscall,
+        } = constants;
+        let syscall = syscall.find(owner);
+        vmcs.set_host_cpu(irq, fields);
+        let switches_perf = controls.features.perf_global_ctrl;
+        let perf = if switches_perf {
             // SAFETY: The CPU has it.
             unsafe { cpu::rdmsr(msr::PERF_GLOBAL_CTRL) }
         } else {
@@ -203,66 +248,61 @@ impl<'a> HostState<'a> {
         // SAFETY: Every CPU with long mode has these MSRs.
         let (kernel_gs_base, debugctl) =
             unsafe { (cpu::rdmsr(msr::KERNEL_GS_BASE), cpu::rdmsr(msr::DEBUGCTL)) };
+        // Counters that do not count take no samples.
+        let may_sample = hardware.has_pebs && (perf != 0 || !switches_perf);
         let state = Self {
-            irq,
+            gdt,
             syscall,
-            guest_efer: controls.efer,
             kernel_gs_base,
-            debugctl,
-            pebs: if hardware.has_pebs { stop_pebs() } else { 0 },
             dr7: cpu::dr7(),
-            gdt: cpu::gdt(),
-            ds: cpu::ds(),
-            es: cpu::es(),
-            ldt: cpu::ldt(),
-            guest,
+            rare: Rare {
+                debugctl,
+                pebs: if may_sample { stop_pebs() } else { 0 },
+                ds: cpu::ds(),
+                es: cpu::es(),
+                ldt: cpu::ldt(),
+            },
         };
         cpu::clear_cr2(irq);
-        let guest_syscall = SyscallMsrs {
-            star: STAR,
-            lstar: state.guest.lstar,
-            fmask: state.guest.fmask,
-            efer: state.guest_efer,
-        };
         // SAFETY: The addresses are canonical, FMASK has 32 bits (both checked when user space gave
-        // them), and EFER is what the module found at load; `drop` puts the host's values back before
-        // interrupts are on.
+        // them), and EFER is what the module found at load, with SCE and NX; the host's values are
+        // put back before interrupts are on, and no NMI handler makes a system call.
         unsafe {
-            guest_syscall.write(state.syscall.efer);
-            cpu::wrmsr(msr::KERNEL_GS_BASE, state.guest.kernel_gs_base);
+            exchange(msr::STAR, syscall.star, STAR);
+            exchange(msr::LSTAR, syscall.lstar, guest.lstar);
+            exchange(msr::FMASK, syscall.fmask, guest.fmask);
+            exchange(msr::EFER, syscall.efer, controls.efer);
+            exchange(msr::KERNEL_GS_BASE, kernel_gs_base, guest.kernel_gs_base);
         }
         state
     }
-}
 
-impl Drop for HostState<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The MSRs exist, and the values are those that `save` found.
+    /// Puts it back, behind a stay in the guest.
+    #[inline(always)]
+    pub(crate) fn restore(self, irq: &IrqOff, guest: &mut GuestMsrs, hardware: &Hardware) {
+        let (syscall, efer) = (self.syscall, hardware.controls.efer);
+        // SAFETY: The MSRs exist, hold what `save` wrote but for the one that is read, and get the
+        // values that it found.
         unsafe {
-            self.guest.kernel_gs_base = cpu::rdmsr(msr::KERNEL_GS_BASE);
-            cpu::wrmsr(msr::KERNEL_GS_BASE, self.kernel_gs_base);
-            self.syscall.write(self.guest_efer);
+            guest.kernel_gs_base = cpu::rdmsr(msr::KERNEL_GS_BASE);
+            exchange(
+                msr::KERNEL_GS_BASE,
+                guest.kernel_gs_base,
+                self.kernel_gs_base,
+            );
+            exchange(msr::STAR, STAR, syscall.star);
+            exchange(msr::LSTAR, guest.lstar, syscall.lstar);
+            exchange(msr::FMASK, guest.fmask, syscall.fmask);
+            exchange(msr::EFER, efer, syscall.efer);
         }
         if self.dr7 != DR7_AFTER_EXIT {
-            // SAFETY: The value that `save` found.
+            // SAFETY: The value that was found.
             unsafe { cpu::write_dr7(self.dr7) };
         }
-        if self.pebs != 0 {
-            // SAFETY: The value that `save` found.
-            unsafe { cpu::wrmsr(msr::PEBS_ENABLE, self.pebs) };
-        }
-        if self.debugctl != 0 {
-            // SAFETY: The value that `save` found.
-            unsafe { cpu::wrmsr(msr::DEBUGCTL, self.debugctl) };
-        }
-        cpu::after_exit(self.irq, &self.gdt);
-        if self.ldt != 0 {
-            // SAFETY: The selector that `save` found; the GDT is the host's again.
-            unsafe { cpu::load_ldt(self.ldt) };
-        }
-        if self.ds | self.es != 0 {
-            // SAFETY: The selectors that `save` found; GDT and LDT are the host's again.
-            unsafe { cpu::load_ds_es(self.ds, self.es) };
+        // SAFETY: The GDT of this CPU.
+        unsafe { cpu::load_gdt(irq, self.gdt) };
+        if self.rare.is_some() {
+            self.rare.put_back();
         }
     }
 }

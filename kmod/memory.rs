@@ -178,15 +178,20 @@ impl Memory {
         self.eptp
     }
 
-    /// Makes `cpu`, in whose window we are, execute `invept` if it has not since the last flush.
-    pub(crate) fn invept_if_stale(&self, cpu: usize, invept: impl FnOnce() -> Result) -> Result {
+    /// The generation for which `cpu`, in whose window we are, must flush before it enters, if it has
+    /// not done so.
+    #[inline(always)]
+    pub(crate) fn stale(&self, cpu: usize) -> Option<u64> {
         let generation = self.generation.load(Relaxed);
-        let flushed = self.flushed.get(cpu).ok_or(ENXIO)?;
-        if flushed.load(Relaxed) != generation {
-            invept()?;
+        let flushed = self.flushed.get(cpu).map(|f| f.load(Relaxed));
+        (flushed != Some(generation)).then_some(generation)
+    }
+
+    /// Notes that `cpu`, in whose window we are, flushed for `generation`.
+    pub(crate) fn set_flushed(&self, cpu: usize, generation: u64) {
+        if let Some(flushed) = self.flushed.get(cpu) {
             flushed.store(generation, Relaxed);
         }
-        Ok(())
     }
 
     /// Makes every CPU flush before it enters again, and waits for those that are inside.

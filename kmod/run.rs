@@ -14,8 +14,7 @@ use uvisor_uapi::{
     Event,
     Exit,
     ExitReason,
-    Mitigations,
-    Regs, //
+    Mitigations, //
 };
 use uvisor_vmx::{
     insn,
@@ -29,12 +28,19 @@ use x86::vmx::vmcs::ro;
 
 use crate::{
     cpuid::CpuidTable,
-    host::HostState,
+    host::{
+        Constants,
+        HostState, //
+    },
     mitigations,
+    page::{
+        RunPage,
+        Word, //
+    },
     sys::{
         cpu,
         ffi,
-        fpu::FpuLoaded,
+        fpu,
         irq::{
             self,
             IrqOff, //
@@ -44,7 +50,10 @@ use crate::{
         State,
         Vcpu, //
     },
-    vmcs::Vmcs,
+    vmcs::{
+        self,
+        Vmcs, //
+    },
     window::{
         Owner,
         Window, //
@@ -56,64 +65,97 @@ use crate::{
 const MAX_RESUMES: u32 = 256;
 
 /// Why a window was closed.
+#[derive(Clone, Copy)]
 enum Leave {
     /// The host has something to do.
     Host,
     /// A signal or a kick waits.
     Interrupted,
-    /// The guest touched memory that is not there yet, or that it may not.
-    Fault { gpa: u64, access: Perm, linear: u64 },
-    /// User space's business.
-    Exit(Exit),
+    /// The guest touched memory that is not there yet, or that it may not: see [`State::fault`].
+    Fault,
+    /// User space's business, which the run page says.
+    Exit,
+    /// The CPU refused the entry, as the run page says.
+    Refused,
 }
 
-/// Runs the guest until an exit for user space; `state.regs` and the run page hold its registers before
-/// and after.
-pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Exit> {
-    state.given = true;
+/// What memory the guest touched.
+#[derive(Clone, Copy)]
+pub(crate) struct GuestFault {
+    gpa: u64,
+    access: Perm,
+    linear: u64,
+}
+
+impl GuestFault {
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        gpa: 0,
+        access: Perm::empty(),
+        linear: 0,
+    };
+}
+
+/// How a RUN ended that did not fail; the run page says more.
+pub(crate) enum Ended {
+    /// By an exit.
+    Exit,
+    /// The CPU refused the entry.
+    Refused,
+}
+
+/// Runs the guest until an exit for user space; the run page holds the registers before and after.
+#[inline(always)]
+pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
+    let mut first = true;
     loop {
-        let leave = {
-            let irq = IrqOff::new();
-            window(vcpu, state, &irq)?
-        };
-        match leave {
+        match window(vcpu, state, first)? {
+            Leave::Exit => {
+                vcpu.events.bump(Event::ExitUser);
+                return Ok(Ended::Exit);
+            }
             Leave::Host => irq::handle_work()?,
             Leave::Interrupted => return Err(EINTR),
-            Leave::Fault {
-                gpa,
-                access,
-                linear,
-            } => {
-                if let Err(cause) = vcpu.vm.memory.fault(Gpa(gpa), access) {
-                    return Ok(Exit {
-                        reason: ExitReason::Memory as u32,
-                        insn_len: 0,
-                        info: access.bits(),
-                        code: cause as u64,
-                        address: gpa,
-                        linear,
-                    });
+            Leave::Refused => return Ok(Ended::Refused),
+            Leave::Fault => {
+                if !resolve(vcpu, &state.fault) {
+                    return Ok(Ended::Exit);
                 }
             }
-            Leave::Exit(exit) => {
-                vcpu.events.bump(Event::ExitUser);
-                return Ok(exit);
-            }
         }
+        first = false;
     }
 }
 
-/// One window.
-fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
+/// Gives the guest the memory that it touched, or says in the run page why not.
+fn resolve(vcpu: &Vcpu, fault: &GuestFault) -> bool {
+    let Err(cause) = vcpu.vm.memory.fault(Gpa(fault.gpa), fault.access) else {
+        return true;
+    };
+    vcpu.page.set_exit(&Exit {
+        reason: ExitReason::Memory as u32,
+        insn_len: 0,
+        info: fault.access.bits(),
+        code: cause as u64,
+        address: fault.gpa,
+        linear: fault.linear,
+    });
+    false
+}
+
+/// One window; the `first` one of a RUN takes the registers from the run page.
+#[inline(always)]
+fn window(vcpu: &Vcpu, state: &mut State, first: bool) -> Result<Leave> {
     let vm = &*vcpu.vm;
     let hardware = &*vm.hardware;
-    let this = hardware.this_cpu(irq)?;
+    let irq = IrqOff::new();
+    let this = hardware.this_cpu(&irq)?;
 
     // From here on, whoever wants us out sees that we are inside, and interrupts this CPU; the
     // interrupt waits until the guest runs, and then ends its stay.
     this.enter(vm.id);
     let _inside = Inside(this);
-    if irq::work_pending(irq) {
+    if irq.work_pending() {
         return Ok(Leave::Host);
     }
     if vcpu.kicked.load(Relaxed) {
@@ -121,95 +163,104 @@ fn window(vcpu: &Vcpu, state: &mut State, irq: &IrqOff) -> Result<Leave> {
         return Ok(Leave::Interrupted);
     }
 
-    let window = Window::open(irq, hardware, this, &state.region)?;
+    let window = Window::open(&irq, hardware, this, &state.region)?;
     vcpu.events.bump(match window.owner() {
         Owner::Own { .. } => Event::WindowOwned,
         Owner::Borrow { .. } => Event::WindowBorrowed,
     });
-    let controls = &hardware.controls;
     let mut vmcs = Vmcs::new(
         &window,
         &state.region,
         &mut state.cache,
-        controls,
+        hardware,
         &state.fixed,
-    );
+    )?;
 
-    vm.memory.invept_if_stale(irq.cpu(), || {
-        let eptp = controls.features.invept_single.then_some(state.fixed.eptp);
+    if let Some(generation) = vm.memory.stale(irq.cpu()) {
+        let one = hardware.controls.features.invept_single;
         vcpu.events.bump(Event::Invept);
         // SAFETY: The window is open; the type is one that the CPU has.
-        unsafe { insn::invept(eptp) }.map_err(|_| EIO)
-    })?;
+        unsafe { insn::invept(one.then_some(state.fixed.eptp)) }.map_err(|_| EIO)?;
+        vm.memory.set_flushed(irq.cpu(), generation);
+    }
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
-    let local = unsafe { this.local(irq) };
+    let local = unsafe { this.local(&irq) };
     let foreign = window.owner().foreign_vmcs();
+    let barriers = hardware.mitigations.contains(Mitigations::IBPB);
     if local.last_vm != vm.id || local.last_foreign != foreign {
         local.last_vm = vm.id;
         local.last_foreign = foreign;
-        if hardware.mitigations.contains(Mitigations::IBPB) {
+        if barriers {
             mitigations::barrier();
             vcpu.events.bump(Event::Ibpb);
         }
     }
-    if state.given {
-        vmcs.set_regs(&state.regs);
-        state.given = false;
+    if first {
+        vmcs.load_regs(&vcpu.page)?;
+        let kernel_gs_base = vcpu.page.get(Word::KERNEL_GS_BASE);
+        if kernel_gs_base != state.msrs.kernel_gs_base {
+            state.msrs.kernel_gs_base = vmcs::canonical(kernel_gs_base)?;
+        }
     }
-    if controls.features.preemption_timer {
+    if hardware.controls.features.preemption_timer {
         vmcs.set_timer(hardware.timer);
     }
     let host = HostState::save(
-        irq,
-        local,
+        &irq,
+        local.constants.get_or_insert_with(|| Constants::read(&irq)),
         &mut vmcs,
-        &mut state.msrs,
+        &state.msrs,
         window.owner(),
         hardware,
     );
-    if !vmcs.is_ok() {
-        return Err(EIO);
-    }
-    let fpu = FpuLoaded::new(irq, &hardware.fpu, &mut state.fpu);
-    if hardware.mitigations.contains(Mitigations::L1D_FLUSH) {
-        mitigations::flush_l1d();
-    }
+    fpu::enter_guest(&irq, &hardware.fpu, &mut local.fpu, &state.fpu);
 
-    // SAFETY: The run page lives as long as the vCPU.
-    let gprs = unsafe { &raw mut (*state.run_page).regs };
-    let mut resume = 0;
-    let mut left = MAX_RESUMES;
-    let leave = loop {
-        vcpu.events.bump(Event::Entry);
-        // SAFETY: Interrupts are off, our VMCS is current and complete, the host's state is saved
-        // and the guest's loaded. The general registers are exchanged with the run page itself: any
-        // value will do, so user space may write them meanwhile.
-        let refused = unsafe { ffi::uvisor_enter(gprs, resume) };
-        if refused != 0 {
-            break Leave::Exit(Exit {
-                reason: ExitReason::EntryFailed as u32,
-                code: vmcs.read(ro::VM_INSTRUCTION_ERROR),
-                ..Exit::default()
-            });
-        }
-        resume = 1;
-        match handle(vcpu, &mut vmcs, gprs, irq) {
-            Some(leave) => break leave,
-            None if left == 0 => break Leave::Host,
-            None => left -= 1,
-        }
-        vcpu.events.bump(Event::ExitKernel);
-    };
+    let leave = stay(vcpu, &mut vmcs, &mut state.fault, &irq);
 
-    drop(fpu);
-    vmcs.get_regs(&mut state.regs);
-    drop(host);
-    if foreign.is_some() && hardware.mitigations.contains(Mitigations::IBPB) {
+    fpu::leave_guest(&irq, &hardware.fpu, &local.fpu, &mut state.fpu);
+    host.restore(&irq, &mut state.msrs, hardware);
+    vmcs.store_regs(&vcpu.page);
+    vcpu.page
+        .set(Word::KERNEL_GS_BASE, state.msrs.kernel_gs_base);
+    if barriers && foreign.is_some() {
         // KVM's own barrier does not know that another guest ran between two stays of its own.
         mitigations::barrier();
         vcpu.events.bump(Event::Ibpb);
     }
     Ok(leave)
+}
+
+/// The guest runs, again and again as long as its exits can be handled here.
+#[inline(always)]
+fn stay(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, fault: &mut GuestFault, irq: &IrqOff) -> Leave {
+    let mitigations = vcpu.vm.hardware.mitigations;
+    if mitigations.contains(Mitigations::L1D_FLUSH) {
+        mitigations::flush_l1d();
+    }
+    let mut resume = 0;
+    let mut left = MAX_RESUMES;
+    loop {
+        vcpu.events.bump(Event::Entry);
+        // SAFETY: Interrupts are off, our VMCS is current and complete, the host's state is saved
+        // and the guest's loaded. The general registers are exchanged with the run page itself: any
+        // value will do, so user space may write them meanwhile.
+        let refused = unsafe { ffi::uvisor_enter(vcpu.page.regs(), resume) };
+        if refused != 0 {
+            vcpu.page.set_exit(&Exit {
+                reason: ExitReason::EntryFailed as u32,
+                code: vmcs.read(ro::VM_INSTRUCTION_ERROR),
+                ..Exit::default()
+            });
+            return Leave::Refused;
+        }
+        resume = 1;
+        match handle(vcpu, vmcs, fault, irq) {
+            Some(leave) => return leave,
+            None if left == 0 => return Leave::Host,
+            None => left -= 1,
+        }
+        vcpu.events.bump(Event::ExitKernel);
+    }
 }
 
 /// Takes back that this CPU is inside, when the window is closed.
@@ -223,37 +274,44 @@ impl Drop for Inside<'_> {
 
 /// Handles an exit in the window, or says why to leave it.
 #[inline(always)]
-fn handle(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, gprs: *mut Regs, irq: &IrqOff) -> Option<Leave> {
+fn handle(
+    vcpu: &Vcpu,
+    vmcs: &mut Vmcs<'_>,
+    guest_fault: &mut GuestFault,
+    irq: &IrqOff,
+) -> Option<Leave> {
     // CAST: The field has 32 bits.
     let reason = VmxReason(vmcs.read(ro::EXIT_REASON) as u32);
+    if reason.is_just(BasicReason::VMCALL) {
+        Some(hypercall(vcpu, vmcs))
+    } else if reason.is_just(BasicReason::CPUID) {
+        vcpu.events.bump(Event::ExitCpuid);
+        cpuid(&vcpu.vm.hardware.cpuid, &vcpu.page);
+        vmcs.skip_instruction();
+        None
+    } else {
+        handle_other(vcpu, vmcs, reason, guest_fault, irq)
+    }
+}
+
+/// Handles an exit that is not among those that count: these are looked for first.
+#[inline(never)]
+fn handle_other(
+    vcpu: &Vcpu,
+    vmcs: &mut Vmcs<'_>,
+    reason: VmxReason,
+    guest_fault: &mut GuestFault,
+    irq: &IrqOff,
+) -> Option<Leave> {
     let events = &vcpu.events;
     if reason.entry_failed() {
-        if reason.basic() == BasicReason::MACHINE_CHECK {
-            cpu::run_machine_check_handler(irq);
-        }
-        return Some(Leave::Exit(Exit {
-            reason: ExitReason::EntryFailed as u32,
-            info: reason.basic().0.into(),
-            code: vmcs.qualification(),
-            ..Exit::default()
-        }));
+        return Some(entry_failed(vcpu, vmcs, reason.basic(), irq));
     }
-    let leave = match reason.basic() {
-        BasicReason::VMCALL => {
-            events.bump(Event::ExitHypercall);
-            let cpl = vmcs.ring();
-            exit(vmcs, ExitReason::Hypercall, cpl, 0)
-        }
-        BasicReason::CPUID => {
-            events.bump(Event::ExitCpuid);
-            // SAFETY: The registers are those of the vCPU's run page.
-            unsafe { cpuid(&vcpu.vm.hardware.cpuid, gprs) };
-            vmcs.skip_instruction();
-            return None;
-        }
+    Some(match reason.basic() {
         BasicReason::EPT_VIOLATION => {
             events.bump(Event::ExitEpt);
-            fault(vmcs)
+            *guest_fault = fault(vmcs);
+            Leave::Fault
         }
         BasicReason::EXTERNAL_INTERRUPT => {
             // It was not acknowledged, and is taken when interrupts are on again.
@@ -264,41 +322,59 @@ fn handle(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, gprs: *mut Regs, irq: &IrqOff) -> Op
             events.bump(Event::ExitTimer);
             Leave::Host
         }
+        // With a modifier, as a lock of the bus in the instruction before.
+        BasicReason::VMCALL => hypercall(vcpu, vmcs),
         BasicReason::EXCEPTION_OR_NMI => return exception(vcpu, vmcs, irq),
-        BasicReason::TRIPLE_FAULT => exit(vmcs, ExitReason::TripleFault, 0, 0),
-        BasicReason::HLT => exit(vmcs, ExitReason::Halt, 0, 0),
+        BasicReason::TRIPLE_FAULT => exit(vcpu, vmcs, ExitReason::TripleFault, 0, 0),
+        BasicReason::HLT => exit(vcpu, vmcs, ExitReason::Halt, 0, 0),
         // Signals to this CPU that VMX operation holds back.
         BasicReason::INIT | BasicReason::SIPI => Leave::Host,
         basic => {
             let qualification = vmcs.qualification();
-            exit(vmcs, ExitReason::Privileged, basic.0.into(), qualification)
+            let reason = ExitReason::Privileged;
+            exit(vcpu, vmcs, reason, basic.0.into(), qualification)
         }
-    };
-    Some(leave)
+    })
+}
+
+/// An entry that the CPU began and gave up.
+#[cold]
+fn entry_failed(vcpu: &Vcpu, vmcs: &Vmcs<'_>, basic: BasicReason, irq: &IrqOff) -> Leave {
+    if basic == BasicReason::MACHINE_CHECK {
+        cpu::run_machine_check_handler(irq);
+    }
+    vcpu.page.set_exit(&Exit {
+        reason: ExitReason::EntryFailed as u32,
+        info: basic.0.into(),
+        code: vmcs.qualification(),
+        ..Exit::default()
+    });
+    Leave::Refused
+}
+
+/// VMCALL.
+#[inline(always)]
+fn hypercall(vcpu: &Vcpu, vmcs: &Vmcs<'_>) -> Leave {
+    vcpu.events.bump(Event::ExitHypercall);
+    exit(vcpu, vmcs, ExitReason::Hypercall, vmcs.ring(), 0)
 }
 
 /// CPUID.
-///
-/// # Safety
-///
-/// `gprs` must be valid for reads and writes. Somebody else may write it meanwhile.
-unsafe fn cpuid(table: &CpuidTable, gprs: *mut Regs) {
-    // SAFETY: By the caller's promise.
-    unsafe {
-        // CAST: The instruction takes the lower halves, and clears the upper ones.
-        let leaf = (&raw const (*gprs).rax).read_volatile() as u32;
-        let subleaf = (&raw const (*gprs).rcx).read_volatile() as u32;
-        let [a, b, c, d] = table.get(leaf, subleaf);
-        (&raw mut (*gprs).rax).write_volatile(a.into());
-        (&raw mut (*gprs).rbx).write_volatile(b.into());
-        (&raw mut (*gprs).rcx).write_volatile(c.into());
-        (&raw mut (*gprs).rdx).write_volatile(d.into());
-    }
+#[inline(always)]
+fn cpuid(table: &CpuidTable, page: &RunPage) {
+    // CAST: The instruction takes the lower halves, and clears the upper ones.
+    let (leaf, subleaf) = (page.get(Word::RAX) as u32, page.get(Word::RCX) as u32);
+    let [a, b, c, d] = table.get(leaf, subleaf);
+    page.set(Word::RAX, a.into());
+    page.set(Word::RBX, b.into());
+    page.set(Word::RCX, c.into());
+    page.set(Word::RDX, d.into());
 }
 
 /// An exit for user space.
-fn exit(vmcs: &Vmcs<'_>, reason: ExitReason, info: u64, code: u64) -> Leave {
-    Leave::Exit(Exit {
+#[inline(always)]
+fn exit(vcpu: &Vcpu, vmcs: &Vmcs<'_>, reason: ExitReason, info: u64, code: u64) -> Leave {
+    vcpu.page.set_exit(&Exit {
         reason: reason as u32,
         // CAST: At most 15.
         insn_len: vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u32,
@@ -306,20 +382,20 @@ fn exit(vmcs: &Vmcs<'_>, reason: ExitReason, info: u64, code: u64) -> Leave {
         code,
         address: 0,
         linear: 0,
-    })
+    });
+    Leave::Exit
 }
 
 /// An EPT violation.
-fn fault(vmcs: &Vmcs<'_>) -> Leave {
+fn fault(vmcs: &Vmcs<'_>) -> GuestFault {
     let violation = EptViolation::decode(vmcs.qualification());
-    let access = match violation.access() {
-        Access::Read => Perm::R,
-        Access::Write => Perm::W,
-        Access::Fetch => Perm::X,
-    };
-    Leave::Fault {
+    GuestFault {
         gpa: vmcs.read(ro::GUEST_PHYSICAL_ADDR_FULL),
-        access,
+        access: match violation.access() {
+            Access::Read => Perm::R,
+            Access::Write => Perm::W,
+            Access::Fetch => Perm::X,
+        },
         linear: if violation.linear_valid {
             vmcs.linear_address()
         } else {
@@ -329,6 +405,7 @@ fn fault(vmcs: &Vmcs<'_>) -> Leave {
 }
 
 /// An exception of the guest's, or an NMI or a machine check of the host's.
+#[cold]
 fn exception(vcpu: &Vcpu, vmcs: &Vmcs<'_>, irq: &IrqOff) -> Option<Leave> {
     // CAST: The field has 32 bits.
     let event = VmxEvent::decode(vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) as u32)?;
@@ -342,7 +419,7 @@ fn exception(vcpu: &Vcpu, vmcs: &Vmcs<'_>, irq: &IrqOff) -> Option<Leave> {
         return Some(Leave::Host);
     }
     vcpu.events.bump(Event::ExitException);
-    Some(Leave::Exit(Exit {
+    vcpu.page.set_exit(&Exit {
         reason: ExitReason::Exception as u32,
         // CAST: At most 15.
         insn_len: vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u32,
@@ -357,5 +434,6 @@ fn exception(vcpu: &Vcpu, vmcs: &Vmcs<'_>, irq: &IrqOff) -> Option<Leave> {
             _ => 0,
         },
         linear: 0,
-    }))
+    });
+    Some(Leave::Exit)
 }

@@ -25,15 +25,6 @@
 
 /* --- Interrupts, scheduling, other CPUs --- */
 
-void uvisor_irq_disable(void)
-{
-	local_irq_disable();
-}
-
-void uvisor_irq_enable(void)
-{
-	local_irq_enable();
-}
 
 void uvisor_cond_resched(void)
 {
@@ -46,7 +37,7 @@ void uvisor_cond_resched(void)
  * kernel has this for KVM's loop; without KVM in the kernel, the part that a
  * bounded delay does not excuse.
  */
-bool uvisor_work_pending(void)
+static bool uvisor_work_pending(void)
 {
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
 	return xfer_to_guest_mode_work_pending();
@@ -55,7 +46,41 @@ bool uvisor_work_pending(void)
 #endif
 }
 
-/* Does it, with interrupts on; -EINTR if a signal waits. */
+/*
+ * Turns interrupts off and returns the number of this CPU, with bit 31 set if the
+ * task must do something else first. In one call, as is its counterpart: each is
+ * on the way of every exit.
+ */
+u32 uvisor_window_begin(void)
+{
+	local_irq_disable();
+	return smp_processor_id() | (u32)uvisor_work_pending() << 31;
+}
+
+/* Apart, for it needs a stack frame, and hardly any task comes here. */
+static noinline void uvisor_reload_tss(void)
+{
+	invalidate_tss_limit();
+}
+
+/*
+ * Turns interrupts on again, behind a stay in a guest. A VM exit sets the limit of
+ * the TSS to a fixed value: the kernel must reload it before a task with I/O
+ * permissions runs (as invalidate_tss_limit(), which checks more).
+ */
+void uvisor_window_end(void)
+{
+	if (unlikely(test_thread_flag(TIF_IO_BITMAP)))
+		uvisor_reload_tss();
+	else
+		this_cpu_write(__tss_limit_invalid, true);
+	/* VMSCAPE: the kernel then flushes predictions before user space runs. */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
+	local_irq_enable();
+}
+
+/* Does what is pending, with interrupts on; -EINTR if a signal waits. */
 int uvisor_handle_work(void)
 {
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
@@ -64,12 +89,6 @@ int uvisor_handle_work(void)
 	cond_resched();
 	return signal_pending(current) ? -EINTR : 0;
 #endif
-}
-
-/* Meaningful only while the caller cannot migrate: interrupts are off. */
-int uvisor_this_cpu(void)
-{
-	return smp_processor_id();
 }
 
 static void uvisor_nothing(void *unused)
@@ -130,19 +149,6 @@ bool uvisor_has_xsave(void)
 bool uvisor_is_confidential_guest(void)
 {
 	return cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT);
-}
-
-/*
- * A VM exit sets the limits of GDT and TSS to fixed values: put the GDT's back,
- * and let the kernel reload the TSS before a task with I/O permissions runs.
- */
-void uvisor_after_exit(const struct uvisor_desc *gdt)
-{
-	native_load_gdt((const struct desc_ptr *)gdt);
-	invalidate_tss_limit();
-	/* VMSCAPE: the kernel then flushes predictions before user space runs. */
-	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
 /*

@@ -23,18 +23,10 @@ struct uvisor_cpu_bugs {
 	bool ibrs;
 };
 
-/* CPU state that a VM exit does not bring back by itself. */
-struct uvisor_desc {
-	u16 limit;
-	u64 base;
-} __packed;
-
-void uvisor_irq_disable(void);
-void uvisor_irq_enable(void);
+u32 uvisor_window_begin(void);
+void uvisor_window_end(void);
 void uvisor_cond_resched(void);
-bool uvisor_work_pending(void);
 int uvisor_handle_work(void);
-int uvisor_this_cpu(void);
 void uvisor_kick_cpu(int cpu);
 int uvisor_sync_cpu(int cpu);
 
@@ -44,7 +36,6 @@ bool uvisor_has_vmx(void);
 bool uvisor_has_fred(void);
 bool uvisor_has_xsave(void);
 bool uvisor_is_confidential_guest(void);
-void uvisor_after_exit(const struct uvisor_desc *gdt);
 void uvisor_machine_check(void);
 u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);

@@ -8,41 +8,67 @@ use kernel::prelude::*;
 
 use uvisor_vmx::{
     insn,
-    segments,
-    Controls, //
+    segments, //
 };
 use x86::vmx::vmcs::{
-    control,
     guest,
     host,
     ro, //
 };
 
 use crate::{
+    hardware::Hardware,
     host::CpuFields,
+    page::{
+        RunPage,
+        Word, //
+    },
     sys::{
-        cpu,
-        ffi,
         frame::Frame,
         irq::IrqOff, //
     },
     window::Window, //
 };
 
-/// The host's selectors: those of the kernel, which VM entry demands to have RPL 0.
-const HOST_CS: u64 = 0x10;
-const HOST_SS: u64 = 0x18;
+mod setup;
 
+/// RFLAGS that a guest may have: CF, PF, AF, ZF, SF, TF, DF, OF, AC, ID.
+const RFLAGS_ALLOWED: u64 = 0x24_0dd5;
+/// RFLAGS that are always set: bit 1, and IF, so that nothing can depend on it.
+const RFLAGS_SET: u64 = 0x202;
 /// RFLAGS.IF.
 const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF, and the pending debug exception of a single step.
 const RFLAGS_TF: u64 = 1 << 8;
 const PENDING_BS: u64 = 1 << 14;
 
-/// Encodings that the `x86` crate does not have (SDM appendix B).
-mod field {
-    pub(super) const ENCLV_EXITING_BITMAP: u32 = 0x2036;
-    pub(super) const GUEST_LINEAR_ADDRESS: u32 = 0x640a;
+/// An encoding that the `x86` crate does not have (SDM appendix B).
+const GUEST_LINEAR_ADDRESS: u32 = 0x640a;
+
+/// The rights of CS and SS in ring 3.
+const USER_RIGHTS: (u64, u64) = (
+    segments::USER_CODE_RIGHTS as u64,
+    segments::USER_DATA_RIGHTS as u64,
+);
+/// The rights of CS and SS in ring 0.
+const KERNEL_RIGHTS: (u64, u64) = (
+    segments::KERNEL_CODE_RIGHTS as u64,
+    segments::KERNEL_DATA_RIGHTS as u64,
+);
+
+/// `address`, if it is canonical in a guest, which has 4-level paging.
+pub(crate) fn canonical(address: u64) -> Result<u64> {
+    let sign = address >> 47;
+    if sign == 0 || sign == (1 << 17) - 1 {
+        Ok(address)
+    } else {
+        Err(EINVAL)
+    }
+}
+
+/// The privilege level in the access rights of SS.
+fn cpl(rights: u64) -> u64 {
+    rights >> 5 & 3
 }
 
 /// The memory of a VMCS.
@@ -65,8 +91,8 @@ impl VmcsRegion {
     }
 
     /// The physical address.
-    pub(crate) fn phys(&self) -> u64 {
-        self.frame.phys()
+    pub(crate) fn phys(&self) -> &u64 {
+        self.frame.phys_ref()
     }
 
     /// Whether no CPU ever loaded it.
@@ -81,17 +107,6 @@ pub(crate) struct Fixed {
     pub(crate) eptp: u64,
     pub(crate) cr3: u64,
     pub(crate) vpid: u16,
-}
-
-/// The registers that the VMCS holds; the general ones are in the run page.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct VmcsRegs {
-    pub(crate) rip: u64,
-    pub(crate) rsp: u64,
-    pub(crate) rflags: u64,
-    pub(crate) fs_base: u64,
-    pub(crate) gs_base: u64,
-    pub(crate) cpl: u64,
 }
 
 /// What we know to be in a VMCS, so that only changes are written.
@@ -116,326 +131,192 @@ pub(crate) struct VmcsCache {
 pub(crate) struct Vmcs<'w> {
     _window: &'w Window<'w>,
     cache: &'w mut VmcsCache,
-    /// Whether every field so far existed.
-    ok: bool,
 }
 
 impl<'w> Vmcs<'w> {
-    /// The VMCS of `window`; a fresh one gets its fixed fields.
+    /// The VMCS of `window`; a fresh one gets its fixed fields, `EIO` if this CPU lacks one of them.
+    #[inline(always)]
     pub(crate) fn new(
         window: &'w Window<'w>,
         region: &VmcsRegion,
         cache: &'w mut VmcsCache,
-        controls: &Controls,
+        hardware: &Hardware,
         fixed: &Fixed,
-    ) -> Self {
-        let mut vmcs = Self {
+    ) -> Result<Self> {
+        if region.fresh.get() {
+            setup::write_all(window, hardware, fixed)?;
+            region.fresh.set(false);
+            // As `write_all` left it.
+            *cache = VmcsCache {
+                rflags: RFLAGS_SET,
+                cpl: 3,
+                ..VmcsCache::default()
+            };
+        }
+        Ok(Self {
             _window: window,
             cache,
-            ok: true,
-        };
-        if region.fresh.replace(false) {
-            vmcs.write_controls(controls, fixed);
-            vmcs.write_host(controls);
-            vmcs.write_guest(controls, fixed);
-        }
-        vmcs
+        })
     }
 
-    /// Whether every field that was written exists on this CPU.
-    pub(crate) fn is_ok(&self) -> bool {
-        self.ok
-    }
-
-    /// Reads a field that every CPU has.
+    /// Reads a field that every CPU with EPT has.
     #[inline(always)]
     pub(crate) fn read(&self, field: u32) -> u64 {
         // SAFETY: `_window` is open, so we are in VMX operation and have a current VMCS.
-        unsafe { insn::vmread(field) }.unwrap_or(0)
+        unsafe { insn::vmread_known(field) }
     }
 
-    /// Writes a field.
+    /// Writes a field to which [`Vmcs::new`] wrote first, and which therefore exists.
     #[inline(always)]
-    fn write(&mut self, field: u32, value: u64) {
-        // SAFETY: As above. Host-state fields are written in `write_host` and `set_host` only.
-        self.ok &= unsafe { insn::vmwrite(field, value) };
+    fn put(&mut self, field: u32, value: u64) {
+        // SAFETY: `_window` is open, so we are in VMX operation and have a current VMCS; `new` went on
+        // only if all fields existed. Host-state fields are written in `set_host` and `set_host_cpu`
+        // only.
+        unsafe { insn::vmwrite_known(field, value) };
     }
 
-    fn write_controls(&mut self, c: &Controls, fixed: &Fixed) {
-        self.write(control::PINBASED_EXEC_CONTROLS, c.pin.into());
-        self.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, c.primary.into());
-        self.write(
-            control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-            c.secondary.into(),
-        );
-        self.write(control::VMEXIT_CONTROLS, c.exit.into());
-        self.write(control::VMENTRY_CONTROLS, c.entry.into());
-        self.write(control::EXCEPTION_BITMAP, c.exception_bitmap.into());
-        self.write(control::PAGE_FAULT_ERR_CODE_MASK, 0);
-        self.write(control::PAGE_FAULT_ERR_CODE_MATCH, 0);
-        self.write(control::CR3_TARGET_COUNT, 0);
-        self.write(control::VMEXIT_MSR_STORE_COUNT, 0);
-        self.write(control::VMEXIT_MSR_LOAD_COUNT, 0);
-        self.write(control::VMENTRY_MSR_LOAD_COUNT, 0);
-        self.write(control::VMENTRY_INTERRUPTION_INFO_FIELD, 0);
-        self.write(control::CR0_GUEST_HOST_MASK, c.cr0_mask);
-        self.write(control::CR0_READ_SHADOW, c.cr0_shadow);
-        self.write(control::CR4_GUEST_HOST_MASK, c.cr4_mask);
-        self.write(control::CR4_READ_SHADOW, c.cr4_shadow);
-        self.write(control::EPTP_FULL, fixed.eptp);
-        if c.features.vpid {
-            self.write(control::VPID, fixed.vpid.into());
+    /// Writes the segments of ring `cpl`, which is 0 or 3.
+    fn put_ring(&mut self, cpl: u64) {
+        for (field, value) in setup::ring(cpl) {
+            self.put(field, value);
         }
-        if c.features.encls_exiting {
-            self.write(control::ENCLS_EXITING_BITMAP_FULL, u64::MAX);
-        }
-        if c.features.enclv_exiting {
-            self.write(field::ENCLV_EXITING_BITMAP, u64::MAX);
-        }
-    }
-
-    fn write_host(&mut self, c: &Controls) {
-        self.write(host::CR0, cpu::cr0());
-        self.write(host::CS_SELECTOR, HOST_CS);
-        self.write(host::SS_SELECTOR, HOST_SS);
-        // Null: the exit then leaves the task's selectors to us, and loads the bases by themselves.
-        self.write(host::DS_SELECTOR, 0);
-        self.write(host::ES_SELECTOR, 0);
-        self.write(host::FS_SELECTOR, 0);
-        self.write(host::GS_SELECTOR, 0);
-        // As the cache has them; CR3 and CR4 are never 0.
-        self.write(host::FS_BASE, 0);
-        self.write(host::GS_BASE, 0);
-        if c.features.perf_global_ctrl {
-            self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, 0);
-        }
-        self.write(host::TR_SELECTOR, cpu::tr().into());
-        self.write(host::RIP, ffi::uvisor_exit as usize as u64);
-        if c.features.efer_switch {
-            self.write(host::IA32_EFER_FULL, c.efer);
-        }
-        if c.features.pat_switch {
-            self.write(host::IA32_PAT_FULL, cpu::rdmsr_safe(0x277).unwrap_or(0));
-        }
-    }
-
-    fn write_guest(&mut self, c: &Controls, fixed: &Fixed) {
-        self.write(guest::CR0, c.cr0);
-        self.write(guest::CR3, fixed.cr3);
-        self.write(guest::CR4, c.cr4);
-        self.write(guest::DR7, 0x400);
-        for (selector, base, limit, rights) in [
-            (
-                guest::ES_SELECTOR,
-                guest::ES_BASE,
-                guest::ES_LIMIT,
-                guest::ES_ACCESS_RIGHTS,
-            ),
-            (
-                guest::DS_SELECTOR,
-                guest::DS_BASE,
-                guest::DS_LIMIT,
-                guest::DS_ACCESS_RIGHTS,
-            ),
-            (
-                guest::FS_SELECTOR,
-                guest::FS_BASE,
-                guest::FS_LIMIT,
-                guest::FS_ACCESS_RIGHTS,
-            ),
-            (
-                guest::GS_SELECTOR,
-                guest::GS_BASE,
-                guest::GS_LIMIT,
-                guest::GS_ACCESS_RIGHTS,
-            ),
-            (
-                guest::LDTR_SELECTOR,
-                guest::LDTR_BASE,
-                guest::LDTR_LIMIT,
-                guest::LDTR_ACCESS_RIGHTS,
-            ),
-        ] {
-            self.write(selector, 0);
-            self.write(base, 0);
-            self.write(limit, 0);
-            self.write(rights, segments::UNUSABLE.into());
-        }
-        self.write(guest::TR_SELECTOR, segments::TR.into());
-        self.write(guest::TR_BASE, 0);
-        self.write(guest::TR_LIMIT, segments::TR_LIMIT.into());
-        self.write(guest::TR_ACCESS_RIGHTS, segments::TSS_RIGHTS.into());
-        self.write(guest::CS_BASE, 0);
-        self.write(guest::GDTR_BASE, 0);
-        self.write(guest::GDTR_LIMIT, segments::TABLE_LIMIT.into());
-        self.write(guest::IDTR_BASE, 0);
-        self.write(guest::IDTR_LIMIT, segments::TABLE_LIMIT.into());
-        self.write(guest::IA32_SYSENTER_CS, 0);
-        self.write(guest::IA32_SYSENTER_ESP, 0);
-        self.write(guest::IA32_SYSENTER_EIP, 0);
-        self.write(guest::IA32_DEBUGCTL_FULL, 0);
-        self.write(guest::LINK_PTR_FULL, u64::MAX);
-        self.write(guest::ACTIVITY_STATE, 0);
-        if c.features.efer_switch {
-            self.write(guest::IA32_EFER_FULL, c.efer);
-        }
-        if c.features.pat_switch {
-            self.write(guest::IA32_PAT_FULL, cpu::rdmsr_safe(0x277).unwrap_or(0));
-        }
-        if c.features.perf_global_ctrl {
-            self.write(guest::IA32_PERF_GLOBAL_CTRL_FULL, 0);
-        }
-        self.write(guest::RIP, 0);
-        self.write(guest::RSP, 0);
-        self.write(guest::RFLAGS, 2);
-        self.write_ring(3);
-    }
-
-    /// Writes the segments of ring `cpl`.
-    fn write_ring(&mut self, cpl: u64) {
-        let (cs, ss, code, data) = if cpl == 0 {
-            (
-                segments::KERNEL_CS,
-                segments::KERNEL_SS,
-                segments::KERNEL_CODE_RIGHTS,
-                segments::KERNEL_DATA_RIGHTS,
-            )
-        } else {
-            (
-                segments::USER_CS,
-                segments::USER_SS,
-                segments::USER_CODE_RIGHTS,
-                segments::USER_DATA_RIGHTS,
-            )
-        };
-        self.write(guest::CS_SELECTOR, cs.into());
-        self.write(guest::CS_ACCESS_RIGHTS, code.into());
-        self.write(guest::SS_SELECTOR, ss.into());
-        self.write(guest::SS_ACCESS_RIGHTS, data.into());
-        // A null selector in ring 0, or 32-bit code in ring 3, leaves others.
-        self.write(guest::CS_LIMIT, segments::FLAT_LIMIT.into());
-        self.write(guest::SS_LIMIT, segments::FLAT_LIMIT.into());
-        self.write(guest::SS_BASE, 0);
         self.cache.cpl = cpl;
     }
 
     /// Writes what the next exit loads, as far as it is not there yet.
+    #[inline(always)]
     pub(crate) fn set_host(&mut self, cr3: u64, cr4: u64, fs_base: u64, gs_base: u64, perf: u64) {
         if cr3 != self.cache.host_cr3 {
             self.cache.host_cr3 = cr3;
-            self.write(host::CR3, cr3);
+            self.put(host::CR3, cr3);
         }
         if cr4 != self.cache.host_cr4 {
             self.cache.host_cr4 = cr4;
-            self.write(host::CR4, cr4);
+            self.put(host::CR4, cr4);
         }
         if fs_base != self.cache.host_fs_base {
             self.cache.host_fs_base = fs_base;
-            self.write(host::FS_BASE, fs_base);
+            self.put(host::FS_BASE, fs_base);
         }
         if gs_base != self.cache.host_gs_base {
             self.cache.host_gs_base = gs_base;
-            self.write(host::GS_BASE, gs_base);
+            self.put(host::GS_BASE, gs_base);
         }
         if perf != self.cache.host_perf {
             self.cache.host_perf = perf;
-            self.write(host::IA32_PERF_GLOBAL_CTRL_FULL, perf);
+            self.put(host::IA32_PERF_GLOBAL_CTRL_FULL, perf);
         }
     }
 
     /// Writes the fields that belong to a CPU, if it is another one than last time.
+    #[inline(always)]
     pub(crate) fn set_host_cpu(&mut self, irq: &IrqOff, fields: &CpuFields) {
         if self.cache.host_cpu == irq.cpu() + 1 {
             return;
         }
         self.cache.host_cpu = irq.cpu() + 1;
-        self.write(host::TR_BASE, fields.tr_base);
-        self.write(host::GDTR_BASE, fields.gdt_base);
-        self.write(host::IDTR_BASE, fields.idt_base);
-        self.write(host::IA32_SYSENTER_CS, fields.sysenter_cs);
-        self.write(host::IA32_SYSENTER_ESP, fields.sysenter_esp);
-        self.write(host::IA32_SYSENTER_EIP, fields.sysenter_eip);
+        self.put(host::TR_BASE, fields.tr_base);
+        self.put(host::GDTR_BASE, fields.gdt_base);
+        self.put(host::IDTR_BASE, fields.idt_base);
+        self.put(host::IA32_SYSENTER_CS, fields.sysenter_cs);
+        self.put(host::IA32_SYSENTER_ESP, fields.sysenter_esp);
+        self.put(host::IA32_SYSENTER_EIP, fields.sysenter_eip);
     }
 
-    /// Writes the registers that the VMCS holds; `regs` was checked.
-    pub(crate) fn set_regs(&mut self, regs: &VmcsRegs) {
-        if regs.rip != self.cache.rip {
-            self.write(guest::RIP, regs.rip);
+    /// Sets what the preemption timer counts down from. An exit should leave the field, but at least one
+    /// implementation leaves 0 there when the timer ran out.
+    #[inline(always)]
+    pub(crate) fn set_timer(&mut self, ticks: u32) {
+        self.put(guest::VMX_PREEMPTION_TIMER_VALUE, ticks.into());
+    }
+
+    /// Takes the registers that the VMCS holds from the run page, each word once, as far as they are
+    /// not there yet; `EINVAL` for what no guest can have.
+    #[inline(always)]
+    pub(crate) fn load_regs(&mut self, page: &RunPage) -> Result {
+        let rip = page.get(Word::RIP);
+        if rip != self.cache.rip {
+            self.cache.rip = canonical(rip)?;
+            self.put(guest::RIP, rip);
         }
-        if regs.rsp != self.cache.rsp {
-            self.write(guest::RSP, regs.rsp);
+        let rsp = page.get(Word::RSP);
+        if rsp != self.cache.rsp {
+            self.cache.rsp = rsp;
+            self.put(guest::RSP, rsp);
         }
-        if regs.rflags != self.cache.rflags {
-            self.write(guest::RFLAGS, regs.rflags);
+        let rflags = page.get(Word::RFLAGS) & RFLAGS_ALLOWED | RFLAGS_SET;
+        if rflags != self.cache.rflags {
+            self.cache.rflags = rflags;
+            self.put(guest::RFLAGS, rflags);
         }
-        if regs.fs_base != self.cache.fs_base {
-            self.write(guest::FS_BASE, regs.fs_base);
+        let fs_base = page.get(Word::FS_BASE);
+        if fs_base != self.cache.fs_base {
+            self.cache.fs_base = canonical(fs_base)?;
+            self.put(guest::FS_BASE, fs_base);
         }
-        if regs.gs_base != self.cache.gs_base {
-            self.write(guest::GS_BASE, regs.gs_base);
+        let gs_base = page.get(Word::GS_BASE);
+        if gs_base != self.cache.gs_base {
+            self.cache.gs_base = canonical(gs_base)?;
+            self.put(guest::GS_BASE, gs_base);
         }
-        if regs.cpl != self.cache.cpl {
-            self.write_ring(regs.cpl);
+        let cpl = page.get(Word::CPL);
+        if cpl != self.cache.cpl {
+            if cpl != 0 && cpl != 3 {
+                return Err(EINVAL);
+            }
+            self.put_ring(cpl);
         }
         // Shadows of STI and MOV SS, and debug exceptions that wait, belong to an instruction that
         // user space may have stepped over; RFLAGS.TF with such a shadow is refused by VM entry.
-        self.write(guest::INTERRUPTIBILITY_STATE, 0);
-        self.write(guest::PENDING_DBG_EXCEPTIONS, 0);
+        self.put(guest::INTERRUPTIBILITY_STATE, 0);
+        self.put(guest::PENDING_DBG_EXCEPTIONS, 0);
+        Ok(())
     }
 
-    /// Reads the registers that the VMCS holds back into `regs`.
-    pub(crate) fn get_regs(&mut self, regs: &mut VmcsRegs) {
-        let rflags = self.read(guest::RFLAGS);
-        regs.rip = self.read(guest::RIP);
-        regs.rsp = self.read(guest::RSP);
+    /// Writes the registers that the VMCS holds to the run page.
+    #[inline(always)]
+    pub(crate) fn store_regs(&mut self, page: &RunPage) {
+        self.cache.rip = self.read(guest::RIP);
+        page.set(Word::RIP, self.cache.rip);
+        self.cache.rsp = self.read(guest::RSP);
+        page.set(Word::RSP, self.cache.rsp);
+        self.cache.rflags = self.read(guest::RFLAGS);
         // Ring 0 can clear IF, and no one is to see it: the next RUN sets it again.
-        regs.rflags = rflags | RFLAGS_IF;
-        regs.fs_base = self.read(guest::FS_BASE);
-        regs.gs_base = self.read(guest::GS_BASE);
-        self.cache.rip = regs.rip;
-        self.cache.rsp = regs.rsp;
-        self.cache.rflags = rflags;
-        self.cache.fs_base = regs.fs_base;
-        self.cache.gs_base = regs.gs_base;
+        page.set(Word::RFLAGS, self.cache.rflags | RFLAGS_IF);
+        self.cache.fs_base = self.read(guest::FS_BASE);
+        page.set(Word::FS_BASE, self.cache.fs_base);
+        self.cache.gs_base = self.read(guest::GS_BASE);
+        page.set(Word::GS_BASE, self.cache.gs_base);
         // Ring 0 can return to 32-bit code in ring 3 by SYSRET, and load a null SS: segments that are
         // not ours are written anew when user space runs the vCPU again.
         let (code, data) = (
             self.read(guest::CS_ACCESS_RIGHTS),
             self.read(guest::SS_ACCESS_RIGHTS),
         );
-        regs.cpl = data >> 5 & 3;
-        let ours = if regs.cpl == 0 {
-            (segments::KERNEL_CODE_RIGHTS, segments::KERNEL_DATA_RIGHTS)
-        } else {
-            (segments::USER_CODE_RIGHTS, segments::USER_DATA_RIGHTS)
+        self.cache.cpl = match (code, data) {
+            USER_RIGHTS => 3,
+            KERNEL_RIGHTS => 0,
+            _ => u64::MAX,
         };
-        self.cache.cpl = if (code, data) == (ours.0.into(), ours.1.into()) {
-            regs.cpl
-        } else {
-            u64::MAX
-        };
+        page.set(Word::CPL, cpl(data));
     }
 
     /// The ring that the guest is in.
+    #[inline(always)]
     pub(crate) fn ring(&self) -> u64 {
-        self.read(guest::SS_ACCESS_RIGHTS) >> 5 & 3
+        cpl(self.read(guest::SS_ACCESS_RIGHTS))
     }
 
     /// Moves over the instruction that exited.
     pub(crate) fn skip_instruction(&mut self) {
         let rip = self.read(guest::RIP);
         let len = self.read(ro::VMEXIT_INSTRUCTION_LEN);
-        self.write(guest::RIP, rip.wrapping_add(len));
-        self.write(guest::INTERRUPTIBILITY_STATE, 0);
+        self.put(guest::RIP, rip.wrapping_add(len));
+        self.put(guest::INTERRUPTIBILITY_STATE, 0);
         if self.read(guest::RFLAGS) & RFLAGS_TF != 0 {
             // A single step is over after an emulated instruction, too.
-            self.write(guest::PENDING_DBG_EXCEPTIONS, PENDING_BS);
+            self.put(guest::PENDING_DBG_EXCEPTIONS, PENDING_BS);
         }
-    }
-
-    /// Sets the preemption timer.
-    pub(crate) fn set_timer(&mut self, value: u32) {
-        self.write(guest::VMX_PREEMPTION_TIMER_VALUE, value.into());
     }
 
     /// The exit qualification.
@@ -445,6 +326,6 @@ impl<'w> Vmcs<'w> {
 
     /// The guest-linear address of an EPT violation.
     pub(crate) fn linear_address(&self) -> u64 {
-        self.read(field::GUEST_LINEAR_ADDRESS)
+        self.read(GUEST_LINEAR_ADDRESS)
     }
 }

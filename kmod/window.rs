@@ -90,7 +90,7 @@ impl<'a> Window<'a> {
             unsafe { cpu::write_cr4(irq, cr4 | CR4_VMXE) };
             // SAFETY: Interrupts are off until the window is closed, CR4.VMXE is on, and the region
             // is this CPU's own.
-            if unsafe { insn::vmxon(this.vmxon.phys()) }.is_err() {
+            if unsafe { insn::vmxon(this.vmxon.phys_ref()) }.is_err() {
                 // SAFETY: The value that was there.
                 unsafe { cpu::write_cr4(irq, cr4) };
                 return Err(ENODEV);
@@ -143,7 +143,7 @@ impl Drop for Window<'_> {
             }
             Owner::Borrow { vmcs } if vmcs != insn::NO_VMCS => {
                 // SAFETY: It was current on this CPU when interrupts went off, and so is active here.
-                let _ = unsafe { insn::vmptrld(vmcs) };
+                let _ = unsafe { insn::vmptrld(&vmcs) };
             }
             Owner::Borrow { .. } => {}
         }

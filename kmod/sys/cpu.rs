@@ -218,11 +218,15 @@ pub(crate) fn tss(_irq: &IrqOff) -> u64 {
     unsafe { ffi::uvisor_tss_address() }
 }
 
-/// Puts back what no VM exit brings back: limits of GDT and TSS, and notes that user space must be
-/// kept from the guest's branch predictions.
-pub(crate) fn after_exit(_irq: &IrqOff, gdt: &Descriptor) {
-    // SAFETY: `gdt` was read on this CPU, with interrupts off since.
-    unsafe { ffi::uvisor_after_exit(gdt) };
+/// Loads the GDT's limit and address.
+///
+/// # Safety
+///
+/// `gdt` must be what [`gdt`] read on this CPU.
+#[inline(always)]
+pub(crate) unsafe fn load_gdt(_irq: &IrqOff, gdt: &Descriptor) {
+    // SAFETY: By the caller's promise; the instruction reads 10 bytes.
+    unsafe { asm!("lgdt [{}]", in(reg) gdt, options(readonly, nostack, preserves_flags)) };
 }
 
 /// Runs the host's NMI handler, after an NMI caused a VM exit; its IRET ends the blocking of NMIs.
@@ -265,28 +269,6 @@ pub(crate) unsafe fn write_xcr0(value: u64) {
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack));
     }
-}
-
-/// PKRU.
-///
-/// # Safety
-///
-/// CR4.PKE must be set.
-pub(crate) unsafe fn pkru() -> u32 {
-    let value: u32;
-    // SAFETY: By the caller's promise.
-    unsafe { asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack)) };
-    value
-}
-
-/// Writes PKRU.
-///
-/// # Safety
-///
-/// CR4.PKE must be set, and the value be the task's.
-pub(crate) unsafe fn write_pkru(value: u32) {
-    // SAFETY: By the caller's promise.
-    unsafe { asm!("wrpkru", in("ecx") 0, in("eax") value, in("edx") 0, options(nostack)) };
 }
 
 /// Executes CPUID.

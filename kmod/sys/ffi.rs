@@ -43,12 +43,10 @@ pub(crate) struct Descriptor {
 // The lint is wrong about kernel types with zero-sized members, which are fine behind a pointer.
 #[allow(improper_ctypes)]
 extern "C" {
-    pub(crate) fn uvisor_irq_disable();
-    pub(crate) fn uvisor_irq_enable();
+    pub(crate) fn uvisor_window_begin() -> u32;
+    pub(crate) fn uvisor_window_end();
     pub(crate) fn uvisor_cond_resched();
-    pub(crate) fn uvisor_work_pending() -> bool;
     pub(crate) fn uvisor_handle_work() -> c_int;
-    pub(crate) fn uvisor_this_cpu() -> c_int;
     pub(crate) fn uvisor_kick_cpu(cpu: c_int);
     pub(crate) fn uvisor_sync_cpu(cpu: c_int) -> c_int;
 
@@ -58,7 +56,6 @@ extern "C" {
     pub(crate) fn uvisor_has_fred() -> bool;
     pub(crate) fn uvisor_has_xsave() -> bool;
     pub(crate) fn uvisor_is_confidential_guest() -> bool;
-    pub(crate) fn uvisor_after_exit(gdt: *const Descriptor);
     pub(crate) fn uvisor_machine_check();
     pub(crate) fn uvisor_tss_address() -> u64;
     pub(crate) fn uvisor_tsc_khz() -> u32;

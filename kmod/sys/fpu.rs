@@ -4,10 +4,7 @@
 
 use core::arch::asm;
 
-use kernel::{
-    bindings,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 use super::{
     cpu,
@@ -27,9 +24,6 @@ const MXCSR_DEFAULT: u32 = 0x1f80;
 /// The offset in bytes of MXCSR in an XSAVE area.
 const MXCSR_OFFSET: usize = 24;
 
-/// CR4.PKE.
-const CR4_PKE: u64 = 1 << 22;
-
 /// How extended state is switched on this machine.
 #[derive(Clone, Copy)]
 pub(crate) struct FpuConfig {
@@ -37,8 +31,6 @@ pub(crate) struct FpuConfig {
     host_xcr0: u64,
     /// XCR0 of the guests.
     pub(crate) guest_xcr0: u64,
-    /// Whether the host uses PKRU, which a guest's XRSTOR would change.
-    pku: bool,
 }
 
 impl FpuConfig {
@@ -52,12 +44,19 @@ impl FpuConfig {
         Ok(Self {
             host_xcr0,
             guest_xcr0: host_xcr0 & GUEST_XCR0,
-            pku: cpu::cr4() & CR4_PKE != 0,
         })
+    }
+
+    /// The guests' XCR0 in two halves, as the instructions take it.
+    #[inline(always)]
+    fn halves(&self) -> (u32, u32) {
+        // CAST: The lower and the upper half.
+        (self.guest_xcr0 as u32, (self.guest_xcr0 >> 32) as u32)
     }
 }
 
-/// The area that holds a vCPU's extended state while it does not run.
+/// An area that holds extended state which is not in the registers: a vCPU's while it does not run, or
+/// the host's while a guest runs.
 ///
 /// # Invariants
 ///
@@ -93,62 +92,63 @@ impl FpuArea {
             area.add(MXCSR_OFFSET).cast::<u32>().write(MXCSR_DEFAULT);
         }
     }
-}
 
-/// The guest's extended state is in the registers while this lives.
-pub(crate) struct FpuLoaded<'a> {
-    area: &'a mut FpuArea,
-    config: &'a FpuConfig,
-    pkru: u32,
-}
-
-impl<'a> FpuLoaded<'a> {
-    /// Saves the task's extended state and loads the guest's.
-    pub(crate) fn new(_irq: &IrqOff, config: &'a FpuConfig, area: &'a mut FpuArea) -> Self {
-        // SAFETY: Interrupts are off, in a system call: the kernel itself uses no FPU now. The task's
-        // registers are saved, and loaded again when it returns to user space.
-        unsafe { bindings::kernel_fpu_begin_mask(0) };
-        let pkru = if config.pku {
-            // SAFETY: CR4.PKE is set.
-            unsafe { cpu::pkru() }
-        } else {
-            0
-        };
-        if config.guest_xcr0 != config.host_xcr0 {
-            // SAFETY: A subset that has x87 and, where AVX state is present, SSE; `drop` puts back.
-            unsafe { cpu::write_xcr0(config.guest_xcr0) };
-        }
-        // CAST: The instruction takes the mask in two halves.
-        let (low, high) = (config.guest_xcr0 as u32, (config.guest_xcr0 >> 32) as u32);
-        // SAFETY: By the area's invariant the instruction does not fault; the area is 64-byte aligned.
-        unsafe {
-            asm!("xrstor64 [{}]", in(reg) area.area, in("eax") low, in("edx") high,
-                options(nostack));
-        }
-        Self { area, config, pkru }
-    }
-}
-
-impl Drop for FpuLoaded<'_> {
-    fn drop(&mut self) {
-        let mask = self.config.guest_xcr0;
-        // CAST: The instruction takes the mask in two halves.
-        let (low, high) = (mask as u32, (mask >> 32) as u32);
+    /// Stores the registers of `config`'s guests here.
+    #[inline(always)]
+    fn save(&mut self, config: &FpuConfig) {
+        let (low, high) = config.halves();
         // SAFETY: The area is a page of ours, 64-byte aligned, large enough for the components of
-        // `GUEST_XCR0`. INVARIANT: XSAVE with the guest's XCR0.
+        // `GUEST_XCR0`, all of which XCR0 has. INVARIANT: XSAVE with the guest's XCR0.
         unsafe {
-            asm!("xsave64 [{}]", in(reg) self.area.area, in("eax") low, in("edx") high,
+            asm!("xsave64 [{}]", in(reg) self.area, in("eax") low, in("edx") high,
                 options(nostack));
         }
-        if mask != self.config.host_xcr0 {
-            // SAFETY: The kernel's own value.
-            unsafe { cpu::write_xcr0(self.config.host_xcr0) };
-        }
-        if self.config.pku {
-            // SAFETY: CR4.PKE is set, and the value is the task's.
-            unsafe { cpu::write_pkru(self.pkru) };
-        }
-        // SAFETY: Ends what `new` began, with interrupts off all along.
-        unsafe { bindings::kernel_fpu_end() };
     }
+
+    /// Loads the registers of `config`'s guests from here.
+    #[inline(always)]
+    fn load(&self, config: &FpuConfig) {
+        let (low, high) = config.halves();
+        // SAFETY: By the invariant the instruction does not fault; the area is 64-byte aligned.
+        unsafe {
+            asm!("xrstor64 [{}]", in(reg) self.area, in("eax") low, in("edx") high,
+                options(nostack));
+        }
+    }
+}
+
+/// Saves the host's extended state in `host` and loads the guest's, until [`leave_guest`].
+///
+/// The host's registers come back as they were, whatever they hold: a task's state, or what the kernel
+/// left there and has in memory. So the kernel need not know, and its own switch, which would save and
+/// restore as much, is spared. No handler of an NMI or of a machine check uses such state.
+#[inline(always)]
+pub(crate) fn enter_guest(
+    _irq: &IrqOff,
+    config: &FpuConfig,
+    host: &mut FpuArea,
+    guest: &FpuArea,
+) {
+    host.save(config);
+    if config.guest_xcr0 != config.host_xcr0 {
+        // SAFETY: A subset that has x87 and, where AVX state is present, SSE; `leave_guest` puts back.
+        unsafe { cpu::write_xcr0(config.guest_xcr0) };
+    }
+    guest.load(config);
+}
+
+/// Undoes [`enter_guest`].
+#[inline(always)]
+pub(crate) fn leave_guest(
+    _irq: &IrqOff,
+    config: &FpuConfig,
+    host: &FpuArea,
+    guest: &mut FpuArea,
+) {
+    guest.save(config);
+    if config.guest_xcr0 != config.host_xcr0 {
+        // SAFETY: The kernel's own value.
+        unsafe { cpu::write_xcr0(config.host_xcr0) };
+    }
+    host.load(config);
 }

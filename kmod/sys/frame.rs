@@ -49,6 +49,11 @@ impl Frame {
         self.0
     }
 
+    /// The physical address in memory, as VMX instructions take it.
+    pub(crate) fn phys_ref(&self) -> &u64 {
+        &self.0
+    }
+
     /// Where the kernel sees the page.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         // SAFETY: By the type's invariant it is in the direct map.

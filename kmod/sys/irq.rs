@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts off, as a token that functions can ask for.
+//! Interrupts off for a window, as a token that functions can ask for.
 
 use kernel::{
     error::to_result,
@@ -12,7 +12,8 @@ use super::ffi;
 
 /// Interrupts are off on this CPU while a value of this type lives.
 ///
-/// Unlike the kernel's own token this holds on every kernel configuration.
+/// Unlike the kernel's own token this holds on every kernel configuration. What a stay in a guest does
+/// to the TSS and to branch predictions is made good by its drop.
 ///
 /// # Invariants
 ///
@@ -20,22 +21,30 @@ use super::ffi;
 pub(crate) struct IrqOff {
     /// The CPU's number.
     cpu: usize,
+    work_pending: bool,
     _not_thread_safe: NotThreadSafe,
 }
 
 impl IrqOff {
     /// Turns interrupts off; they must be on.
     pub(crate) fn new() -> Self {
+        const PENDING: u32 = 1 << 31;
         // SAFETY: Callable in any context. Interrupts are on in the system calls that come here.
-        unsafe { ffi::uvisor_irq_disable() };
-        // SAFETY: Interrupts are off, so the task stays on this CPU.
-        let cpu = unsafe { ffi::uvisor_this_cpu() };
-        // INVARIANT: Interrupts are off from here on.
+        let begun = unsafe { ffi::uvisor_window_begin() };
+        // INVARIANT: Interrupts are off from here on, so the task stays on this CPU.
         Self {
-            // CAST: CPU numbers are not negative.
-            cpu: cpu as usize,
+            // CAST: A 32-bit number fits.
+            cpu: (begun & !PENDING) as usize,
+            work_pending: begun & PENDING != 0,
             _not_thread_safe: NotThreadSafe,
         }
+    }
+
+    /// Whether the task must do something else before it runs a guest: handle a signal, let another
+    /// task run, do what was left to its return to user space. What comes up later interrupts this
+    /// CPU, and so ends the stay in the guest.
+    pub(crate) fn work_pending(&self) -> bool {
+        self.work_pending
     }
 
     /// The number of this CPU.
@@ -47,7 +56,7 @@ impl IrqOff {
 impl Drop for IrqOff {
     fn drop(&mut self) {
         // SAFETY: By the type's invariant we turned them off.
-        unsafe { ffi::uvisor_irq_enable() };
+        unsafe { ffi::uvisor_window_end() };
     }
 }
 
@@ -57,14 +66,7 @@ pub(crate) fn cond_resched() {
     unsafe { ffi::uvisor_cond_resched() };
 }
 
-/// Whether the task must do something else before it runs a guest: handle a signal, let another
-/// task run, do what was left to its return to user space.
-pub(crate) fn work_pending(_irq: &IrqOff) -> bool {
-    // SAFETY: Interrupts are off.
-    unsafe { ffi::uvisor_work_pending() }
-}
-
-/// Does that; `EINTR` if a signal waits.
+/// Does what [`IrqOff::work_pending`] is about; `EINTR` if a signal waits.
 pub(crate) fn handle_work() -> Result {
     // SAFETY: Called from the ioctl of the task, with interrupts on and no lock held but mutexes
     // that only this ioctl takes.

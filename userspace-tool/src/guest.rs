@@ -19,14 +19,15 @@ use crate::{Device, Error, Result, Vcpu, Vm};
 /// the task goes on behind its `SYSCALL`.
 const SHIM: [u8; 6] = [0x0f, 0x01, 0xc1, 0x48, 0x0f, 0x07];
 
-/// What `SYSCALL` clears in RFLAGS: what Linux has it clear, but for IF. Ring 0 is two instructions
-/// long, and the host's interrupts must reach the host even if it is more.
+/// What `SYSCALL` clears in RFLAGS: exactly what Linux has it clear, so that the module need not
+/// exchange the MSR. Interrupts reach the host whatever the guest's IF is.
 const SYSCALL_MASK: u64 = flags::CF
     | flags::PF
     | flags::AF
     | flags::ZF
     | flags::SF
     | flags::TF
+    | flags::IF
     | flags::DF
     | flags::OF
     | flags::IOPL
@@ -43,6 +44,7 @@ mod flags {
     pub(super) const ZF: u64 = 1 << 6;
     pub(super) const SF: u64 = 1 << 7;
     pub(super) const TF: u64 = 1 << 8;
+    pub(super) const IF: u64 = 1 << 9;
     pub(super) const DF: u64 = 1 << 10;
     pub(super) const OF: u64 = 1 << 11;
     pub(super) const IOPL: u64 = 3 << 12;

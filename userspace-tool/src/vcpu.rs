@@ -102,6 +102,7 @@ impl Vcpu {
     }
 
     /// The run page.
+    #[inline]
     fn page(&self) -> *mut RunPage {
         self.shared.page.base().as_ptr().cast()
     }
@@ -110,24 +111,37 @@ impl Vcpu {
     ///
     /// [`Exit::Interrupted`] stands for `EINTR`: the registers are up to date, and the next call
     /// goes on from there.
+    #[inline]
     pub fn run(&mut self) -> Result<Exit> {
-        match plain_ioctl(self.as_fd(), uapi::RUN, "RUN") {
-            Ok(_) => self.exit(),
-            Err(error) => match error.errno() {
-                Some(libc::EINTR) => Ok(Exit::Interrupted),
-                Some(libc::EIO) => {
-                    let exit = self.raw_exit();
-                    Err(Error::EntryFailed {
-                        reason: exit.info,
-                        error: exit.code,
-                    })
-                }
-                _ => Err(error),
-            },
+        // Inline, as it is on the way of every exit.
+        //
+        // SAFETY: The command takes no argument.
+        let ran = unsafe {
+            let run = rustix::ioctl::NoArg::<{ uapi::RUN }>::new();
+            rustix::ioctl::ioctl(self.as_fd(), run)
+        };
+        match ran {
+            Ok(()) => decode(self.exit()),
+            Err(rustix::io::Errno::INTR) => Ok(Exit::Interrupted),
+            Err(error) => Err(self.run_failed(error)),
         }
     }
 
+    /// What a RUN that failed with `error` says.
+    #[cold]
+    fn run_failed(&self, error: rustix::io::Errno) -> Error {
+        let exit = self.exit();
+        if error == rustix::io::Errno::IO && exit.reason == ExitReason::EntryFailed as u32 {
+            return Error::EntryFailed {
+                reason: exit.info,
+                error: exit.code,
+            };
+        }
+        Error::errno_of("RUN", error.raw_os_error())
+    }
+
     /// The registers.
+    #[inline]
     pub fn regs(&self) -> &Regs {
         // SAFETY: The page is mapped and at least as long as `RunPage`; the module writes to it
         // only in `run`, which borrows `self` mutably.
@@ -135,6 +149,7 @@ impl Vcpu {
     }
 
     /// The registers, to change them before the next [`Self::run`].
+    #[inline]
     pub fn regs_mut(&mut self) -> &mut Regs {
         // SAFETY: As in `regs`, and `self` is borrowed mutably.
         unsafe { &mut *ptr::addr_of_mut!((*self.page()).regs) }
@@ -142,8 +157,7 @@ impl Vcpu {
 
     /// The exit as the module wrote it.
     pub fn raw_exit(&self) -> uapi::Exit {
-        // SAFETY: As in `regs`.
-        unsafe { ptr::addr_of!((*self.page()).exit).read() }
+        *self.exit()
     }
 
     /// Sets the flags that the next [`Self::run`] obeys.
@@ -175,13 +189,16 @@ impl Vcpu {
         Kicker(Arc::clone(&self.shared))
     }
 
-    /// The exit in the run page, decoded.
-    fn exit(&self) -> Result<Exit> {
-        decode(&self.raw_exit())
+    /// The exit in the run page.
+    #[inline]
+    fn exit(&self) -> &uapi::Exit {
+        // SAFETY: As in `regs`.
+        unsafe { &*ptr::addr_of!((*self.page()).exit) }
     }
 }
 
 /// Decodes an exit of the module.
+#[inline]
 fn decode(exit: &uapi::Exit) -> Result<Exit> {
     const HYPERCALL: u32 = ExitReason::Hypercall as u32;
     const MEMORY: u32 = ExitReason::Memory as u32;
@@ -192,8 +209,11 @@ fn decode(exit: &uapi::Exit) -> Result<Exit> {
     const ENTRY_FAILED: u32 = ExitReason::EntryFailed as u32;
     const HALT: u32 = ExitReason::Halt as u32;
 
+    // Apart, so that it is looked for first: each system call of a task is one.
+    if exit.reason == HYPERCALL {
+        return Ok(Exit::Hypercall { ring: exit.info });
+    }
     Ok(match exit.reason {
-        HYPERCALL => Exit::Hypercall { ring: exit.info },
         MEMORY => Exit::Memory {
             gpa: exit.address,
             linear: (exit.linear != u64::MAX).then_some(exit.linear),
@@ -236,6 +256,7 @@ fn cause(code: u64) -> Option<MemoryCause> {
 }
 
 impl AsFd for Vcpu {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.fd.as_fd()
     }

@@ -50,9 +50,10 @@ macro_rules! fallible {
 ///
 /// Interrupts must be off and stay off until [`vmxoff`], CR4.VMXE on, and `region` the physical
 /// address of a page that holds the VMCS revision and is used for nothing else.
-pub unsafe fn vmxon(region: u64) -> Result<(), Fail> {
+#[inline(always)]
+pub unsafe fn vmxon(region: &u64) -> Result<(), Fail> {
     // SAFETY: By the caller's promise; a fault is caught.
-    unsafe { fallible!("vmxon ({p})", &region) };
+    unsafe { fallible!("vmxon ({p})", region) };
     Ok(())
 }
 
@@ -61,6 +62,7 @@ pub unsafe fn vmxon(region: u64) -> Result<(), Fail> {
 /// # Safety
 ///
 /// VMX operation must have been entered by the caller, and no VMCS be active.
+#[inline(always)]
 pub unsafe fn vmxoff() -> Result<(), Fail> {
     // SAFETY: By the caller's promise; the operand is not used.
     unsafe { fallible!("vmxoff # {p}", 0u64) };
@@ -72,6 +74,7 @@ pub unsafe fn vmxoff() -> Result<(), Fail> {
 /// # Safety
 ///
 /// Interrupts must be off, so that the answer stays true.
+#[inline(always)]
 pub unsafe fn vmptrst() -> Result<u64, Fail> {
     let mut vmcs = NO_VMCS;
     // SAFETY: The instruction writes 8 bytes to `vmcs`; a fault is caught.
@@ -86,9 +89,10 @@ pub unsafe fn vmptrst() -> Result<u64, Fail> {
 ///
 /// The CPU must be in VMX operation with interrupts off, and `vmcs` the physical address of a VMCS
 /// region that is active on no other CPU.
-pub unsafe fn vmptrld(vmcs: u64) -> Result<(), Fail> {
+#[inline(always)]
+pub unsafe fn vmptrld(vmcs: &u64) -> Result<(), Fail> {
     // SAFETY: By the caller's promise; a fault is caught.
-    unsafe { fallible!("vmptrld ({p})", &vmcs) };
+    unsafe { fallible!("vmptrld ({p})", vmcs) };
     Ok(())
 }
 
@@ -98,9 +102,10 @@ pub unsafe fn vmptrld(vmcs: u64) -> Result<(), Fail> {
 ///
 /// The CPU must be in VMX operation with interrupts off, and `vmcs` the physical address of a VMCS
 /// region that is active on no other CPU.
-pub unsafe fn vmclear(vmcs: u64) -> Result<(), Fail> {
+#[inline(always)]
+pub unsafe fn vmclear(vmcs: &u64) -> Result<(), Fail> {
     // SAFETY: By the caller's promise; a fault is caught.
-    unsafe { fallible!("vmclear ({p})", &vmcs) };
+    unsafe { fallible!("vmclear ({p})", vmcs) };
     Ok(())
 }
 
@@ -152,6 +157,44 @@ pub unsafe fn vmread(field: u32) -> Option<u64> {
         );
     }
     (failed == 0).then_some(value)
+}
+
+/// Reads a field that the current VMCS has.
+///
+/// # Safety
+///
+/// The CPU must be in VMX operation with a current VMCS, and have the field.
+#[inline(always)]
+pub unsafe fn vmread_known(field: u32) -> u64 {
+    let value: u64;
+    // SAFETY: By the caller's promise, also that the instruction does not fail.
+    unsafe {
+        asm!(
+            "vmread {field}, {value}",
+            field = in(reg) u64::from(field),
+            value = out(reg) value,
+            options(att_syntax, nostack, nomem),
+        );
+    }
+    value
+}
+
+/// Writes a field that the current VMCS has.
+///
+/// # Safety
+///
+/// As [`vmwrite`], and the CPU must have the field and accept writes to it.
+#[inline(always)]
+pub unsafe fn vmwrite_known(field: u32, value: u64) {
+    // SAFETY: By the caller's promise, also that the instruction does not fail.
+    unsafe {
+        asm!(
+            "vmwrite {value}, {field}",
+            field = in(reg) u64::from(field),
+            value = in(reg) value,
+            options(att_syntax, nostack),
+        );
+    }
 }
 
 /// Writes a field of the current VMCS; false if it has no such field or it is read-only.

@@ -23,6 +23,11 @@ impl ExitReason {
         BasicReason(self.0 as u16)
     }
 
+    /// Whether it is `basic` without any modifier.
+    pub const fn is_just(self, basic: BasicReason) -> bool {
+        self.0 == basic.0 as u32
+    }
+
     /// Whether the guest never ran: VM entry failed while it loaded the guest's state.
     pub const fn entry_failed(self) -> bool {
         self.0 & Self::ENTRY_FAILED != 0
