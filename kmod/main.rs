@@ -52,6 +52,7 @@ struct Uvisor {
 
 impl kernel::InPlaceModule for Uvisor {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        sys::frame::init();
         try_pin_init!(Self {
             // SAFETY: Once per load, before the device exists.
             _hardware: unsafe { device::Published::new(hardware::Hardware::probe()?) },

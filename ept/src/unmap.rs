@@ -16,7 +16,7 @@ use core::ops;
 
 use crate::addr::{Hpa, Range};
 use crate::entry::Entry;
-use crate::geometry::{Index, Level};
+use crate::geometry::Level;
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
 
@@ -102,11 +102,18 @@ fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
 
 /// Gives back a table with everything in it.
 fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level) {
-    for index in Index::all() {
-        let entry = load(slot(host, table, index));
-        if entry.is_used() {
-            free_entry(host, entry, level);
-        }
+    let mut from = 0;
+    while let Some((at, entry)) = next_used(host, table, from) {
+        free_entry(host, entry, level);
+        from = at.saturating_add(1);
     }
     host.free_table(table);
+}
+
+/// The first entry of `table` from number `from` on that has something, and its number. Most have
+/// nothing, so this passes them over in a loop of its own.
+fn next_used<H: Host>(host: &H, table: Hpa, from: usize) -> Option<(usize, Entry)> {
+    let entries = host.entries(table).iter().enumerate().skip(from);
+    let mut used = entries.map(|(at, slot)| (at, load(slot)));
+    used.find(|(_, entry)| entry.is_used())
 }

@@ -2,11 +2,24 @@
 
 //! Pages of memory by their physical address.
 
-use kernel::{
-    prelude::*, //
+use core::sync::atomic::{
+    AtomicUsize,
+    Ordering::Relaxed, //
 };
 
+use kernel::prelude::*;
+
 use super::ffi;
+
+/// Where the kernel sees physical address 0: its direct map, which is linear and stays where it is.
+static DIRECT_MAP: AtomicUsize = AtomicUsize::new(0);
+
+/// Finds out where the direct map is; to be called before all else here.
+pub(crate) fn init() {
+    // SAFETY: Address arithmetic.
+    let start = unsafe { ffi::uvisor_page_virt(0) };
+    DIRECT_MAP.store(start.addr(), Relaxed);
+}
 
 /// A page of ours, given back when dropped.
 ///
@@ -56,8 +69,7 @@ impl Frame {
 
     /// Where the kernel sees the page.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: By the type's invariant it is in the direct map.
-        unsafe { ffi::uvisor_page_virt(self.0) }.cast()
+        virt(self.0)
     }
 
     /// A page with the content of the one at `from`.
@@ -91,12 +103,10 @@ pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     unsafe { ffi::uvisor_copy(to.cast(), from.cast(), len) };
 }
 
-/// Where the kernel sees the page at `phys`.
-///
-/// # Safety
-///
-/// `phys` must be a page of the direct map.
-pub(crate) unsafe fn virt(phys: u64) -> *mut u8 {
-    // SAFETY: By the caller's promise.
-    unsafe { ffi::uvisor_page_virt(phys) }.cast()
+/// Where the kernel sees the page at `phys`; meaningful for memory only.
+#[inline]
+pub(crate) fn virt(phys: u64) -> *mut u8 {
+    // CAST: Both have 64 bits.
+    let address = DIRECT_MAP.load(Relaxed).wrapping_add(phys as usize);
+    core::ptr::with_exposed_provenance_mut(address)
 }

@@ -2,7 +2,11 @@
 
 //! Measures system calls from inside: a part of `bench`, which runs it natively and by `uvctl run`.
 //!
-//! Prints a line for each system call: its name, a colon, and ticks of the time-stamp counter.
+//! ```text
+//! bench_task             a line for each system call: its name, a colon, and ticks of the time-stamp
+//!                        counter
+//! bench_task CALL COUNT  the system call COUNT times and nothing else, for whoever counts events
+//! ```
 
 use std::arch::x86_64::{_mm_lfence, _rdtsc};
 use std::fmt::Write;
@@ -44,22 +48,38 @@ fn line(name: &str, nothing: u64, mut body: impl FnMut()) -> String {
     })
 }
 
+fn getppid() {
+    // SAFETY: It takes no argument.
+    unsafe { libc::syscall(libc::SYS_getppid) };
+}
+
+fn read(zero: &File) {
+    let mut byte = 0u8;
+    // SAFETY: The buffer has the byte.
+    let count = unsafe { libc::read(zero.as_raw_fd(), (&raw mut byte).cast(), 1) };
+    assert_eq!(count, 1, "read of /dev/zero");
+}
+
 fn main() {
+    let zero = File::open("/dev/zero").expect("/dev/zero");
+    let mut arguments = std::env::args().skip(1);
+    if let Some(call) = arguments.next() {
+        let count = arguments.next().and_then(|count| count.parse().ok());
+        for _ in 0..count.unwrap_or(1) {
+            match call.as_str() {
+                "getppid" => getppid(),
+                "read" => read(&zero),
+                other => panic!("no such call: {other}"),
+            }
+        }
+        return;
+    }
     let mut empty = [0; 101];
     empty.fill_with(|| time(|| ()));
     empty.sort_unstable();
     let nothing = empty[50];
 
-    let zero = File::open("/dev/zero").expect("/dev/zero");
-    let mut byte = 0u8;
-    let parent = line("getppid", nothing, || {
-        // SAFETY: It takes no argument.
-        unsafe { libc::syscall(libc::SYS_getppid) };
-    });
-    let read = line("read", nothing, || {
-        // SAFETY: The buffer has the byte.
-        let count = unsafe { libc::read(zero.as_raw_fd(), (&raw mut byte).cast(), 1) };
-        assert_eq!(count, 1, "read of /dev/zero");
-    });
+    let parent = line("getppid", nothing, getppid);
+    let read = line("read", nothing, || read(&zero));
     println!("{parent}\n{read}");
 }

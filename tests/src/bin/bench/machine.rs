@@ -131,6 +131,11 @@ pub trait Machine: Sized {
     /// What has been counted so far.
     fn events(&self) -> Events;
 
+    /// What it has to give back, as events of its destruction.
+    fn holds(&self) -> Events {
+        Events::default()
+    }
+
     /// Frees everything.
     fn destroy(self, laps: &mut Laps);
 }
@@ -149,7 +154,7 @@ pub fn life<M: Machine>(system: &M::System, count: usize) -> [(Figure, Parts); 2
     let mut laps = [Laps::new(), Laps::new()];
     let mut totals = [(); 2].map(|()| Samples::with_capacity(count));
     let mut parts = [(); 2].map(|()| Vec::<(&'static str, Samples)>::new());
-    let mut events = Events::default();
+    let mut events = [(); 2].map(|()| Events::default());
     const WARM_UP: usize = 4;
     for round in 0..count + WARM_UP {
         // What the last one left to be done later is not this one's.
@@ -158,7 +163,7 @@ pub fn life<M: Machine>(system: &M::System, count: usize) -> [(Figure, Parts); 2
         let mut machine = M::create(system, &mut laps[0]);
         machine.run();
         laps[0].lap("first run");
-        events = machine.events();
+        events = [machine.events(), machine.holds()];
         laps[1].start();
         machine.destroy(&mut laps[1]);
         if round < WARM_UP {
@@ -174,12 +179,12 @@ pub fn life<M: Machine>(system: &M::System, count: usize) -> [(Figure, Parts); 2
             }
         }
     }
-    let mut events = Some(events);
+    let mut events = events.into_iter();
     let mut totals = totals.into_iter();
     parts.map(|parts| {
         let figure = Figure {
             summary: totals.next().expect("as many").summary(),
-            events: events.take().unwrap_or_default(),
+            events: events.next().expect("as many"),
         };
         let p50 = |(name, samples): (_, Samples)| (name, samples.summary().p50);
         (figure, parts.into_iter().map(p50).collect())

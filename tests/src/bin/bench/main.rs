@@ -96,6 +96,12 @@ fn machine<M: Machine>(
 
 /// What programs do, natively or by `prefix`.
 fn programs(report: &mut Report, name: System, prefix: &[&str]) {
+    let counted = |events: &dyn Fn() -> Result<Events, String>| {
+        if prefix.is_empty() {
+            return Events::default();
+        }
+        events().unwrap_or_else(|why| panic!("events: {why}"))
+    };
     match native::task(prefix) {
         Ok(lines) => {
             for (call, summary) in lines {
@@ -104,7 +110,7 @@ fn programs(report: &mut Report, name: System, prefix: &[&str]) {
                 } else {
                     Work::Getppid
                 };
-                report.add(work, name, summary, Events::default());
+                report.add(work, name, summary, counted(&|| native::events_of_call(&call)));
             }
         }
         Err(why) => {
@@ -114,7 +120,10 @@ fn programs(report: &mut Report, name: System, prefix: &[&str]) {
     }
     let command = [prefix, &[TRUE]].concat();
     match native::program(&command, PROGRAMS) {
-        Ok(summary) => report.add(Work::True, name, summary, Events::default()),
+        Ok(summary) => {
+            let events = counted(&|| native::events_of(Path::new(TRUE), &[]));
+            report.add(Work::True, name, summary, events);
+        }
         Err(why) => report.missing(Work::True, name, why),
     }
 }
@@ -138,6 +147,7 @@ fn measure(report: &mut Report) -> Result<(), String> {
     report.condition("kernel", release.trim());
     report.condition("processor", field("/proc/cpuinfo", "model name"));
     report.condition("mitigations of uvisor", uvisor.mitigations());
+    report.set_mitigated(uvisor.is_mitigated());
     report.condition("pages", "4 KiB everywhere: no transparent huge pages");
 
     let memory = [(Work::TouchAnonymous, None), (Work::TouchFile, Some(&file))];

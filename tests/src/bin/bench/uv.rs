@@ -34,6 +34,11 @@ impl System {
         })
     }
 
+    /// Whether any mitigation is applied.
+    pub fn is_mitigated(&self) -> bool {
+        self.device.info().is_ok_and(|info| info.mitigations != 0)
+    }
+
     /// The mitigations that are applied.
     pub fn mitigations(&self) -> String {
         self.device.info().map_or_else(
@@ -104,6 +109,18 @@ impl Machine for MicroVm {
             .zip(stats.events)
             .map(|(&name, count)| (name.to_owned(), count as f64))
             .collect()
+    }
+
+    fn holds(&self) -> Events {
+        let stats = self.vm.stats().expect("STATS");
+        [
+            ("frames_freed", stats.private / PAGE_SIZE),
+            ("tables_freed", stats.tables / PAGE_SIZE),
+            ("file_pages_put", stats.file / PAGE_SIZE),
+        ]
+        .into_iter()
+        .map(|(name, count)| (name.to_owned(), count as f64))
+        .collect()
     }
 
     fn destroy(self, laps: &mut Laps) {
