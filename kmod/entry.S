@@ -111,6 +111,7 @@ SYM_INNER_LABEL_ALIGN(uvisor_exit, SYM_L_GLOBAL)
 	xor	%ebx, %ebx
 .Lclear:
 	/* No guest value may steer what the host does speculatively. */
+	xor	%eax, %eax
 	xor	%ecx, %ecx
 	xor	%edx, %edx
 	xor	%esi, %esi

@@ -4,6 +4,7 @@
 
 use core::{
     cell::UnsafeCell,
+    marker::PhantomData,
     ops::{
         Deref,
         DerefMut, //
@@ -40,7 +41,10 @@ impl<T> Exclusive<T> {
     #[inline(always)]
     pub(crate) fn try_use(&self) -> Option<InUse<'_, T>> {
         // INVARIANT: It was not set, so nobody else has one.
-        (!self.busy.swap(true, Acquire)).then(|| InUse(self))
+        (!self.busy.swap(true, Acquire)).then(|| InUse {
+            of: self,
+            _value: PhantomData,
+        })
     }
 }
 
@@ -49,7 +53,11 @@ impl<T> Exclusive<T> {
 /// # Invariants
 ///
 /// `busy` is set, and this is the only value of the type for its [`Exclusive`].
-pub(crate) struct InUse<'a, T>(&'a Exclusive<T>);
+pub(crate) struct InUse<'a, T> {
+    of: &'a Exclusive<T>,
+    /// It is as good as the reference that it gives.
+    _value: PhantomData<&'a mut T>,
+}
 
 impl<T> Deref for InUse<'_, T> {
     type Target = T;
@@ -57,7 +65,7 @@ impl<T> Deref for InUse<'_, T> {
     #[inline(always)]
     fn deref(&self) -> &T {
         // SAFETY: By the invariant nobody else has a reference.
-        unsafe { &*self.0.value.get() }
+        unsafe { &*self.of.value.get() }
     }
 }
 
@@ -65,13 +73,13 @@ impl<T> DerefMut for InUse<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: As above, and `self` is borrowed mutably.
-        unsafe { &mut *self.0.value.get() }
+        unsafe { &mut *self.of.value.get() }
     }
 }
 
 impl<T> Drop for InUse<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.busy.store(false, Release);
+        self.of.busy.store(false, Release);
     }
 }

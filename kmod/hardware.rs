@@ -9,6 +9,7 @@ use core::{
         AtomicU64,
         Ordering::{
             Relaxed,
+            Release,
             SeqCst, //
         }, //
     }, //
@@ -32,6 +33,7 @@ use uvisor_vmx::{
 
 use crate::{
     cpuid::CpuidTable,
+    host::SyscallMsrs,
     mitigations,
     sys::{
         cpu,
@@ -42,7 +44,8 @@ use crate::{
         frame::Frame,
         irq::{
             self,
-            IrqOff, //
+            IrqOff,
+            Stretch, //
         }, //
     }, //
 };
@@ -64,6 +67,8 @@ pub(crate) struct Hardware {
     pub(crate) gpa_bits: u32,
     /// The guest uses 1 GiB pages.
     guest_1g: bool,
+    /// The system-call MSRs as the kernel has them on every CPU.
+    pub(crate) syscall: SyscallMsrs,
     /// What the preemption timer counts down from: a millisecond.
     pub(crate) timer: u32,
     /// VMXON would stop a trace of Intel PT.
@@ -124,6 +129,9 @@ impl Hardware {
                 return Err(ENODEV);
             }
         };
+        let syscall = SyscallMsrs::of_kernel().inspect_err(|_| {
+            pr_err!("KVM guests leave no time to read the kernel's own MSRs; stop them and try again\n");
+        })?;
         let mitigations = mitigations::choose().inspect_err(|_| {
             pr_err!("the CPU has the L1TF bug and no L1D_FLUSH to contain it; update its microcode, or accept the risk of all such bugs with mitigations=off\n");
         })?;
@@ -138,6 +146,7 @@ impl Hardware {
                 fpu,
                 cpuid: CpuidTable::new(fpu.guest_xcr0, &controls)?,
                 mitigations,
+                syscall,
                 gpa_bits,
                 guest_1g: features.page_1g,
                 has_rtit: features.intel_pt && !controls.features.pt_in_vmx,
@@ -236,10 +245,8 @@ pub(crate) struct Cpu {
 
 /// What only the CPU itself touches.
 pub(crate) struct Local {
-    /// The micro-VM that ran here last, whose branch predictions may linger.
-    pub(crate) last_vm: u64,
-    /// The VMCS of somebody else's guest that was loaded then.
-    pub(crate) last_foreign: Option<u64>,
+    /// The micro-VM that ran here last, whose branch predictions may linger, and in which stretch.
+    pub(crate) last: Option<(u64, Stretch)>,
     /// Registers that the kernel never changes after it brought the CPU up.
     pub(crate) constants: Option<crate::host::Constants>,
     /// The host's extended state while a guest runs here.
@@ -262,8 +269,7 @@ impl Cpu {
             vmxon,
             running: AtomicU64::new(0),
             local: UnsafeCell::new(Local {
-                last_vm: 0,
-                last_foreign: None,
+                last: None,
                 constants: None,
                 fpu: FpuArea::new()?,
             }),
@@ -284,12 +290,12 @@ impl Cpu {
 
     /// Says that a window of micro-VM `id` is open here: reads of flush generations come after.
     pub(crate) fn enter(&self, id: u64) {
-        // A full barrier, which pairs with the one in `Hardware::cpus_inside`.
+        // A full barrier, as XCHG is, which pairs with the one in `Hardware::cpus_inside`.
         self.running.swap(id, SeqCst);
     }
 
     /// Says that the window is closed.
     pub(crate) fn leave(&self) {
-        self.running.store(0, Relaxed);
+        self.running.store(0, Release);
     }
 }

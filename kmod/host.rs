@@ -3,6 +3,8 @@
 //! The host's state around a stay in a guest: what a VM exit loads from the VMCS, and what it leaves
 //! as the guest had it.
 
+use kernel::prelude::*;
+
 use uvisor_vmx::segments::STAR;
 
 use crate::{
@@ -10,10 +12,12 @@ use crate::{
     sys::{
         cpu,
         ffi::Descriptor,
-        irq::IrqOff, //
+        irq::{
+            self,
+            IrqOff, //
+        }, //
     },
-    vmcs::Vmcs,
-    window::Owner, //
+    vmcs::Vmcs, //
 };
 
 /// MSRs by number (SDM Vol. 4).
@@ -40,8 +44,8 @@ pub(crate) struct Constants {
     fields: CpuFields,
     /// Of whose limit a VM exit keeps nothing.
     gdt: Descriptor,
-    /// The system-call MSRs.
-    syscall: FoundSyscallMsrs,
+    /// The system-call MSRs where KVM left its guest's, for as long as a window lasts.
+    found: SyscallMsrs,
 }
 
 /// Host-state fields of the VMCS that belong to a CPU.
@@ -77,40 +81,14 @@ impl Constants {
                 sysenter_eip,
             },
             gdt,
-            syscall: FoundSyscallMsrs::default(),
-        }
-    }
-}
-
-/// The system-call MSRs as windows found them.
-#[derive(Default)]
-struct FoundSyscallMsrs {
-    /// As the kernel has them; `None` as long as only KVM may have had them.
-    own: Option<SyscallMsrs>,
-    /// As the last borrowed window found them.
-    borrowed: SyscallMsrs,
-}
-
-impl FoundSyscallMsrs {
-    /// What they are now.
-    ///
-    /// KVM leaves those of its guest there until the CPU returns to user space, and remembers that it
-    /// did: what was found must be put back, whatever it is. Without VMX on, KVM left nothing.
-    #[inline(always)]
-    fn find(&mut self, owner: Owner) -> &SyscallMsrs {
-        match owner {
-            Owner::Borrow { .. } => {
-                self.borrowed = SyscallMsrs::read();
-                &self.borrowed
-            }
-            Owner::Own { .. } => self.own.get_or_insert_with(SyscallMsrs::read),
+            found: SyscallMsrs::default(),
         }
     }
 }
 
 /// The MSRs that `SYSCALL` goes by.
 #[derive(Default)]
-struct SyscallMsrs {
+pub(crate) struct SyscallMsrs {
     star: u64,
     lstar: u64,
     fmask: u64,
@@ -118,7 +96,22 @@ struct SyscallMsrs {
 }
 
 impl SyscallMsrs {
+    /// Those of the kernel, which are the same on all CPUs; `EBUSY` if a KVM guest's are in the way each
+    /// time.
+    pub(crate) fn of_kernel() -> Result<Self> {
+        for _ in 0..1000 {
+            let irq = IrqOff::new();
+            if !irq.has_foreign_msrs() {
+                return Ok(Self::read());
+            }
+            drop(irq);
+            irq::cond_resched();
+        }
+        Err(EBUSY)
+    }
+
     /// Reads them.
+    #[cold]
     fn read() -> Self {
         // SAFETY: Every CPU with long mode has these MSRs.
         unsafe {
@@ -189,11 +182,18 @@ impl Rare {
     /// Puts it back; GDT and LDT are the host's again.
     #[cold]
     fn put_back(self) {
-        // SAFETY: What is not 0 was found there, so that the CPU has the MSR; a VM exit left 0.
-        unsafe {
-            exchange(msr::PEBS_ENABLE, 0, self.pebs);
-            exchange(msr::DEBUGCTL, 0, self.debugctl);
+        if self.pebs != 0 {
+            // SAFETY: The CPU has the MSR. What is there now is 0, or what an NMI made of it meanwhile,
+            // which stays.
+            unsafe {
+                let now = cpu::rdmsr(msr::PEBS_ENABLE);
+                if now == 0 {
+                    cpu::wrmsr(msr::PEBS_ENABLE, self.pebs);
+                }
+            }
         }
+        // SAFETY: A VM exit left 0.
+        unsafe { exchange(msr::DEBUGCTL, 0, self.debugctl) };
         if self.ldt != 0 {
             // SAFETY: The selector that was found; the GDT is the host's again.
             unsafe { cpu::load_ldt(self.ldt) };
@@ -224,16 +224,18 @@ impl<'a> HostState<'a> {
         constants: &'a mut Constants,
         vmcs: &mut Vmcs<'_>,
         guest: &GuestMsrs,
-        owner: Owner,
-        hardware: &Hardware,
+        hardware: &'a Hardware,
     ) -> Self {
         let controls = &hardware.controls;
-        let Constants {
-            fields,
-            gdt,
-            syscall,
-        } = constants;
-        let syscall = syscall.find(owner);
+        let Constants { fields, gdt, found } = constants;
+        // KVM leaves those of its guest there until the CPU returns to user space, and remembers that it
+        // did: what was found must be put back.
+        let syscall = if irq.has_foreign_msrs() {
+            *found = SyscallMsrs::read();
+            &*found
+        } else {
+            &hardware.syscall
+        };
         vmcs.set_host_cpu(irq, fields);
         let switches_perf = controls.features.perf_global_ctrl;
         let perf = if switches_perf {

@@ -107,9 +107,9 @@ pub(crate) enum Ended {
 /// Runs the guest until an exit for user space; the run page holds the registers before and after.
 #[inline(always)]
 pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
-    let mut first = true;
+    let mut given = true;
     loop {
-        match window(vcpu, state, first)? {
+        match window(vcpu, state, &mut given)? {
             Leave::Exit => {
                 vcpu.events.bump(Event::ExitUser);
                 return Ok(Ended::Exit);
@@ -119,11 +119,11 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
             Leave::Refused => return Ok(Ended::Refused),
             Leave::Fault => {
                 if !resolve(vcpu, &state.fault) {
+                    vcpu.events.bump(Event::ExitUser);
                     return Ok(Ended::Exit);
                 }
             }
         }
-        first = false;
     }
 }
 
@@ -143,9 +143,10 @@ fn resolve(vcpu: &Vcpu, fault: &GuestFault) -> bool {
     false
 }
 
-/// One window; the `first` one of a RUN takes the registers from the run page.
+/// One window; the first one of a RUN in which the guest runs takes the registers that were `given` in
+/// the run page.
 #[inline(always)]
-fn window(vcpu: &Vcpu, state: &mut State, first: bool) -> Result<Leave> {
+fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     let vm = &*vcpu.vm;
     let hardware = &*vm.hardware;
     let irq = IrqOff::new();
@@ -185,22 +186,23 @@ fn window(vcpu: &Vcpu, state: &mut State, first: bool) -> Result<Leave> {
     }
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
     let local = unsafe { this.local(&irq) };
-    let foreign = window.owner().foreign_vmcs();
     let barriers = hardware.mitigations.contains(Mitigations::IBPB);
-    if local.last_vm != vm.id || local.last_foreign != foreign {
-        local.last_vm = vm.id;
-        local.last_foreign = foreign;
-        if barriers {
+    if barriers {
+        // Who else may have run a guest here, KVM's threads included, was scheduled in between.
+        let last = Some((vm.id, irq.stretch()));
+        if local.last != last {
+            local.last = last;
             mitigations::barrier();
             vcpu.events.bump(Event::Ibpb);
         }
     }
-    if first {
+    if *given {
         vmcs.load_regs(&vcpu.page)?;
         let kernel_gs_base = vcpu.page.get(Word::KERNEL_GS_BASE);
         if kernel_gs_base != state.msrs.kernel_gs_base {
             state.msrs.kernel_gs_base = vmcs::canonical(kernel_gs_base)?;
         }
+        *given = false;
     }
     if hardware.controls.features.preemption_timer {
         vmcs.set_timer(hardware.timer);
@@ -210,7 +212,6 @@ fn window(vcpu: &Vcpu, state: &mut State, first: bool) -> Result<Leave> {
         local.constants.get_or_insert_with(|| Constants::read(&irq)),
         &mut vmcs,
         &state.msrs,
-        window.owner(),
         hardware,
     );
     fpu::enter_guest(&irq, &hardware.fpu, &mut local.fpu, &state.fpu);
@@ -222,7 +223,7 @@ fn window(vcpu: &Vcpu, state: &mut State, first: bool) -> Result<Leave> {
     vmcs.store_regs(&vcpu.page);
     vcpu.page
         .set(Word::KERNEL_GS_BASE, state.msrs.kernel_gs_base);
-    if barriers && foreign.is_some() {
+    if barriers && window.owner().foreign_vmcs().is_some() {
         // KVM's own barrier does not know that another guest ran between two stays of its own.
         mitigations::barrier();
         vcpu.events.bump(Event::Ibpb);

@@ -32,29 +32,43 @@ void uvisor_cond_resched(void)
 }
 
 /*
- * Must this task do something before it may run a guest: handle a signal, let
- * another task run, do work that was left to its return to user space? The
- * kernel has this for KVM's loop; without KVM in the kernel, the part that a
- * bounded delay does not excuse.
+ * Flags of a task that must do something before it may run a guest: handle a
+ * signal, let another task run, do work that was left to its return to user
+ * space. The kernel has this for KVM's loop; without KVM in the kernel, the part
+ * that a bounded delay does not excuse.
  */
-static bool uvisor_work_pending(void)
-{
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
-	return xfer_to_guest_mode_work_pending();
+#define UVISOR_WORK	XFER_TO_GUEST_MODE_WORK
 #else
-	return need_resched() || signal_pending(current);
+#define UVISOR_WORK	(_TIF_NEED_RESCHED | _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL)
 #endif
-}
+
+/* KVM asked to be called when this CPU returns to user space. */
+#ifdef CONFIG_USER_RETURN_NOTIFIER
+#define UVISOR_FOREIGN	_TIF_USER_RETURN_NOTIFY
+#else
+#define UVISOR_FOREIGN	0
+#endif
 
 /*
- * Turns interrupts off and returns the number of this CPU, with bit 31 set if the
- * task must do something else first. In one call, as is its counterpart: each is
- * on the way of every exit.
+ * Turns interrupts off, and says what a window has to know. In one call, as is its
+ * counterpart: each is on the way of every exit.
  */
-u32 uvisor_window_begin(void)
+struct uvisor_window uvisor_window_begin(void)
 {
+	struct uvisor_window window;
+	unsigned long flags;
+
 	local_irq_disable();
-	return smp_processor_id() | (u32)uvisor_work_pending() << 31;
+	flags = read_thread_flags();
+	window.state = smp_processor_id();
+	if (flags & UVISOR_WORK)
+		window.state |= UVISOR_WINDOW_WORK_PENDING;
+	if (flags & UVISOR_FOREIGN)
+		window.state |= UVISOR_WINDOW_FOREIGN_MSRS;
+	window.state |= (current->nvcsw + current->nivcsw) << UVISOR_WINDOW_SWITCHES;
+	window.task = (u64)current;
+	return window;
 }
 
 /* Apart, for it needs a stack frame, and hardly any task comes here. */

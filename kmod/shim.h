@@ -23,7 +23,18 @@ struct uvisor_cpu_bugs {
 	bool ibrs;
 };
 
-u32 uvisor_window_begin(void);
+/* What uvisor_window_begin() found; two registers. */
+struct uvisor_window {
+	u64 state;
+	u64 task;
+};
+
+#define UVISOR_WINDOW_WORK_PENDING	(1UL << 30)
+#define UVISOR_WINDOW_FOREIGN_MSRS	(1UL << 31)
+/* From here on: how often another task got the CPU of this one. */
+#define UVISOR_WINDOW_SWITCHES		32
+
+struct uvisor_window uvisor_window_begin(void);
 void uvisor_window_end(void);
 void uvisor_cond_resched(void);
 int uvisor_handle_work(void);

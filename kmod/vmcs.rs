@@ -45,6 +45,9 @@ const PENDING_BS: u64 = 1 << 14;
 /// An encoding that the `x86` crate does not have (SDM appendix B).
 const GUEST_LINEAR_ADDRESS: u32 = 0x640a;
 
+/// CS.L in the access rights of CS.
+const CS_LONG: u64 = 1 << 13;
+
 /// The rights of CS and SS in ring 3.
 const USER_RIGHTS: (u64, u64) = (
     segments::USER_CODE_RIGHTS as u64,
@@ -235,7 +238,8 @@ impl<'w> Vmcs<'w> {
     #[inline(always)]
     pub(crate) fn load_regs(&mut self, page: &RunPage) -> Result {
         let rip = page.get(Word::RIP);
-        if rip != self.cache.rip {
+        let mut moved = rip != self.cache.rip;
+        if moved {
             self.cache.rip = canonical(rip)?;
             self.put(guest::RIP, rip);
         }
@@ -248,6 +252,7 @@ impl<'w> Vmcs<'w> {
         if rflags != self.cache.rflags {
             self.cache.rflags = rflags;
             self.put(guest::RFLAGS, rflags);
+            moved = true;
         }
         let fs_base = page.get(Word::FS_BASE);
         if fs_base != self.cache.fs_base {
@@ -266,10 +271,12 @@ impl<'w> Vmcs<'w> {
             }
             self.put_ring(cpl);
         }
-        // Shadows of STI and MOV SS, and debug exceptions that wait, belong to an instruction that
-        // user space may have stepped over; RFLAGS.TF with such a shadow is refused by VM entry.
-        self.put(guest::INTERRUPTIBILITY_STATE, 0);
-        self.put(guest::PENDING_DBG_EXCEPTIONS, 0);
+        if moved {
+            // Shadows of STI and MOV SS, and debug exceptions that wait, belong to an instruction that
+            // user space stepped over; RFLAGS.TF with such a shadow is refused by VM entry.
+            self.put(guest::INTERRUPTIBILITY_STATE, 0);
+            self.put(guest::PENDING_DBG_EXCEPTIONS, 0);
+        }
         Ok(())
     }
 
@@ -309,9 +316,13 @@ impl<'w> Vmcs<'w> {
 
     /// Moves over the instruction that exited.
     pub(crate) fn skip_instruction(&mut self) {
-        let rip = self.read(guest::RIP);
-        let len = self.read(ro::VMEXIT_INSTRUCTION_LEN);
-        self.put(guest::RIP, rip.wrapping_add(len));
+        let next = self
+            .read(guest::RIP)
+            .wrapping_add(self.read(ro::VMEXIT_INSTRUCTION_LEN));
+        let is_64_bit = self.read(guest::CS_ACCESS_RIGHTS) & CS_LONG != 0;
+        // In 32-bit code, which ring 0 can return to, a larger one would fail the entry.
+        let rip = if is_64_bit { next } else { next & 0xffff_ffff };
+        self.put(guest::RIP, rip);
         self.put(guest::INTERRUPTIBILITY_STATE, 0);
         if self.read(guest::RFLAGS) & RFLAGS_TF != 0 {
             // A single step is over after an emulated instruction, too.

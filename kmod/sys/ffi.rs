@@ -30,6 +30,24 @@ pub(crate) struct CpuBugs {
     pub(crate) ibrs: bool,
 }
 
+/// What `uvisor_window_begin()` found.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct WindowBegun {
+    /// The number of the CPU, the two bits below, and in the upper half how often another task got the
+    /// CPU of this one.
+    pub(crate) state: u64,
+    /// Which task this is.
+    pub(crate) task: u64,
+}
+
+/// The bits of [`WindowBegun::state`] that are the number of the CPU.
+pub(crate) const WINDOW_CPU: u64 = (1 << 30) - 1;
+/// The task must do something else first.
+pub(crate) const WINDOW_WORK_PENDING: u64 = 1 << 30;
+/// KVM may have left its guest's values in MSRs.
+pub(crate) const WINDOW_FOREIGN_MSRS: u64 = 1 << 31;
+
 /// The operand of SGDT and LGDT.
 #[derive(Clone, Copy, Default)]
 #[repr(C, packed)]
@@ -43,7 +61,7 @@ pub(crate) struct Descriptor {
 // The lint is wrong about kernel types with zero-sized members, which are fine behind a pointer.
 #[allow(improper_ctypes)]
 extern "C" {
-    pub(crate) fn uvisor_window_begin() -> u32;
+    pub(crate) fn uvisor_window_begin() -> WindowBegun;
     pub(crate) fn uvisor_window_end();
     pub(crate) fn uvisor_cond_resched();
     pub(crate) fn uvisor_handle_work() -> c_int;

@@ -10,6 +10,14 @@ use kernel::{
 
 use super::ffi;
 
+/// The time from when a task gets a CPU until another does; on one CPU, equal ones are the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    task: u64,
+    /// How often another task got the CPU of this one.
+    switches: u64,
+}
+
 /// Interrupts are off on this CPU while a value of this type lives.
 ///
 /// Unlike the kernel's own token this holds on every kernel configuration. What a stay in a guest does
@@ -19,23 +27,19 @@ use super::ffi;
 ///
 /// Interrupts are off, and the value stays on the CPU that made it.
 pub(crate) struct IrqOff {
-    /// The CPU's number.
-    cpu: usize,
-    work_pending: bool,
+    /// What was found.
+    begun: ffi::WindowBegun,
     _not_thread_safe: NotThreadSafe,
 }
 
 impl IrqOff {
     /// Turns interrupts off; they must be on.
     pub(crate) fn new() -> Self {
-        const PENDING: u32 = 1 << 31;
         // SAFETY: Callable in any context. Interrupts are on in the system calls that come here.
         let begun = unsafe { ffi::uvisor_window_begin() };
         // INVARIANT: Interrupts are off from here on, so the task stays on this CPU.
         Self {
-            // CAST: A 32-bit number fits.
-            cpu: (begun & !PENDING) as usize,
-            work_pending: begun & PENDING != 0,
+            begun,
             _not_thread_safe: NotThreadSafe,
         }
     }
@@ -44,12 +48,27 @@ impl IrqOff {
     /// task run, do what was left to its return to user space. What comes up later interrupts this
     /// CPU, and so ends the stay in the guest.
     pub(crate) fn work_pending(&self) -> bool {
-        self.work_pending
+        self.begun.state & ffi::WINDOW_WORK_PENDING != 0
+    }
+
+    /// Whether KVM may have left its guest's values in the system-call MSRs, to be put right when this
+    /// CPU returns to user space.
+    pub(crate) fn has_foreign_msrs(&self) -> bool {
+        self.begun.state & ffi::WINDOW_FOREIGN_MSRS != 0
+    }
+
+    /// The stretch in which the task has had this CPU to itself.
+    pub(crate) fn stretch(&self) -> Stretch {
+        Stretch {
+            task: self.begun.task,
+            switches: self.begun.state >> 32,
+        }
     }
 
     /// The number of this CPU.
     pub(crate) fn cpu(&self) -> usize {
-        self.cpu
+        // CAST: A number of 30 bits fits.
+        (self.begun.state & ffi::WINDOW_CPU) as usize
     }
 }
 

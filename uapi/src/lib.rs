@@ -90,9 +90,9 @@ pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 /// 0, or for a calling thread with a non-null FS or GS selector; `EBUSY` if another thread is
 /// running this vCPU, or somebody else left VMX half-enabled on this CPU, or VMXON would stop a trace
 /// of Intel PT; `EIO` if the CPU refused the entry (the exit then says why if its reason is
-/// [`ExitReason::EntryFailed`]); `ENODEV` if the CPU refused VMXON. With the errors but `EINTR` and
-/// `EIO` the exit's reason is [`ExitReason::None`]. Memory that could not be had is an exit, not an
-/// error.
+/// [`ExitReason::EntryFailed`]); `ENODEV` if the CPU refused VMXON. With other errors the exit's reason
+/// is [`ExitReason::None`], but that an argument other than 0, and a vCPU that somebody else is running,
+/// leave the page alone. Memory that could not be had is an exit, not an error.
 pub const RUN: u32 = (IOCTL_TYPE << 8) | 0x30;
 /// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
 pub const KICK: u32 = (IOCTL_TYPE << 8) | 0x31;

@@ -119,8 +119,8 @@ pub struct Exit {
 
 /// The page.
 ///
-/// User space may change it at any time; the module reads the inputs once, at the start of
-/// [`crate::RUN`].
+/// User space may change it at any time. [`crate::RUN`] reads each input once, at its start, but for the
+/// general registers other than `rsp`: while it lasts, these may be anywhere between here and the guest.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RunPage {

@@ -110,7 +110,12 @@ fn programs(report: &mut Report, name: System, prefix: &[&str]) {
                 } else {
                     Work::Getppid
                 };
-                report.add(work, name, summary, counted(&|| native::events_of_call(&call)));
+                report.add(
+                    work,
+                    name,
+                    summary,
+                    counted(&|| native::events_of_call(&call)),
+                );
             }
         }
         Err(why) => {
