@@ -130,7 +130,9 @@ impl Hardware {
             }
         };
         let syscall = SyscallMsrs::of_kernel().inspect_err(|_| {
-            pr_err!("KVM guests leave no time to read the kernel's own MSRs; stop them and try again\n");
+            pr_err!(
+                "KVM guests leave no time to read the kernel's own MSRs; stop them and try again\n"
+            );
         })?;
         let mitigations = mitigations::choose().inspect_err(|_| {
             pr_err!("the CPU has the L1TF bug and no L1D_FLUSH to contain it; update its microcode, or accept the risk of all such bugs with mitigations=off\n");

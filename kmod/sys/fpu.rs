@@ -123,12 +123,7 @@ impl FpuArea {
 /// left there and has in memory. So the kernel need not know, and its own switch, which would save and
 /// restore as much, is spared. No handler of an NMI or of a machine check uses such state.
 #[inline(always)]
-pub(crate) fn enter_guest(
-    _irq: &IrqOff,
-    config: &FpuConfig,
-    host: &mut FpuArea,
-    guest: &FpuArea,
-) {
+pub(crate) fn enter_guest(_irq: &IrqOff, config: &FpuConfig, host: &mut FpuArea, guest: &FpuArea) {
     host.save(config);
     if config.guest_xcr0 != config.host_xcr0 {
         // SAFETY: A subset that has x87 and, where AVX state is present, SSE; `leave_guest` puts back.
@@ -139,12 +134,7 @@ pub(crate) fn enter_guest(
 
 /// Undoes [`enter_guest`].
 #[inline(always)]
-pub(crate) fn leave_guest(
-    _irq: &IrqOff,
-    config: &FpuConfig,
-    host: &FpuArea,
-    guest: &mut FpuArea,
-) {
+pub(crate) fn leave_guest(_irq: &IrqOff, config: &FpuConfig, host: &FpuArea, guest: &mut FpuArea) {
     guest.save(config);
     if config.guest_xcr0 != config.host_xcr0 {
         // SAFETY: The kernel's own value.
