@@ -42,6 +42,7 @@ use crate::{
 fn errno(reason: NoPage) -> Error {
     match reason {
         NoPage::Busy => EAGAIN,
+        NoPage::Frozen => EROFS,
         NoPage::Cause(MemoryCause::Limit) => ENOMEM,
         NoPage::Cause(_) => EFAULT,
     }
@@ -164,7 +165,7 @@ pub(crate) unsafe fn fault(memory: &Memory, vmf: *mut bindings::vm_fault) -> bin
         Ok(code) => code,
         // The access faults again, after signals were looked at.
         Err(NoPage::Busy) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-        Err(NoPage::Cause(_)) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        Err(NoPage::Cause(_) | NoPage::Frozen) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
     }
 }
 

@@ -17,10 +17,14 @@ use kernel::{
 };
 
 use uvisor_uapi::{
+    CloneVm,
+    Diff,
+    DiffRange,
     Info,
     Limits,
     Map,
     Protect,
+    Reset,
     Stats,
     Unmap,
     VcpuCreate,
@@ -58,8 +62,23 @@ arguments! {
     Unmap,
     Protect,
     Limits,
-    VcpuCreate,
+    VcpuCreate: uvisor_uapi::VcpuFlags::all().bits(),
     Stats,
+    CloneVm,
+    Reset,
+    Diff,
+}
+
+/// Writes an array to where user space has room for it.
+pub(crate) fn write_all(to: u64, ranges: &[DiffRange]) -> Result {
+    // CAST: An address has 64 bits.
+    let to = UserPtr::from_addr(to as usize);
+    // SAFETY: The structure has two integers and no padding (its size is asserted), so all bytes are
+    // initialised.
+    let bytes = unsafe {
+        core::slice::from_raw_parts(ranges.as_ptr().cast::<u8>(), core::mem::size_of_val(ranges))
+    };
+    UserSlice::new(to, bytes.len()).writer().write_slice(bytes)
 }
 
 /// Where an argument came from, to write the answer to.

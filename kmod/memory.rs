@@ -7,6 +7,7 @@
 //! gives pages back.
 
 use core::sync::atomic::{
+    AtomicBool,
     AtomicU64,
     Ordering::{
         Relaxed,
@@ -36,6 +37,7 @@ use uvisor_ept::{
     Range,
     Region,
     RegionError,
+    Retired,
     Space,
     Taken, //
 };
@@ -50,6 +52,7 @@ use crate::{
     events::Counters,
     hardware::Hardware,
     pages::{
+        Charged,
         MemoryBacking,
         Pages,
         Regions, //
@@ -76,6 +79,8 @@ pub(crate) enum NoPage {
     Cause(MemoryCause),
     /// Other threads change the range faster than we can look; it may be tried again.
     Busy,
+    /// The micro-VM is a template.
+    Frozen,
 }
 
 impl From<MemoryCause> for NoPage {
@@ -98,8 +103,18 @@ pub(crate) struct Memory {
     flushed: KVec<AtomicU64>,
     /// The EPT pointer.
     eptp: u64,
+    /// It is a template: nothing changes it any more, and no vCPU runs.
+    frozen: AtomicBool,
     /// What happened outside of vCPUs.
     pub(crate) events: Counters,
+}
+
+/// A frame for the tables, with a reference.
+enum NewFrame {
+    /// The micro-VM's own.
+    Own(Charged),
+    /// A page of a file.
+    File(Frame),
 }
 
 /// What the lock protects.
@@ -148,8 +163,35 @@ impl Memory {
         id: u64,
         limit: u64,
     ) -> Result<impl PinInit<Self, Error>> {
-        let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?);
+        let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?)?;
         let space = Space::new(&mut pages, Regions::new(), MAX_REGIONS)?;
+        Self::with_space(hardware, id, pages, space)
+    }
+
+    /// With the memory that this one has now, in common.
+    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<impl PinInit<Self, Error>> {
+        let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
+        let space = {
+            let mut inner = self.inner.lock();
+            let Inner { space, mapping, .. } = &mut *inner;
+            let space = space.as_mut().ok_or(ENXIO)?;
+            let (clone, taken) = space.share(&mut pages)?;
+            if taken == Taken::Something {
+                // The clone is of the moment behind this, as nobody could write any more.
+                self.take(*mapping, self.everything()?);
+            }
+            clone
+        };
+        Self::with_space(self.hardware.clone(), id, pages, space)
+    }
+
+    /// With the memory in `space`.
+    fn with_space(
+        hardware: Arc<Hardware>,
+        id: u64,
+        pages: Pages,
+        space: Space<MemoryBacking, Regions>,
+    ) -> Result<impl PinInit<Self, Error>> {
         let eptp = space.tree().eptp();
         let inner = Inner {
             pages,
@@ -169,6 +211,7 @@ impl Memory {
             generation: AtomicU64::new(1),
             flushed,
             eptp,
+            frozen: AtomicBool::new(false),
             events: Counters::new(),
         }))
     }
@@ -215,9 +258,79 @@ impl Memory {
         Range::new(start, len, self.hardware.gpa_bits).ok_or(EINVAL)
     }
 
+    /// All addresses.
+    fn everything(&self) -> Result<Range> {
+        self.range(0, 1 << self.hardware.gpa_bits)
+    }
+
+    /// Whether it is a template.
+    #[inline]
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Relaxed)
+    }
+
+    /// Fails with `EROFS` for a template.
+    fn check_not_frozen(&self) -> Result {
+        if self.is_frozen() {
+            Err(EROFS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes it a template; no vCPU runs from then on.
+    pub(crate) fn freeze(&self) -> Result {
+        let inner = self.inner.lock();
+        self.frozen.store(true, Relaxed);
+        // A CPU that enters later sees it, and those that are inside leave.
+        self.take(inner.mapping, self.everything()?);
+        Ok(())
+    }
+
+    /// Puts it back to what `template` has; how many pages of its own it gave back.
+    pub(crate) fn reset(&self, template: &Self) -> Result<u64> {
+        let mut inner = self.inner.lock();
+        self.check_not_frozen()?;
+        let Inner {
+            pages,
+            space,
+            mapping,
+        } = &mut *inner;
+        let space = space.as_mut().ok_or(ENXIO)?;
+        let remains = {
+            // The other order is never taken: a template is no one's clone that is reset.
+            let mut template = template.inner.lock();
+            space.reset(pages, template.space.as_mut().ok_or(ENXIO)?)?
+        };
+        self.take(*mapping, self.everything()?);
+        Ok(remains.give_back(pages))
+    }
+
+    /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns
+    /// false.
+    pub(crate) fn compare(
+        &self,
+        template: &Self,
+        start: Gpa,
+        mut differs: impl FnMut(Gpa) -> bool,
+    ) -> Result {
+        let inner = self.inner.lock();
+        let space = inner.space.as_ref().ok_or(ENXIO)?;
+        // As in `reset`.
+        let template = template.inner.lock();
+        let template = template.space.as_ref().ok_or(ENXIO)?;
+        space
+            .tree()
+            .compare(&inner.pages, template.tree(), &mut |gpa| {
+                gpa < start || differs(gpa)
+            });
+        Ok(())
+    }
+
     /// Maps a region.
     pub(crate) fn map(&self, range: Range, perm: Perm, backing: MemoryBacking) -> Result {
         let mut inner = self.inner.lock();
+        self.check_not_frozen()?;
         let Inner { space, .. } = &mut *inner;
         space
             .as_mut()
@@ -232,23 +345,62 @@ impl Memory {
 
     /// Unmaps what is mapped in a range.
     pub(crate) fn unmap(&self, range: Range) -> Result {
+        self.detach(range, |space, pages| {
+            space.unmap(pages, range).map_err(region_error)
+        })
+    }
+
+    /// Forgets the pages of a range.
+    pub(crate) fn discard(&self, range: Range) -> Result {
+        self.detach(range, |space, pages| Ok(space.discard(pages, range)))
+    }
+
+    /// Takes pages of a range out by `how`, and gives them back.
+    fn detach(
+        &self,
+        range: Range,
+        how: impl FnOnce(&mut Space<MemoryBacking, Regions>, &Pages) -> Result<Taken>,
+    ) -> Result {
         let mut inner = self.inner.lock();
+        self.check_not_frozen()?;
         let Inner {
             pages,
             space,
             mapping,
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        if space.unmap(pages, range).map_err(region_error)? == Taken::Something {
+        for at_end in [false, true] {
+            self.unshare(pages, |pages, retired| {
+                space.unshare_edge(pages, range, at_end, retired)
+            })?;
+        }
+        if how(space, pages)? == Taken::Something {
             self.take(*mapping, range);
         }
         space.reap(pages, range);
         Ok(())
     }
 
+    /// Lets tables become this micro-VM's own by `how`, and gives back those that were exchanged.
+    fn unshare<R>(
+        &self,
+        pages: &mut Pages,
+        how: impl FnOnce(&mut Pages, &mut Retired) -> Result<R>,
+    ) -> Result<R> {
+        let mut retired = Retired::new();
+        let result = how(pages, &mut retired);
+        if !retired.is_empty() {
+            self.events.add(Event::TableCopied, retired.len());
+            self.flush();
+            retired.give_back(pages);
+        }
+        result
+    }
+
     /// Gives a range a permission.
     pub(crate) fn protect(&self, range: Range, perm: Perm) -> Result {
         let mut inner = self.inner.lock();
+        self.check_not_frozen()?;
         let Inner {
             pages,
             space,
@@ -262,6 +414,12 @@ impl Memory {
                 .any(|r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()))
         {
             return Err(EACCES);
+        }
+        let mut rest = Some(range);
+        while let Some(part) = rest {
+            rest = self.unshare(pages, |pages, retired| {
+                space.unshare_next(pages, part, retired)
+            })?;
         }
         if space.protect(pages, range, perm).map_err(region_error)? == Taken::Something {
             self.take(*mapping, range);
@@ -281,19 +439,24 @@ impl Memory {
     /// Sets the limit in bytes, 0 for none.
     pub(crate) fn set_limit(&self, bytes: u64) -> Result {
         let limit = limit_pages(bytes)?;
-        self.inner.lock().pages.limit = limit;
+        self.inner.lock().pages.set_limit(limit);
         Ok(())
     }
 
     /// Fills in what is held.
     pub(crate) fn report(&self, stats: &mut Stats) {
         let inner = self.inner.lock();
-        stats.private = inner.pages.private * PAGE_SIZE;
-        stats.file = inner.pages.file * PAGE_SIZE;
-        stats.tables = inner.pages.tables * PAGE_SIZE;
-        stats.memory_limit = match inner.pages.limit {
+        let usage = inner.space.as_ref().map(|s| s.tree().usage(&inner.pages));
+        let usage = usage.unwrap_or_default();
+        let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
+        stats.private = bytes(usage.private);
+        stats.file = bytes(usage.file);
+        stats.tables = bytes(usage.tables);
+        stats.shared = bytes(usage.shared.saturating_add(usage.shared_tables));
+        stats.charged = bytes(inner.pages.charged());
+        stats.memory_limit = match inner.pages.limit() {
             u64::MAX => 0,
-            pages => pages.saturating_mul(PAGE_SIZE),
+            pages => bytes(pages),
         };
         let regions = inner.space.as_ref().map_or(0, |s| s.regions().len());
         // CAST: At most `MAX_REGIONS`.
@@ -304,7 +467,8 @@ impl Memory {
     /// Makes an access of the guest possible, as far as it takes to try it again.
     pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
         match self.with_page(gpa, access, |_| ()) {
-            Ok(()) | Err(NoPage::Busy) => Ok(()),
+            // A template does not run: what it is about is seen before the guest is entered again.
+            Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
             Err(NoPage::Cause(cause)) => Err(cause),
         }
     }
@@ -332,12 +496,29 @@ impl Memory {
                     mapping,
                 } = &mut *inner;
                 let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
+                // Under the lock, so that whoever froze it knows that nobody writes any more.
+                if self.is_frozen() && access.contains(Perm::W) {
+                    return Err(NoPage::Frozen);
+                }
                 match space.fault(pages, gpa, access) {
                     Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
                     Fault::Denied => return Err(MemoryCause::Denied.into()),
                     Fault::Done => {
-                        let leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
+                        let mut leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
+                        if self.is_frozen() {
+                            leaf.perm -= Perm::W;
+                        }
                         return Ok(then(leaf));
+                    }
+                    Fault::Unshare => {
+                        self.unshare(pages, |pages, retired| space.unshare(pages, gpa, retired))
+                            .map_err(|_| MemoryCause::Limit)?;
+                        continue;
+                    }
+                    Fault::Reuse => {
+                        space.reuse(pages, gpa);
+                        self.events.add(Event::FrameReused, 1);
+                        continue;
                     }
                     Fault::Anonymous => {
                         self.install_zeroed(space, pages, gpa)?;
@@ -366,8 +547,12 @@ impl Memory {
     }
 
     /// Makes a write to the page of `gpa` possible, and removes the page from user mappings.
-    pub(crate) fn zap_to_write(&self, gpa: Gpa) -> Result<(), MemoryCause> {
-        self.fault(gpa, Perm::R | Perm::W)?;
+    pub(crate) fn zap_to_write(&self, gpa: Gpa) -> Result<(), NoPage> {
+        match self.with_page(gpa, Perm::R | Perm::W, |_| ()) {
+            // The write faults once more.
+            Ok(()) | Err(NoPage::Busy) => {}
+            Err(why) => return Err(why),
+        }
         let inner = self.inner.lock();
         if let (Some(mapping), Some(page)) = (inner.mapping, Range::page_of(gpa)) {
             // SAFETY: The file is open: its release sets the mapping to `None` under our lock.
@@ -392,7 +577,7 @@ impl Memory {
         gpa: Gpa,
     ) -> Result<(), MemoryCause> {
         let frame = pages.zeroed().map_err(|_| MemoryCause::Limit)?;
-        if self.install(space, pages, gpa, frame, Owner::Private, None)? {
+        if self.install(space, pages, gpa, NewFrame::Own(frame), None)? {
             self.events.add(Event::FrameZeroed, 1);
         }
         Ok(())
@@ -408,18 +593,15 @@ impl Memory {
         copy: bool,
     ) -> Result<bool, MemoryCause> {
         let (backing, page) = fetched;
-        let (frame, owner, event) = if copy {
+        let (frame, event) = if copy {
             // SAFETY: We have a reference on the page.
             let copied = unsafe { pages.copy_of(page.phys()) };
-            (
-                copied.map_err(|_| MemoryCause::Limit)?,
-                Owner::Private,
-                Event::FrameCopied,
-            )
+            let copied = copied.map_err(|_| MemoryCause::Limit)?;
+            (NewFrame::Own(copied), Event::FrameCopied)
         } else {
-            (page, Owner::File, Event::FileMapped)
+            (NewFrame::File(page), Event::FileMapped)
         };
-        let done = self.install(space, pages, gpa, frame, owner, Some(backing))?;
+        let done = self.install(space, pages, gpa, frame, Some(backing))?;
         if done {
             self.events.add(event, 1);
         }
@@ -432,16 +614,20 @@ impl Memory {
         space: &mut Space<MemoryBacking, Regions>,
         pages: &mut Pages,
         gpa: Gpa,
-        frame: Frame,
-        owner: Owner,
+        frame: NewFrame,
         backing: Option<&MemoryBacking>,
     ) -> Result<bool, MemoryCause> {
-        let hpa = Hpa(frame.phys());
-        match space.install(pages, gpa, hpa, owner, backing) {
+        let (hpa, owner) = match &frame {
+            NewFrame::Own(frame) => (frame.phys(), Owner::Private),
+            NewFrame::File(frame) => (frame.phys(), Owner::File),
+        };
+        match space.install(pages, gpa, Hpa(hpa), owner, backing) {
             Ok(Installed::Done) => {
                 // The tables have the reference now.
-                let _ = frame.into_raw();
-                pages.count(owner);
+                match frame {
+                    NewFrame::Own(frame) => drop(frame.into_raw()),
+                    NewFrame::File(frame) => drop(frame.into_raw()),
+                }
                 Ok(true)
             }
             Ok(Installed::Occupied | Installed::Stale) => Ok(false),
@@ -449,7 +635,7 @@ impl Memory {
         }
     }
 
-    /// Exchanges a file's page for a copy that the guest may write.
+    /// Exchanges a page of a file, or one that clones have as well, for a copy that the guest may write.
     fn replace_by_copy(
         &self,
         space: &mut Space<MemoryBacking, Regions>,
@@ -464,7 +650,6 @@ impl Memory {
             Copied::Done { old } => {
                 // The tables have the reference now.
                 let _ = copy.into_raw();
-                pages.count(Owner::Private);
                 self.events.add(Event::FrameCopied, 1);
                 if let Some(page) = Range::page_of(gpa) {
                     self.take(mapping, page);

@@ -63,6 +63,10 @@ impl Word {
 
 const WORDS: usize = RUN_PAGE_SIZE / 8;
 
+/// How many registers there are, and where the first is.
+pub(crate) const REGS: usize = size_of::<Regs>() / 8;
+const FIRST_REG: usize = offset_of!(Layout, regs) / 8;
+
 const _: () = assert!(offset_of!(Layout, flags) == 4 && offset_of!(Exit, insn_len) == 4);
 const _: () = assert!(size_of::<Layout>() == RUN_PAGE_SIZE);
 
@@ -123,6 +127,18 @@ impl RunPage {
         }
     }
 
+    /// All registers, in the order of [`Regs`].
+    pub(crate) fn all_regs(&self) -> [u64; REGS] {
+        core::array::from_fn(|at| self.get(Word(FIRST_REG + at)))
+    }
+
+    /// Sets all registers, in the order of [`Regs`].
+    pub(crate) fn set_all_regs(&self, regs: &[u64; REGS]) {
+        for (at, value) in regs.iter().enumerate() {
+            self.set(Word(FIRST_REG + at), *value);
+        }
+    }
+
     /// Whether user space wants something that is not said by registers.
     #[inline(always)]
     pub(crate) fn has_inputs(&self) -> bool {
@@ -138,13 +154,13 @@ impl RunPage {
         // CAST: The upper half.
         let flags = RunFlags::from_bits((inputs >> 32) as u32).ok_or(EINVAL)?;
         if !flags.is_empty() {
-            self.set_flags_to_none();
+            self.clear_flags();
         }
         Ok((immediate_exit != 0, flags))
     }
 
     /// Clears the flags, and leaves `immediate_exit`, which a signal handler may just be setting.
-    fn set_flags_to_none(&self) {
+    pub(crate) fn clear_flags(&self) {
         if let Some(inputs) = self.words().get(Word::INPUTS.0) {
             inputs.fetch_and(u64::from(u32::MAX), Relaxed);
         }

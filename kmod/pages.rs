@@ -4,12 +4,19 @@
 
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::Relaxed, //
+    Ordering::{
+        AcqRel,
+        Acquire,
+        Relaxed, //
+    }, //
 };
 
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        Arc,
+        UniqueArc, //
+    }, //
 };
 
 use uvisor_ept::{
@@ -36,47 +43,171 @@ use crate::{
 /// How many frames are given back before another task may run.
 const FREE_BATCH: u32 = 256;
 
-/// The pages of one micro-VM, counted and limited.
-pub(crate) struct Pages {
+/// What is charged to a micro-VM: the frames and tables that were allocated for it and that it, or a
+/// clone, still has. Each of these has a reference on it.
+pub(crate) struct Account {
     hardware: Arc<Hardware>,
-    /// Frames of its own.
-    pub(crate) private: u64,
-    /// Page-cache pages that it has mapped.
-    pub(crate) file: u64,
-    /// Tables.
-    pub(crate) tables: u64,
-    /// How many frames and tables it may have.
-    pub(crate) limit: u64,
-    /// Frames given back since another task could run.
-    freed: u32,
+    /// How many there are.
+    charged: AtomicU64,
+    /// How many there may be.
+    limit: AtomicU64,
 }
 
-impl Pages {
-    /// None yet.
-    pub(crate) fn new(hardware: Arc<Hardware>, limit: u64) -> Self {
-        Self {
-            hardware,
-            private: 0,
-            file: 0,
-            tables: 0,
-            limit,
-            freed: 0,
-        }
+/// How many references there are on a charged page, and to which account it is charged: its two words.
+///
+/// # Safety
+///
+/// The page must be one that [`Frame::new`] allocated, and not be given back while the references live.
+#[inline]
+unsafe fn words<'a>(phys: u64) -> (&'a AtomicU64, &'a AtomicU64) {
+    // SAFETY: By the caller's promise.
+    let [references, account] = unsafe { frame::words(phys) };
+    (references, account)
+}
+
+impl Account {
+    /// An empty one.
+    fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Arc<Self>> {
+        Ok(Arc::new(
+            Self {
+                hardware,
+                charged: AtomicU64::new(0),
+                limit: AtomicU64::new(limit),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
     }
 
     /// Fails with `ENOMEM` at the limit.
     fn check_limit(&self) -> Result {
-        if self.private + self.tables < self.limit {
+        if self.charged.load(Relaxed) < self.limit.load(Relaxed) {
             Ok(())
         } else {
             Err(ENOMEM)
         }
     }
 
+    /// Charges `page`, which nobody else has, to an account, and gives up its reference; its first
+    /// reference from now on is the caller's.
+    fn charge(self: &Arc<Self>, page: Frame) -> u64 {
+        let phys = page.into_raw();
+        // SAFETY: `Frame::new` made it, and it is alive until `uncharge`.
+        let (references, account) = unsafe { words(phys) };
+        references.store(1, Relaxed);
+        // CAST: A pointer has 64 bits.
+        account.store(
+            Arc::into_raw(self.clone()).expose_provenance() as u64,
+            Relaxed,
+        );
+        self.charged.fetch_add(1, Relaxed);
+        self.hardware.pages.fetch_add(1, Relaxed);
+        phys
+    }
+
+    /// Gives back a page that [`Account::charge`] charged.
+    ///
+    /// # Safety
+    ///
+    /// The page must have no reference, and no CPU use it.
+    unsafe fn uncharge(phys: u64) {
+        // SAFETY: Charged pages are alive until here.
+        let account = unsafe { words(phys) }.1.load(Relaxed);
+        // SAFETY: From `into_raw` in `charge`, once for each page. CAST: A pointer has 64 bits.
+        let account: Arc<Self> =
+            unsafe { Arc::from_raw(core::ptr::with_exposed_provenance(account as usize)) };
+        account.charged.fetch_sub(1, Relaxed);
+        account.hardware.pages.fetch_sub(1, Relaxed);
+        // SAFETY: From `Frame::into_raw` in `charge`; by the caller's promise nobody uses it.
+        drop(unsafe { Frame::from_raw(phys) });
+    }
+}
+
+/// Takes another reference on a charged page.
+///
+/// # Safety
+///
+/// The caller, or somebody it can rely on meanwhile, must have one.
+unsafe fn share(phys: u64) {
+    // SAFETY: By the caller's promise it is alive.
+    let (references, _) = unsafe { words(phys) };
+    references.fetch_add(1, Relaxed);
+}
+
+/// Whether a charged page has more than one reference; if not, the caller sees what those did who had one.
+///
+/// # Safety
+///
+/// The caller must have one.
+unsafe fn is_shared(phys: u64) -> bool {
+    // SAFETY: By the caller's promise it is alive.
+    let (references, _) = unsafe { words(phys) };
+    references.load(Acquire) != 1
+}
+
+/// Drops a reference on a charged page; whether it was the last one.
+///
+/// # Safety
+///
+/// The reference must be the caller's.
+unsafe fn put(phys: u64) -> bool {
+    // SAFETY: By the caller's promise it is alive.
+    let (references, _) = unsafe { words(phys) };
+    references.fetch_sub(1, AcqRel) == 1
+}
+
+/// A frame that is charged, with a reference.
+pub(crate) struct Charged(u64);
+
+impl Charged {
+    /// The physical address.
+    pub(crate) fn phys(&self) -> u64 {
+        self.0
+    }
+
+    /// Gives up the reference without dropping it.
+    pub(crate) fn into_raw(self) -> u64 {
+        let phys = self.0;
+        core::mem::forget(self);
+        phys
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours, and if it was the last one nobody uses the page.
+        unsafe {
+            if put(self.0) {
+                Account::uncharge(self.0);
+            }
+        }
+    }
+}
+
+/// Where the pages of one micro-VM come from and go to.
+pub(crate) struct Pages {
+    account: Arc<Account>,
+    /// Frames given back since another task could run.
+    freed: u32,
+}
+
+impl Pages {
+    /// None yet, at most `limit`.
+    pub(crate) fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Self> {
+        Ok(Self {
+            account: Account::new(hardware, limit)?,
+            freed: 0,
+        })
+    }
+
+    /// A charged page.
+    fn page(&self, new: impl FnOnce() -> Result<Frame>) -> Result<Charged> {
+        self.account.check_limit()?;
+        Ok(Charged(self.account.charge(new()?)))
+    }
+
     /// A zeroed frame.
-    pub(crate) fn zeroed(&self) -> Result<Frame> {
-        self.check_limit()?;
-        Frame::new(true)
+    pub(crate) fn zeroed(&self) -> Result<Charged> {
+        self.page(|| Frame::new(true))
     }
 
     /// A frame with the content of the one at `from`.
@@ -84,41 +215,54 @@ impl Pages {
     /// # Safety
     ///
     /// As [`Frame::copy_of`].
-    pub(crate) unsafe fn copy_of(&self, from: u64) -> Result<Frame> {
-        self.check_limit()?;
+    pub(crate) unsafe fn copy_of(&self, from: u64) -> Result<Charged> {
         // SAFETY: By the caller's promise.
-        unsafe { Frame::copy_of(from) }
+        self.page(|| unsafe { Frame::copy_of(from) })
     }
 
-    /// Counts a frame that the tables took over.
-    pub(crate) fn count(&mut self, owner: Owner) {
-        match owner {
-            Owner::Private => {
-                self.private += 1;
-                self.hardware.pages.fetch_add(1, Relaxed);
-            }
-            Owner::File => self.file += 1,
-        }
+    /// How many pages there may be.
+    pub(crate) fn limit(&self) -> u64 {
+        self.account.limit.load(Relaxed)
+    }
+
+    /// Sets how many pages there may be.
+    pub(crate) fn set_limit(&self, limit: u64) {
+        self.account.limit.store(limit, Relaxed);
+    }
+
+    /// How many pages count against the limit.
+    pub(crate) fn charged(&self) -> u64 {
+        self.account.charged.load(Relaxed)
     }
 }
 
-// SAFETY: `entries` gives the page that `alloc_table` made, which lives until `free_table`.
+// SAFETY: `entries` gives the page that `alloc_table` made, which lives until `free_table`; references are
+// counted atomically, in words of the page that no one else uses.
 unsafe impl Host for Pages {
     type Error = Error;
 
     fn alloc_table(&mut self) -> Result<Hpa> {
-        self.check_limit()?;
-        let table = Frame::new(true)?;
-        self.tables += 1;
-        self.hardware.pages.fetch_add(1, Relaxed);
-        Ok(Hpa(table.into_raw()))
+        Ok(Hpa(self.zeroed()?.into_raw()))
+    }
+
+    fn share_table(&self, table: Hpa) {
+        // SAFETY: The tree has a reference, or is reading a table that has one.
+        unsafe { share(table.0) };
+    }
+
+    fn is_table_shared(&self, table: Hpa) -> bool {
+        // SAFETY: The tree has a reference.
+        unsafe { is_shared(table.0) }
+    }
+
+    fn put_table(&mut self, table: Hpa) -> bool {
+        // SAFETY: The tree gives up a reference of its own.
+        unsafe { put(table.0) }
     }
 
     fn free_table(&mut self, table: Hpa) {
-        self.tables -= 1;
-        self.hardware.pages.fetch_sub(1, Relaxed);
-        // SAFETY: From `into_raw` in `alloc_table`; the tree gives each table back once.
-        drop(unsafe { Frame::from_raw(table.0) });
+        // SAFETY: `put_table` said that there is no reference, and the tree flushed.
+        unsafe { Account::uncharge(table.0) };
     }
 
     fn entries(&self, table: Hpa) -> &[AtomicU64; 512] {
@@ -127,16 +271,28 @@ unsafe impl Host for Pages {
         unsafe { &*frame::virt(table.0).cast() }
     }
 
+    fn share_frame(&self, frame: Hpa, owner: Owner) {
+        // SAFETY: The leaf of the table that is being read has a reference.
+        unsafe {
+            match owner {
+                Owner::Private | Owner::Shared => share(frame.0),
+                Owner::File => frame::get(frame.0),
+            }
+        }
+    }
+
+    fn is_frame_shared(&self, frame: Hpa) -> bool {
+        // SAFETY: The tree has a reference, and asks about no file's frame.
+        unsafe { is_shared(frame.0) }
+    }
+
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
         match owner {
-            Owner::Private => {
-                self.private -= 1;
-                self.hardware.pages.fetch_sub(1, Relaxed);
-            }
-            Owner::File => self.file -= 1,
+            // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
+            Owner::Private | Owner::Shared => drop(Charged(frame.0)),
+            // SAFETY: As above.
+            Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
         }
-        // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
-        drop(unsafe { Frame::from_raw(frame.0) });
         self.freed += 1;
         if self.freed >= FREE_BATCH {
             self.freed = 0;
@@ -145,7 +301,7 @@ unsafe impl Host for Pages {
     }
 
     fn exec_only(&self) -> bool {
-        self.hardware.controls.features.exec_only
+        self.account.hardware.controls.features.exec_only
     }
 }
 
@@ -195,12 +351,17 @@ impl Backing for MemoryBacking {
 }
 
 /// The regions of a micro-VM, in a vector that is charged to the task's memory cgroup.
-pub(crate) struct Regions(KVVec<Region<MemoryBacking>>);
+pub(crate) enum Regions {
+    /// This micro-VM's own.
+    Own(KVVec<Region<MemoryBacking>>),
+    /// Clones have it in common; nobody changes it.
+    Shared(Arc<KVVec<Region<MemoryBacking>>>),
+}
 
 impl Regions {
     /// None.
     pub(crate) fn new() -> Self {
-        Self(KVVec::new())
+        Self::Own(KVVec::new())
     }
 }
 
@@ -208,23 +369,63 @@ impl Store<Region<MemoryBacking>> for Regions {
     type Error = Error;
 
     fn as_slice(&self) -> &[Region<MemoryBacking>] {
-        &self.0
+        match self {
+            Self::Own(regions) => regions,
+            Self::Shared(regions) => regions,
+        }
     }
 
     fn as_mut_slice(&mut self) -> &mut [Region<MemoryBacking>] {
-        &mut self.0
+        match self {
+            Self::Own(regions) => regions,
+            // `RegionMap` calls `reserve` before.
+            Self::Shared(_) => &mut [],
+        }
     }
 
     fn reserve(&mut self, additional: usize) -> Result {
-        Ok(self.0.reserve(additional, GFP_KERNEL_ACCOUNT)?)
+        match self {
+            Self::Own(regions) => {
+                if additional > 0 {
+                    regions.reserve(additional, GFP_KERNEL_ACCOUNT)?;
+                }
+            }
+            Self::Shared(regions) => {
+                let room = regions.len().checked_add(additional).ok_or(ENOMEM)?;
+                let mut own = KVVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
+                for region in regions.iter() {
+                    own.push(region.clone(), GFP_KERNEL_ACCOUNT)?;
+                }
+                *self = Self::Own(own);
+            }
+        }
+        Ok(())
+    }
+
+    fn share(&mut self) -> Result<Self> {
+        let shared = match self {
+            Self::Shared(regions) => return Ok(Self::Shared(regions.clone())),
+            Self::Own(regions) => {
+                // Allocated first, so that the regions are not lost where there is no memory.
+                let empty = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
+                Arc::from(empty.write(core::mem::replace(regions, KVVec::new())))
+            }
+        };
+        *self = Self::Shared(shared.clone());
+        Ok(Self::Shared(shared))
     }
 
     fn insert(&mut self, at: usize, value: Region<MemoryBacking>) {
-        // `RegionMap` reserved the room and `at` is not beyond the end, so it cannot fail.
-        let _ = self.0.insert_within_capacity(at, value);
+        if let Self::Own(regions) = self {
+            // `RegionMap` reserved the room and `at` is not beyond the end, so it cannot fail.
+            let _ = regions.insert_within_capacity(at, value);
+        }
     }
 
     fn remove(&mut self, at: usize) -> Option<Region<MemoryBacking>> {
-        self.0.remove(at).ok()
+        match self {
+            Self::Own(regions) => regions.remove(at).ok(),
+            Self::Shared(_) => None,
+        }
     }
 }

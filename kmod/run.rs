@@ -163,6 +163,9 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         vcpu.kicked.store(false, Relaxed);
         return Ok(Leave::Interrupted);
     }
+    if vm.memory.is_frozen() {
+        return Err(EROFS);
+    }
 
     let window = Window::open(&irq, hardware, this, &state.region)?;
     vcpu.events.bump(match window.owner() {

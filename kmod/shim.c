@@ -202,6 +202,27 @@ phys_addr_t uvisor_page_alloc(bool zero)
 	return page ? page_to_phys(page) : 0;
 }
 
+#ifndef CONFIG_SPARSEMEM_VMEMMAP
+#error "the module needs struct page in one array (CONFIG_SPARSEMEM_VMEMMAP)"
+#endif
+
+/*
+ * Two words of a page's struct page that belong to whoever allocated it: index
+ * and private. Not the first ones, which say more than one thing: with bit 0 of
+ * lru set, whoever walks through memory takes the page for a tail of another.
+ */
+void *uvisor_page_words(phys_addr_t phys)
+{
+	static_assert(offsetof(struct page, private) ==
+		      offsetof(struct page, __folio_index) + sizeof(u64));
+	return &pfn_to_page(PHYS_PFN(phys))->__folio_index;
+}
+
+void uvisor_page_get(phys_addr_t phys)
+{
+	get_page(pfn_to_page(PHYS_PFN(phys)));
+}
+
 void uvisor_page_put(phys_addr_t phys)
 {
 	put_page(pfn_to_page(PHYS_PFN(phys)));

@@ -22,14 +22,18 @@ use uvisor_uapi::{
     self as uapi,
     ExitReason,
     RunFlags,
-    VcpuCreate, //
+    VcpuCreate,
+    VcpuFlags, //
 };
 
 use crate::{
     events::Counters,
     exclusive::Exclusive,
     host::GuestMsrs,
-    page::RunPage,
+    page::{
+        RunPage,
+        REGS, //
+    },
     run::{
         self,
         Ended,
@@ -71,8 +75,31 @@ pub(crate) struct Vcpu {
     pub(crate) kicked: AtomicBool,
     /// What user space shares with it.
     pub(crate) page: RunPage,
+    /// What it was made from, and is reset to.
+    source: Option<Snapshot>,
     /// What RUN works on.
     state: Exclusive<State>,
+}
+
+/// The state of a vCPU when another was made from it.
+struct Snapshot {
+    regs: [u64; REGS],
+    msrs: GuestMsrs,
+    fpu: FpuArea,
+    cr3: u64,
+}
+
+impl Snapshot {
+    /// That of `vcpu`, which must not run.
+    fn of(vcpu: &Vcpu) -> Result<Self> {
+        let state = vcpu.state.try_use().ok_or(EBUSY)?;
+        Ok(Self {
+            regs: vcpu.page.all_regs(),
+            msrs: state.msrs,
+            fpu: state.fpu.try_clone()?,
+            cr3: state.fixed.cr3,
+        })
+    }
 }
 
 /// What RUN works on.
@@ -99,16 +126,36 @@ impl PinnedDrop for Vcpu {
 impl Vcpu {
     /// `VCPU_CREATE`: makes one and returns its file descriptor.
     pub(crate) fn create(vm: Arc<Vm>, create: &VcpuCreate) -> Result<isize> {
+        if vm.memory.is_frozen() {
+            return Err(EROFS);
+        }
+        let source = Self::source(create)?;
+        let (cr3, mut msrs, fpu) = match &source {
+            Some(source) => (source.cr3, source.msrs, source.fpu.try_clone()?),
+            None => {
+                let msrs = GuestMsrs {
+                    lstar: create.syscall_entry,
+                    // The upper half of the MSR is reserved.
+                    fmask: create.syscall_mask & 0xffff_ffff,
+                    kernel_gs_base: 0,
+                };
+                (create.cr3, msrs, FpuArea::new()?)
+            }
+        };
         let page_mask = uapi::PAGE_SIZE - 1;
-        if create.cr3 & page_mask != 0
-            || create.cr3 >> vm.hardware.gpa_bits != 0
-            || vmcs::canonical(create.syscall_entry).is_err()
+        if cr3 & page_mask != 0
+            || cr3 >> vm.hardware.gpa_bits != 0
+            || vmcs::canonical(msrs.lstar).is_err()
         {
             return Err(EINVAL);
         }
+        // It comes with the other registers.
+        msrs.kernel_gs_base = 0;
         let region = VmcsRegion::new(vm.hardware.controls.vmcs_revision)?;
-        let fpu = FpuArea::new()?;
         let page = RunPage::new()?;
+        if let Some(source) = &source {
+            page.set_all_regs(&source.regs);
+        }
         let (number, events) = vm.add_vcpu()?;
         // CAST: There are at most `MAX_VCPUS`.
         let vpid = HIGHEST_VPID - number as u16;
@@ -117,15 +164,10 @@ impl Vcpu {
             cache: VmcsCache::default(),
             fixed: Fixed {
                 eptp: vm.memory.eptp(),
-                cr3: create.cr3,
+                cr3,
                 vpid,
             },
-            msrs: GuestMsrs {
-                lstar: create.syscall_entry,
-                // The upper half of the MSR is reserved.
-                fmask: create.syscall_mask & 0xffff_ffff,
-                kernel_gs_base: 0,
-            },
+            msrs,
             fpu,
             fault: GuestFault::NONE,
         };
@@ -137,6 +179,7 @@ impl Vcpu {
                 events,
                 kicked: AtomicBool::new(false),
                 page,
+                source,
                 state: Exclusive::new(state),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -146,20 +189,57 @@ impl Vcpu {
         unsafe { file::install(c"[uvisor-vcpu]", &FOPS.0, vcpu, |_| ()) }
     }
 
-    /// The ioctls of the file.
-    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
-        if cmd != uapi::RUN && cmd != uapi::KICK {
-            return Err(ENOTTY);
-        }
-        if arg != 0 {
+    /// The state of the vCPU that `create` names, if it names one.
+    fn source(create: &VcpuCreate) -> Result<Option<Snapshot>> {
+        if create.reserved != 0 {
             return Err(EINVAL);
         }
-        if cmd == uapi::RUN {
-            self.run()?;
-        } else {
-            self.kick();
+        if create.flags & VcpuFlags::SOURCE.bits() == 0 {
+            return if create.source == 0 {
+                Ok(None)
+            } else {
+                Err(EINVAL)
+            };
         }
-        Ok(0)
+        if create.cr3 | create.syscall_entry | create.syscall_mask != 0 {
+            return Err(EINVAL);
+        }
+        // SAFETY: Files with `FOPS` are made by `create` only, with an `Arc<Vcpu>`.
+        let vcpu: Arc<Self> = unsafe { file::data_of(create.source, &FOPS.0) }?;
+        Snapshot::of(&vcpu).map(Some)
+    }
+
+    /// The ioctls of the file.
+    fn ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
+        if cmd == uapi::RUN && arg == 0 {
+            return self.run().map(|()| 0);
+        }
+        match cmd {
+            uapi::RUN | uapi::KICK | uapi::VCPU_RESET if arg != 0 => Err(EINVAL),
+            uapi::KICK => {
+                self.kick();
+                Ok(0)
+            }
+            uapi::VCPU_RESET => self.reset().map(|()| 0),
+            _ => Err(ENOTTY),
+        }
+    }
+
+    /// `VCPU_RESET`.
+    fn reset(&self) -> Result {
+        let source = self.source.as_ref().ok_or(EINVAL)?;
+        let mut state = self.state.try_use().ok_or(EBUSY)?;
+        if self.vm.memory.is_frozen() {
+            return Err(EROFS);
+        }
+        self.page.set_all_regs(&source.regs);
+        self.page.set_reason(ExitReason::None);
+        self.page.clear_flags();
+        state.fpu.copy_from(&source.fpu);
+        // What waits in the VMCS belongs to an instruction that was not the source's.
+        state.cache = VmcsCache::default();
+        state.region.refresh();
+        Ok(())
     }
 
     /// `KICK`.

@@ -21,14 +21,21 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-use uvisor_ept::Perm;
+use uvisor_ept::{
+    Gpa,
+    Perm, //
+};
 use uvisor_uapi::{
     self as uapi,
+    CloneVm,
+    Diff,
+    DiffRange,
     Limits,
     Map,
     MapFlags,
     Prot,
     Protect,
+    Reset,
     Stats,
     Unmap,
     VcpuCreate,
@@ -53,6 +60,9 @@ use crate::{
     LocalModule, //
 };
 
+/// How many ranges one DIFF lists at most.
+const MAX_DIFF: usize = 256;
+
 /// How many vCPUs a micro-VM can have.
 pub(crate) const MAX_VCPUS: usize = 256;
 
@@ -62,6 +72,8 @@ pub(crate) struct Vm {
     pub(crate) hardware: Arc<Hardware>,
     /// Never given to another one.
     pub(crate) id: u64,
+    /// The template that it is a clone of.
+    template: Option<Arc<Self>>,
     #[pin]
     pub(crate) memory: Memory,
     /// The counters of each vCPU whose file is open, by its number.
@@ -92,9 +104,29 @@ impl Vm {
         let (create, _) = args::read::<VmCreate>(arg)?;
         let id = hardware.new_id();
         let memory = Memory::new(hardware.clone(), id, create.memory_limit)?;
+        Self::install(hardware, id, None, memory)
+    }
+
+    /// `CLONE`: makes one with the memory of this one and returns its file descriptor.
+    fn share(self: ArcBorrow<'_, Self>, clone: &CloneVm) -> Result<isize> {
+        let hardware = self.hardware.clone();
+        let id = hardware.new_id();
+        let memory = self.memory.share(id, clone.memory_limit)?;
+        let template = self.memory.is_frozen().then(|| self.into());
+        Self::install(hardware, id, template, memory)
+    }
+
+    /// Makes one with `memory` and returns its file descriptor.
+    fn install(
+        hardware: Arc<Hardware>,
+        id: u64,
+        template: Option<Arc<Self>>,
+        memory: impl PinInit<Memory, Error>,
+    ) -> Result<isize> {
         let vm = Arc::pin_init(
             try_pin_init!(Self {
                 id,
+                template,
                 memory <- memory,
                 vcpus <- new_mutex!(KVec::new()),
                 hardware: {
@@ -140,6 +172,24 @@ impl Vm {
             uapi::VCPU_CREATE => {
                 return Vcpu::create(self.into(), &args::read::<VcpuCreate>(arg)?.0)
             }
+            uapi::CLONE => return self.share(&args::read::<CloneVm>(arg)?.0),
+            uapi::FREEZE if arg != 0 => return Err(EINVAL),
+            uapi::FREEZE => self.memory.freeze()?,
+            uapi::RESET => {
+                let (mut reset, place) = args::read::<Reset>(arg)?;
+                reset.pages = self.memory.reset(&self.template()?.memory)?;
+                place.write(&reset)?;
+            }
+            uapi::DISCARD => {
+                let (range, _) = args::read::<Unmap>(arg)?;
+                let range = self.memory.range(range.gpa, range.len)?;
+                self.memory.discard(range)?;
+            }
+            uapi::DIFF => {
+                let (mut diff, place) = args::read::<Diff>(arg)?;
+                self.diff(&mut diff)?;
+                place.write(&diff)?;
+            }
             _ => return Err(ENOTTY),
         }
         Ok(0)
@@ -170,6 +220,45 @@ impl Vm {
             }
         };
         self.memory.map(range, perm, backing)
+    }
+
+    /// The template that it is a clone of.
+    fn template(&self) -> Result<&Self> {
+        self.template.as_deref().ok_or(EINVAL)
+    }
+
+    /// `DIFF`.
+    fn diff(&self, diff: &mut Diff) -> Result {
+        if diff.reserved != 0 || diff.start % uapi::PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        // CAST: At most `MAX_DIFF`.
+        let room = (diff.count as usize).min(MAX_DIFF);
+        let mut ranges: KVec<DiffRange> = KVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
+        let mut next = 0;
+        let template = &self.template()?.memory;
+        self.memory.compare(template, Gpa(diff.start), |gpa| {
+            if let Some(last) = ranges.last_mut() {
+                if last.gpa.saturating_add(last.len) == gpa.0 {
+                    last.len = last.len.saturating_add(uapi::PAGE_SIZE);
+                    return true;
+                }
+            }
+            let range = DiffRange {
+                gpa: gpa.0,
+                len: uapi::PAGE_SIZE,
+            };
+            if ranges.len() < room && ranges.push_within_capacity(range).is_ok() {
+                return true;
+            }
+            next = gpa.0;
+            false
+        })?;
+        args::write_all(diff.ranges, &ranges)?;
+        // CAST: At most `MAX_DIFF`.
+        diff.count = ranges.len() as u32;
+        diff.start = next;
+        Ok(())
     }
 
     /// `STATS`.

@@ -77,7 +77,7 @@ fn cpl(rights: u64) -> u64 {
 /// The memory of a VMCS.
 pub(crate) struct VmcsRegion {
     frame: Frame,
-    /// Whether no CPU ever loaded it.
+    /// Whether no CPU ever loaded it, or what it holds is to be forgotten.
     fresh: Cell<bool>,
 }
 
@@ -98,9 +98,14 @@ impl VmcsRegion {
         self.frame.phys_ref()
     }
 
-    /// Whether no CPU ever loaded it.
+    /// Whether it is to be cleared and written anew before it is used.
     pub(crate) fn is_fresh(&self) -> bool {
         self.fresh.get()
+    }
+
+    /// Makes it as if no CPU had ever loaded it.
+    pub(crate) fn refresh(&mut self) {
+        self.fresh.set(true);
     }
 }
 

@@ -113,8 +113,8 @@ impl<'a> Window<'a> {
     /// Makes `region` current.
     fn load(region: &VmcsRegion) -> Result<(), Fail> {
         if region.is_fresh() {
-            // SAFETY: In VMX operation with interrupts off; a fresh region was never loaded. This
-            // initialises what the CPU keeps in it (SDM 26.11.3).
+            // SAFETY: In VMX operation with interrupts off; a fresh region was never loaded, or cleared
+            // when its last window closed. This initialises what the CPU keeps in it (SDM 26.11.3).
             unsafe { insn::vmclear(region.phys()) }?;
         }
         // SAFETY: As above; a region that is not fresh was cleared when its last window closed.

@@ -22,6 +22,12 @@ impl Gpa {
         (self.0 >> MAX_GPA_BITS == 0).then_some(self.0 >> PAGE_SHIFT)
     }
 
+    /// The first address of the page with this number.
+    #[inline]
+    pub(crate) fn of_page(page: u64) -> Self {
+        Self(page << PAGE_SHIFT)
+    }
+
     /// The first address of the page.
     #[inline]
     pub fn page_start(self) -> Self {
@@ -99,6 +105,17 @@ impl Range {
     #[inline]
     pub(crate) fn page_numbers(&self) -> core::ops::Range<u64> {
         self.start >> PAGE_SHIFT..self.end >> PAGE_SHIFT
+    }
+
+    /// The part from the page with this number on.
+    #[inline]
+    pub(crate) fn from_page(&self, page: u64) -> Option<Self> {
+        let start = self.start.max(page.checked_shl(PAGE_SHIFT)?);
+        // INVARIANT: a multiple, like the bounds of the range.
+        (page < self.end >> PAGE_SHIFT).then_some(Self {
+            start,
+            end: self.end,
+        })
     }
 
     /// Whether `gpa` is inside.

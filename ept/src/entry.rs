@@ -31,6 +31,8 @@ impl Perm {
 pub enum Owner {
     /// The micro-VM's own: zeroed memory, or a copy of a file's page.
     Private,
+    /// One that began as some micro-VM's own, and that clones may have in common; nobody writes to it.
+    Shared,
     /// A file's, in the page cache; a guest must never write to it.
     File,
 }
@@ -41,7 +43,7 @@ impl Owner {
     pub(crate) fn limit(self, perm: Perm) -> Perm {
         match self {
             Owner::Private => perm,
-            Owner::File => perm - Perm::W,
+            Owner::Shared | Owner::File => perm - Perm::W,
         }
     }
 }
@@ -67,6 +69,8 @@ const IGNORE_PAT: u64 = 1 << 6;
 const USED: u64 = 1 << 52;
 /// Ours: the frame is a file's.
 const FILE: u64 = 1 << 53;
+/// Ours: clones may have the frame in common.
+const SHARED: u64 = 1 << 55;
 /// Ours: unmapped, and waits for a flush to be given back.
 const DETACHED: u64 = 1 << 54;
 
@@ -94,15 +98,28 @@ impl Entry {
     pub(crate) fn leaf(leaf: Leaf) -> Self {
         let owner = match leaf.owner {
             Owner::Private => 0,
+            Owner::Shared => SHARED,
             Owner::File => FILE,
         };
         Self::new(leaf.frame, leaf.perm, WRITE_BACK | IGNORE_PAT | owner)
     }
 
-    /// A pointer to a table, which restricts nothing.
+    /// A pointer to a table of this tree alone, which restricts nothing.
     #[inline]
     pub(crate) fn table(table: Hpa) -> Self {
         Self::new(table, Perm::all(), 0)
+    }
+
+    /// A pointer to a table that other trees may have as well: below it, nobody writes.
+    #[inline]
+    pub(crate) fn shared_table(table: Hpa) -> Self {
+        Self::new(table, Perm::R | Perm::X, 0)
+    }
+
+    /// Whether this entry, which points to a table, points to one of this tree alone.
+    #[inline]
+    pub(crate) fn is_own_table(self) -> bool {
+        self.perm().contains(Perm::W)
     }
 
     /// The same frame or table, unreachable for CPUs.
@@ -146,10 +163,10 @@ impl Entry {
     /// This entry as a leaf; meaningless for an unused entry.
     #[inline]
     pub(crate) fn to_leaf(self) -> Leaf {
-        let owner = if self.0 & FILE != 0 {
-            Owner::File
-        } else {
-            Owner::Private
+        let owner = match self.0 & (FILE | SHARED) {
+            0 => Owner::Private,
+            SHARED => Owner::Shared,
+            _ => Owner::File,
         };
         Leaf {
             frame: self.address(),
@@ -230,7 +247,7 @@ mod tests {
     #[test]
     fn returns_what_was_put_in() {
         for perm in perms() {
-            for owner in [Owner::Private, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File] {
                 for frame in [Hpa(0), Hpa(0x1000), Hpa(ADDRESS), Hpa(0x2a_5555_5000)] {
                     let leaf = Leaf { frame, perm, owner };
                     let entry = Entry::leaf(leaf);
@@ -256,7 +273,7 @@ mod tests {
     fn keeps_reserved_bits_clear() {
         let frame = Hpa((1 << 46) - 0x1000);
         for perm in perms().filter(|perm| !perm.is_empty()) {
-            for owner in [Owner::Private, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File] {
                 let entry = Entry::leaf(Leaf { frame, perm, owner }).0;
                 assert_eq!(entry & (RESERVED_LEAF | OTHER_FEATURES), 0);
                 assert_eq!((entry >> 3) & 7, 6, "write-back");
@@ -267,6 +284,12 @@ mod tests {
         assert_eq!(entry & (RESERVED_TABLE | OTHER_FEATURES), 0);
         assert_eq!(entry & 7, 7);
         assert_eq!(Entry::table(frame).address(), frame);
+        assert!(Entry::table(frame).is_own_table());
+        let entry = Entry::shared_table(frame);
+        assert_eq!(entry.0 & (RESERVED_TABLE | OTHER_FEATURES), 0);
+        assert_eq!(entry.0 & 7, 5);
+        assert_eq!(entry.address(), frame);
+        assert!(!entry.is_own_table());
     }
 
     /// A large leaf has no bit 12 for the PAT as in ordinary page tables: bits 20:12 of one of
@@ -277,7 +300,7 @@ mod tests {
         const LARGE: u64 = 1 << 7;
         for (size, reserved) in [(1 << 21, 0x1f_f000), (1 << 30, 0x3fff_f000)] {
             let frame = Hpa(5 * size);
-            for owner in [Owner::Private, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File] {
                 let entry = Entry::leaf(Leaf {
                     frame,
                     perm: Perm::all(),

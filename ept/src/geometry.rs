@@ -38,6 +38,20 @@ impl Level {
         Index::new((page >> self.shift()) as usize)
     }
 
+    /// The pages that the entry for `page` spans.
+    #[inline]
+    pub(crate) fn span(self, page: u64) -> Range<u64> {
+        let pages = 1 << self.shift();
+        let start = page & !(pages - 1);
+        start..start.saturating_add(pages)
+    }
+
+    /// How many pages `entries` entries span.
+    #[inline]
+    pub(crate) fn pages(self, entries: u64) -> u64 {
+        entries << self.shift()
+    }
+
     /// What of `pages` goes through which entry of one table of this level.
     ///
     /// All `pages` must be in the span of that table, and so below 2^36.

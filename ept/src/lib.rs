@@ -27,14 +27,18 @@ mod geometry;
 mod host;
 mod region;
 mod regions;
+pub mod share;
 mod space;
 mod tree;
 mod unmap;
+mod usage;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};
 pub use host::Host;
 pub use region::{Backing, Region, RegionError, Store};
 pub use regions::RegionMap;
+pub use share::{Remains, Retired};
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
+pub use usage::Usage;

@@ -60,11 +60,17 @@ pub trait Store<T> {
     /// All elements.
     fn as_slice(&self) -> &[T];
 
-    /// All elements, to be changed.
+    /// All elements, to be changed; [`Store::reserve`] was called since the last [`Store::share`].
     fn as_mut_slice(&mut self) -> &mut [T];
 
-    /// Makes room for so many more elements; changes nothing else.
+    /// Makes the elements this array's own, if others have them as well, with room for so many more;
+    /// changes nothing else. An array that has its own and needs no more room allocates nothing.
     fn reserve(&mut self, additional: usize) -> Result<(), Self::Error>;
+
+    /// Another array with the same elements, which both have in common until one is changed.
+    fn share(&mut self) -> Result<Self, Self::Error>
+    where
+        Self: Sized;
 
     /// Puts `value` before the element `at`, or at the end; there is room, by [`Store::reserve`].
     fn insert(&mut self, at: usize, value: T);

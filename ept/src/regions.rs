@@ -37,6 +37,15 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         }
     }
 
+    /// A map with the same regions, which costs the same however many there are.
+    pub fn share(&mut self) -> Result<Self, S::Error> {
+        Ok(Self {
+            store: self.store.share()?,
+            max_regions: self.max_regions,
+            backing: PhantomData,
+        })
+    }
+
     /// How many regions there are.
     pub fn len(&self) -> usize {
         self.as_slice().len()
@@ -76,10 +85,12 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         if at != to {
             return Err(RegionError::Exists);
         }
-        let slice = self.store.as_mut_slice();
+        let slice = self.as_slice();
         let previous = at.checked_sub(1).and_then(|previous| slice.get(previous));
         let joins_previous = previous.is_some_and(|previous| previous.joins(&region));
         let joins_next = slice.get(at).is_some_and(|next| region.joins(next));
+        self.make_room(usize::from(!joins_previous && !joins_next))?;
+        let slice = self.store.as_mut_slice();
         if joins_previous {
             // The neighbour takes the region's place, and then perhaps the next one in.
             let previous = at.saturating_sub(1);
@@ -93,7 +104,6 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
                 *next = Region { range, ..region };
             }
         } else {
-            self.make_room(1)?;
             self.store.insert(at, region);
         }
         Ok(())
@@ -112,9 +122,7 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         let head = first.range.before(&range);
         let tail = last.range.after(&range).map(|rest| last.with_range(rest));
         let is_inside = to.checked_sub(from) == Some(1) && head.is_some() && tail.is_some();
-        if is_inside {
-            self.make_room(1)?;
-        }
+        self.make_room(usize::from(is_inside))?;
         if let Some(head) = head {
             if let Some(first) = self.store.as_mut_slice().get_mut(from) {
                 first.range = head;
@@ -201,13 +209,10 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         (from, to)
     }
 
-    /// Makes room for `additional` regions, if they are allowed.
+    /// Prepares a change that adds `additional` regions, if they are allowed.
     fn make_room(&mut self, additional: usize) -> Result<(), RegionError<S::Error>> {
-        if additional == 0 {
-            return Ok(());
-        }
         match self.len().checked_add(additional) {
-            Some(len) if len <= self.max_regions => {}
+            Some(len) if len <= self.max_regions || additional == 0 => {}
             _ => return Err(RegionError::TooMany),
         }
         self.store.reserve(additional).map_err(RegionError::Store)

@@ -22,6 +22,8 @@
 //!   does not allow the access any more, the guest faults again and is told so.
 //! * *The old page is still being unmapped* (detached and not reaped) where a new region is already
 //!   mapped: its place counts as occupied until it is gone.
+//! * *The space was cloned*: its tables are no longer its own, and nothing is mapped in them
+//!   ([`Installed::Stale`], [`Copied::Stale`]). The next look at the fault says so ([`Fault::Unshare`]).
 //! * *A file's leaf to be copied was replaced, or unmapped and mapped again*: the leaf must be the
 //!   very one that [`Fault::Copy`] gave ([`Copied::Stale`]). The caller must have a reference of its
 //!   own on that frame before it lets go of the lock, so that an equal address is the same page.
@@ -35,6 +37,7 @@ use crate::entry::{Leaf, Owner, Perm};
 use crate::host::Host;
 use crate::region::{Backing, Region, RegionError, Store};
 use crate::regions::RegionMap;
+use crate::share::{Remains, Retired};
 use crate::tree::{InsertError, Taken, Tree};
 
 /// What an access to a page needs.
@@ -56,7 +59,13 @@ pub enum Fault<B> {
         /// file's own page, as [`Owner::File`].
         copy: bool,
     },
-    /// A copy of a file's page that is mapped, for [`Space::install_copy`].
+    /// The tables on the way to it, which clones may have as well, must become the space's own, by
+    /// [`Space::unshare`].
+    Unshare,
+    /// Its frame, which clones had as well and let go of, can be taken over, by [`Space::reuse`].
+    Reuse,
+    /// A copy of a file's page that is mapped, or of a frame that clones have as well, for
+    /// [`Space::install_copy`].
     Copy {
         /// The leaf that maps it.
         from: Leaf,
@@ -96,7 +105,8 @@ pub enum Copied {
 /// # Invariants
 ///
 /// Each leaf of the tree is inside a region, and has the permission of the region as far as its
-/// owner allows. All regions have permissions that the CPU can express.
+/// owner allows; in a table that clones may have as well, also less by `W` is possible through the
+/// tables above. All regions have permissions that the CPU can express.
 #[derive(Debug)]
 pub struct Space<B, S> {
     /// The pages that were touched.
@@ -188,10 +198,16 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
 
     /// What an access that is allowed needs.
     fn wanted<H: Host>(&self, host: &H, region: &Region<B>, gpa: Gpa, write: bool) -> Fault<B> {
-        match self.tree.get(host, gpa) {
-            Some(from) if write && from.owner == Owner::File => Fault::Copy { from },
+        let (leaf, own) = self.tree.look(host, gpa);
+        match leaf {
             // By the invariant, the leaf has all else that the region has.
-            Some(_) => Fault::Done,
+            Some(_) if !write => Fault::Done,
+            _ if !own => Fault::Unshare,
+            Some(leaf) if leaf.owner == Owner::Private => Fault::Done,
+            Some(leaf) if leaf.owner == Owner::Shared && !host.is_frame_shared(leaf.frame) => {
+                Fault::Reuse
+            }
+            Some(from) => Fault::Copy { from },
             None if region.backing.is_anonymous() => Fault::Anonymous,
             None => match Range::page_of(gpa) {
                 Some(page) => Fault::File {
@@ -237,7 +253,7 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         match self.tree.insert(host, gpa, leaf) {
             Ok(()) => Ok(Installed::Done),
             Err(InsertError::Occupied) => Ok(Installed::Occupied),
-            Err(InsertError::Range) => Ok(Installed::Stale),
+            Err(InsertError::Range | InsertError::Shared) => Ok(Installed::Stale),
             Err(InsertError::Host(error)) => Err(error),
         }
     }
@@ -251,7 +267,7 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         };
         // Its permission may have changed, its frame must not have.
         match self.tree.get(host, gpa) {
-            Some(now) if now.owner == Owner::File && now.frame == from.frame => {}
+            Some(now) if now.owner != Owner::Private && now.frame == from.frame => {}
             _ => return Copied::Stale,
         }
         // INVARIANT: inside the region, with its permission.
@@ -264,6 +280,91 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
             Some(old) => Copied::Done { old },
             None => Copied::Stale,
         }
+    }
+
+    /// Takes the frame at `gpa` over, if no clone has it any more; for [`Fault::Reuse`].
+    ///
+    /// CPUs need no flush: the frame is the same, and permission is only added.
+    pub fn reuse<H: Host>(&mut self, host: &H, gpa: Gpa) {
+        let Some(region) = self.regions.find(gpa) else {
+            return;
+        };
+        let (Some(leaf), true) = self.tree.look(host, gpa) else {
+            return;
+        };
+        if leaf.owner == Owner::Shared && !host.is_frame_shared(leaf.frame) {
+            // INVARIANT: inside the region, with its permission; nobody else has the frame.
+            let own = Leaf {
+                perm: region.perm,
+                owner: Owner::Private,
+                ..leaf
+            };
+            let _ = self.tree.replace(host, gpa, own);
+        }
+    }
+
+    /// Makes the tables on the way to `gpa` the space's own: see [`Tree::unshare`].
+    pub fn unshare<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        retired: &mut Retired,
+    ) -> Result<(), H::Error> {
+        self.tree.unshare(host, gpa, retired)
+    }
+
+    /// Makes tables of `range` the space's own, before [`Space::protect`]: see [`Tree::unshare_next`].
+    pub fn unshare_next<H: Host>(
+        &mut self,
+        host: &mut H,
+        range: Range,
+        retired: &mut Retired,
+    ) -> Result<Option<Range>, H::Error> {
+        self.tree.unshare_next(host, range, retired)
+    }
+
+    /// Makes tables at an edge of `range` the space's own, before [`Space::unmap`] and
+    /// [`Space::discard`]: see [`Tree::unshare_edge`].
+    pub fn unshare_edge<H: Host>(
+        &mut self,
+        host: &mut H,
+        range: Range,
+        at_end: bool,
+        retired: &mut Retired,
+    ) -> Result<(), H::Error> {
+        self.tree.unshare_edge(host, range, at_end, retired)
+    }
+
+    /// A space with the same regions and pages, which the two have in common until one is changed.
+    ///
+    /// The cost does not depend on how much there is: see [`Tree::share`], also for what is taken from
+    /// this space.
+    pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error>
+    where
+        H::Error: From<S::Error>,
+    {
+        let regions = self.regions.share()?;
+        let (tree, taken) = self.tree.share(host)?;
+        // INVARIANT: the same leaves, in the same regions.
+        Ok((Self { tree, regions }, taken))
+    }
+
+    /// Gives this space the regions and pages of `template`: see [`Tree::reset`].
+    pub fn reset<H: Host>(&mut self, host: &mut H, template: &mut Self) -> Result<Remains, H::Error>
+    where
+        H::Error: From<S::Error>,
+    {
+        let regions = template.regions.share()?;
+        let remains = self.tree.reset(host, &mut template.tree)?;
+        // INVARIANT: the template's leaves, in its regions.
+        self.regions = regions;
+        Ok(remains)
+    }
+
+    /// Takes the pages in `range` out, so that they are made anew when they are touched again; the regions
+    /// stay. Flush and reap are as with [`Space::unmap`].
+    pub fn discard<H: Host>(&mut self, host: &H, range: Range) -> Taken {
+        self.tree.detach(host, range)
     }
 
     /// Gives back everything. No CPU may have anything of this space cached, nor run in it.

@@ -21,6 +21,7 @@ use crate::addr::{Gpa, Hpa, Range};
 use crate::entry::{eptp, Entry, Leaf, Perm};
 use crate::geometry::{Index, Level};
 use crate::host::Host;
+use crate::unmap::put_table;
 
 /// Whether permission was taken that a CPU may have cached.
 ///
@@ -54,6 +55,8 @@ impl Taken {
 pub enum InsertError<E> {
     /// A leaf is there, or one that was detached and not reaped yet.
     Occupied,
+    /// The page's tables are not the tree's own: see [`Tree::unshare`].
+    Shared,
     /// The address is beyond what four levels can map.
     Range,
     /// The host has no table.
@@ -66,8 +69,10 @@ pub enum InsertError<E> {
 ///
 /// # Invariants
 ///
-/// `root` and what entries above the leaves' level point to are tables of the host; each is pointed
-/// to once, and all but the root have an entry in use. Each leaf has one reference on its frame.
+/// `root` and what entries above the leaves' level point to are tables of the host; each has a
+/// reference for each entry that points to it, in all trees; all but the root have an entry in use.
+/// Each leaf has one reference on its frame. A table that others may have as well is pointed to without
+/// `W`, and is not changed (see [`share`](crate::share)).
 #[must_use = "its memory is given back by `destroy` only"]
 #[derive(Debug)]
 pub struct Tree {
@@ -75,6 +80,8 @@ pub struct Tree {
     root: Hpa,
     /// Whether the CPU has execute-only pages.
     exec_only: bool,
+    /// Whether any table was ever shared with another tree.
+    pub(crate) was_shared: bool,
 }
 
 impl Tree {
@@ -85,6 +92,7 @@ impl Tree {
         Ok(Self {
             root,
             exec_only: host.exec_only(),
+            was_shared: false,
         })
     }
 
@@ -122,10 +130,21 @@ impl Tree {
         Entry::leaf(Leaf { perm, ..leaf })
     }
 
-    /// The leaf that maps `gpa`, also one without any permission; a detached one maps nothing.
+    /// The leaf that maps `gpa`, with what all levels allow, also if that is nothing; a detached one maps
+    /// nothing.
     pub fn get<H: Host>(&self, host: &H, gpa: Gpa) -> Option<Leaf> {
-        let slot = self.leaf_slot(host, gpa)?;
-        Some(load(slot).to_leaf())
+        self.look(host, gpa).0
+    }
+
+    /// The leaf that maps `gpa`, and whether the tables on the way to it, or to where it would be, are
+    /// the tree's own.
+    pub(crate) fn look<H: Host>(&self, host: &H, gpa: Gpa) -> (Option<Leaf>, bool) {
+        let (slot, own) = self.find(host, gpa);
+        let mut leaf = slot.map(|slot| load(slot).to_leaf());
+        if let (Some(leaf), false) = (&mut leaf, own) {
+            leaf.perm -= Perm::W;
+        }
+        (leaf, own)
     }
 
     /// Adds a leaf for the page of `gpa`, where there is none.
@@ -147,6 +166,9 @@ impl Tree {
             let present = load(slot(host, table, index));
             match level.below() {
                 _ if !present.is_used() => break index,
+                Some(_) if !present.is_own_table() && present.is_mapped() => {
+                    return Err(InsertError::Shared)
+                }
                 Some(below) if present.is_mapped() => (table, level) = (present.address(), below),
                 _ => return Err(InsertError::Occupied),
             }
@@ -174,7 +196,7 @@ impl Tree {
             Some(below) => match Self::chain(host, below, page, leaf) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    host.free_table(table);
+                    put_table(host, table, level);
                     return Err(error);
                 }
             },
@@ -187,15 +209,20 @@ impl Tree {
     ///
     /// The caller gets the old leaf's reference and gives its own on the new frame. If the old leaf
     /// had any permission, CPUs may use the old frame until the caller has flushed. None if nothing
-    /// is mapped there: then nothing happens and the frame is still the caller's.
+    /// is mapped there, or by tables that are not the tree's own: then nothing happens and the frame is
+    /// still the caller's.
     pub fn replace<H: Host>(&mut self, host: &H, gpa: Gpa, leaf: Leaf) -> Option<Leaf> {
-        let slot = self.leaf_slot(host, gpa)?;
+        let (Some(slot), true) = self.find(host, gpa) else {
+            return None;
+        };
         let old = load(slot).to_leaf();
         store(slot, self.encode(leaf));
         Some(old)
     }
 
-    /// Gives all leaves in `range` the permission `perm`, those of a file without `W`.
+    /// Gives all leaves in `range` the permission `perm`, those of a file or of clones without `W`.
+    ///
+    /// The tables must be the tree's own (see [`Tree::unshare_next`]).
     pub fn protect<H: Host>(&mut self, host: &H, range: Range, perm: Perm) -> Taken {
         self.protect_table(host, self.root, Level::ROOT, range.page_numbers(), perm)
     }
@@ -238,19 +265,24 @@ impl Tree {
         taken
     }
 
-    /// The entry of the leaf that maps `gpa`.
-    fn leaf_slot<'h, H: Host>(&self, host: &'h H, gpa: Gpa) -> Option<&'h AtomicU64> {
-        let page = gpa.page()?;
-        let (mut table, mut level) = (self.root, Level::ROOT);
+    /// The entry of the leaf that maps `gpa`, and whether the tables on the way are the tree's own.
+    fn find<'h, H: Host>(&self, host: &'h H, gpa: Gpa) -> (Option<&'h AtomicU64>, bool) {
+        let Some(page) = gpa.page() else {
+            return (None, true);
+        };
+        let (mut table, mut level, mut own) = (self.root, Level::ROOT, true);
         loop {
             let slot = slot(host, table, level.index(page));
             let entry = load(slot);
             if !entry.is_mapped() {
-                return None;
+                return (None, own);
             }
             match level.below() {
-                None => return Some(slot),
-                Some(below) => (table, level) = (entry.address(), below),
+                None => return (Some(slot), own),
+                Some(below) => {
+                    own &= entry.is_own_table();
+                    (table, level) = (entry.address(), below);
+                }
             }
         }
     }

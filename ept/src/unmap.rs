@@ -4,7 +4,9 @@
 //!
 //! [`Tree::detach`] makes entries not present and marks them; frames and tables stay, since a CPU
 //! may have cached a translation to them, or may be in the middle of a walk. After the flush none
-//! has, and [`Tree::reap`] gives back what is marked. Neither needs memory.
+//! has, and [`Tree::reap`] gives back what is marked. Neither needs memory; but a table that other
+//! trees have as well cannot be changed, so that the caller first makes those at the edges of the
+//! range the tree's own ([`Tree::unshare_edges`](crate::Tree::unshare_edges)).
 //!
 //! A marked entry belongs to nobody but `reap`: it maps nothing, and [`Tree::insert`] reports its
 //! place as occupied. So between the two passes everything else may happen to the tree, and a vCPU
@@ -15,7 +17,7 @@
 use core::ops;
 
 use crate::addr::{Hpa, Range};
-use crate::entry::Entry;
+use crate::entry::{Entry, Owner};
 use crate::geometry::Level;
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
@@ -39,7 +41,7 @@ impl Tree {
 
     /// Gives back everything. No CPU may have anything of this tree cached, nor run with it.
     pub fn destroy<H: Host>(self, host: &mut H) {
-        free_table(host, self.root(), Level::ROOT);
+        put_table(host, self.root(), Level::ROOT);
     }
 }
 
@@ -52,6 +54,7 @@ fn detach_table<H: Host>(host: &H, table: Hpa, level: Level, pages: ops::Range<u
         if !entry.is_used() {
             continue;
         }
+        // By the caller's word, what is divided is this tree's own.
         let is_divided = !part.whole && entry.is_mapped();
         if let (Some(below), true) = (level.below(), is_divided) {
             let inner = entry.address();
@@ -84,35 +87,45 @@ fn reap_table<H: Host>(host: &mut H, table: Hpa, level: Level, pages: ops::Range
             store(slot(host, table, part.index), Entry::UNUSED);
             free_entry(host, entry, level);
         } else if let (true, Some(below)) = (entry.is_used(), level.below()) {
-            reap_table(host, entry.address(), below, part.pages);
+            // Nothing is detached in a table that others may have.
+            if entry.is_own_table() {
+                reap_table(host, entry.address(), below, part.pages);
+            }
         }
     }
 }
 
-/// Gives back what `entry`, of a table at `level`, has.
-fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
+/// Drops the reference that `entry`, of a table at `level`, has; how many private frames that gave
+/// back.
+fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) -> u64 {
     match level.below() {
         None => {
             let leaf = entry.to_leaf();
             host.put_frame(leaf.frame, leaf.owner);
+            u64::from(leaf.owner == Owner::Private)
         }
-        Some(below) => free_table(host, entry.address(), below),
+        Some(below) => put_table(host, entry.address(), below),
     }
 }
 
-/// Gives back a table with everything in it.
-fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level) {
-    let mut from = 0;
+/// Drops a reference on a table, and with the last one on everything in it; how many private frames
+/// that gave back.
+pub(crate) fn put_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 {
+    if !host.put_table(table) {
+        return 0;
+    }
+    let (mut from, mut frames) = (0, 0u64);
     while let Some((at, entry)) = next_used(host, table, from) {
-        free_entry(host, entry, level);
+        frames = frames.saturating_add(free_entry(host, entry, level));
         from = at.saturating_add(1);
     }
     host.free_table(table);
+    frames
 }
 
 /// The first entry of `table` from number `from` on that has something, and its number. Most have
 /// nothing, so this passes them over in a loop of its own.
-fn next_used<H: Host>(host: &H, table: Hpa, from: usize) -> Option<(usize, Entry)> {
+pub(crate) fn next_used<H: Host>(host: &H, table: Hpa, from: usize) -> Option<(usize, Entry)> {
     let entries = host.entries(table).iter().enumerate().skip(from);
     let mut used = entries.map(|(at, slot)| (at, load(slot)));
     used.find(|(_, entry)| entry.is_used())

@@ -81,7 +81,9 @@ extern "C" {
     pub(crate) fn cpu_mitigations_off() -> bool;
 
     pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
+    pub(crate) fn uvisor_page_get(phys: bindings::phys_addr_t);
     pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
+    pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_copy(to: *mut c_void, from: *const c_void, len: usize);
     pub(crate) fn uvisor_page_copy(to: bindings::phys_addr_t, from: bindings::phys_addr_t);

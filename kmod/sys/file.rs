@@ -91,6 +91,26 @@ impl Mapping {
     }
 }
 
+/// What the calling process's file `fd` is about, if it is a file with `fops`; else `EBADF`.
+///
+/// # Safety
+///
+/// The private data of all files with `fops` must be an `Arc<T>`.
+pub(crate) unsafe fn data_of<T: Send + Sync + 'static>(
+    fd: i32,
+    fops: &'static bindings::file_operations,
+) -> Result<Arc<T>> {
+    let fd = u32::try_from(fd).map_err(|_| EBADF)?;
+    let file = LocalFile::fget(fd).map_err(|_| EBADF)?;
+    // SAFETY: The file is alive, and these fields do not change.
+    let (its_fops, data) = unsafe { ((*file.as_ptr()).f_op, (*file.as_ptr()).private_data) };
+    if !core::ptr::eq(its_fops, fops) {
+        return Err(EBADF);
+    }
+    // SAFETY: By the caller's promise, and the file keeps it alive meanwhile.
+    Ok(unsafe { Arc::<T>::borrow(data) }.into())
+}
+
 /// Makes a file whose private data is `data`, gives `ready` its mapping, and returns its descriptor.
 ///
 /// # Safety

@@ -4,7 +4,10 @@
 
 use core::arch::asm;
 
-use kernel::prelude::*;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
 
 use super::{
     cpu,
@@ -69,6 +72,8 @@ pub(crate) struct FpuArea {
 
 // SAFETY: The pointer is into a page of its own.
 unsafe impl Send for FpuArea {}
+// SAFETY: Through a shared reference it is only read.
+unsafe impl Sync for FpuArea {}
 
 impl FpuArea {
     /// One with the initial state.
@@ -88,9 +93,22 @@ impl FpuArea {
         // SAFETY: The page is ours alone; MXCSR lies in it, aligned. INVARIANT: With an empty
         // XSTATE_BV all components are initial but MXCSR, which is taken from the area.
         unsafe {
-            area.write_bytes(0, kernel::page::PAGE_SIZE);
+            area.write_bytes(0, PAGE_SIZE);
             area.add(MXCSR_OFFSET).cast::<u32>().write(MXCSR_DEFAULT);
         }
+    }
+
+    /// Another one with the same state.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        let mut clone = Self::new()?;
+        clone.copy_from(self);
+        Ok(clone)
+    }
+
+    /// Makes the state that of `other`.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        // SAFETY: Both are pages, and not the same one. INVARIANT: As that of `other`.
+        unsafe { self.area.copy_from_nonoverlapping(other.area, PAGE_SIZE) };
     }
 
     /// Stores the registers of `config`'s guests here.

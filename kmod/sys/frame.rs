@@ -3,22 +3,64 @@
 //! Pages of memory by their physical address.
 
 use core::sync::atomic::{
+    AtomicU64,
     AtomicUsize,
     Ordering::Relaxed, //
 };
 
-use kernel::prelude::*;
+use kernel::{
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
 
 use super::ffi;
 
 /// Where the kernel sees physical address 0: its direct map, which is linear and stays where it is.
 static DIRECT_MAP: AtomicUsize = AtomicUsize::new(0);
 
-/// Finds out where the direct map is; to be called before all else here.
+/// Where the words of the page at physical address 0 are, and how far apart those of two pages: the
+/// kernel has its pages' structures in one array.
+static WORDS: AtomicUsize = AtomicUsize::new(0);
+static WORDS_STRIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// Finds out where things are; to be called before all else here.
 pub(crate) fn init() {
     // SAFETY: Address arithmetic.
-    let start = unsafe { ffi::uvisor_page_virt(0) };
+    let (start, words, next) = unsafe {
+        (
+            ffi::uvisor_page_virt(0),
+            ffi::uvisor_page_words(0),
+            ffi::uvisor_page_words(1 << PAGE_SHIFT),
+        )
+    };
     DIRECT_MAP.store(start.addr(), Relaxed);
+    WORDS.store(words.addr(), Relaxed);
+    WORDS_STRIDE.store(next.addr().wrapping_sub(words.addr()), Relaxed);
+}
+
+/// Two words that go with a page, for whoever allocated it.
+///
+/// # Safety
+///
+/// The page at `phys` must be one that [`Frame::new`] allocated, and not be given back while the
+/// reference lives.
+#[inline]
+pub(crate) unsafe fn words<'a>(phys: u64) -> &'a [AtomicU64; 2] {
+    // CAST: Both have 64 bits.
+    let offset = ((phys >> PAGE_SHIFT) as usize).wrapping_mul(WORDS_STRIDE.load(Relaxed));
+    let address = WORDS.load(Relaxed).wrapping_add(offset);
+    // SAFETY: By the caller's promise the structure exists, and its words are ours; they are aligned.
+    unsafe { &*core::ptr::with_exposed_provenance(address) }
+}
+
+/// Takes a reference on any page of memory.
+///
+/// # Safety
+///
+/// The caller, or somebody it can rely on meanwhile, must have one.
+pub(crate) unsafe fn get(phys: u64) {
+    // SAFETY: By the caller's promise.
+    unsafe { ffi::uvisor_page_get(phys) };
 }
 
 /// A page of ours, given back when dropped.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use uvisor_uapi::{Features, MapFlags, Mitigations, Prot, RunFlags};
+use uvisor_uapi::{Features, MapFlags, Mitigations, Prot, RunFlags, VcpuFlags};
 
 /// Appends `#define`s for the bits of a set of flags, named as in Rust.
 macro_rules! flags {
@@ -32,6 +32,7 @@ pub fn header() -> Result<String, Box<dyn std::error::Error>> {
     flags!(defines, Mitigations, "MITIGATION");
     flags!(defines, Prot, "PROT");
     flags!(defines, MapFlags, "MAP");
+    flags!(defines, VcpuFlags, "VCPU");
     flags!(defines, RunFlags, "RUN");
 
     let mut config = cbindgen::Config::from_file(crate_dir.join("cbindgen.toml"))?;

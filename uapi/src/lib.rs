@@ -74,10 +74,37 @@ pub const STATS: u32 = (IOCTL_TYPE << 8) | 0x13;
 ///
 /// A limit below what is in use is accepted; the next allocation then fails.
 pub const LIMITS: u32 = (IOCTL_TYPE << 8) | 0x14;
+/// VM: makes a clone from a [`CloneVm`]; returns its file descriptor (close-on-exec).
+///
+/// The clone has the regions and the memory of this micro-VM, as they are at one point in time during the
+/// call, and no vCPU. Until one of the two writes to a page, both have it in common, and its tables. What
+/// the call costs does not depend on how much memory there is. Errors: as [`VM_CREATE`].
+pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
+/// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
+/// structure (the argument must be 0).
+///
+/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`RESET`], [`VCPU_CREATE`], [`RUN`], and
+/// writes by `pwrite(2)` fail with `EROFS`; writes through a mapping raise `SIGBUS`.
+pub const FREEZE: u32 = (IOCTL_TYPE << 8) | 0x16;
+/// VM: puts a clone of a template back to what it was when it was made, and fills a [`Reset`].
+///
+/// What it costs grows with what the clone changed. Its vCPUs are put back by [`VCPU_RESET`]. Errors:
+/// `EINVAL` for a micro-VM that is no clone of a template; `ENOMEM`.
+pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;
+/// VM: forgets the pages in the range of an [`Unmap`]: anonymous ones are zero when they are touched
+/// again, those of a file as the file is then. The regions stay.
+///
+/// Errors: `EINVAL`; `ENOMEM` if tables that clones have in common had to be copied and could not.
+pub const DISCARD: u32 = (IOCTL_TYPE << 8) | 0x18;
+/// VM: lists the pages of a clone of a template that are not the template's, by a [`Diff`].
+///
+/// Errors: `EINVAL` for a micro-VM that is no clone of a template, or an unaligned start; `EFAULT`.
+pub const DIFF: u32 = (IOCTL_TYPE << 8) | 0x19;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
-/// range, or an entry point that is not canonical; `EMFILE`, `ENFILE`, `ENOMEM`.
+/// range, an entry point that is not canonical, or a source with other values than 0 in these fields;
+/// `EBADF` for a source that is no vCPU; `EBUSY` for one that is running; `EMFILE`, `ENFILE`, `ENOMEM`.
 pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 
 /// vCPU: runs the guest until an exit; takes no structure (the argument must be 0).
@@ -96,6 +123,13 @@ pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 pub const RUN: u32 = (IOCTL_TYPE << 8) | 0x30;
 /// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
 pub const KICK: u32 = (IOCTL_TYPE << 8) | 0x31;
+
+/// vCPU: puts a vCPU that was made from a source back to the state that it had then; the argument must be
+/// 0.
+///
+/// General registers, extended state, and all else that a guest can change; also the flags and the exit of
+/// the run page. Errors: `EINVAL` for a vCPU that was not made from a source; `EBUSY` if it is running.
+pub const VCPU_RESET: u32 = (IOCTL_TYPE << 8) | 0x32;
 
 bitflags! {
     /// What the CPU and the module offer; see [`Info::features`].
@@ -151,6 +185,13 @@ bitflags! {
         /// The region shows the file `fd` from `offset`: the page cache's own pages, copied when
         /// written. Without this flag the region is anonymous, zeroed memory.
         const FILE = 1 << 0;
+    }
+
+    /// Flags of a [`VcpuCreate`].
+    pub struct VcpuFlags: u32 {
+        /// The vCPU begins with the state of the vCPU `source`: the registers in its run page, extended
+        /// state, and what it was made with.
+        const SOURCE = 1 << 0;
     }
 }
 
@@ -275,16 +316,74 @@ pub struct VcpuCreate {
     pub syscall_entry: u64,
     /// RFLAGS bits that `SYSCALL` clears (IA32_FMASK).
     pub syscall_mask: u64,
+    /// The file descriptor of a vCPU, with [`VcpuFlags::SOURCE`], and the other fields are 0; else 0.
+    pub source: i32,
+    /// Zero.
+    pub reserved: u32,
 }
 
+/// How to make a clone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CloneVm {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// As [`VmCreate::memory_limit`], for what the clone has besides what it shares.
+    pub memory_limit: u64,
+}
+
+/// What a reset did; all fields but `size` and `flags` are *out*.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Reset {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// How many pages of its own the clone gave back.
+    pub pages: u64,
+}
+
+/// Where to list ranges that differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Diff {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// In: the address to begin at. Out: where to go on, or 0 if all were listed.
+    pub start: u64,
+    /// The address of an array of [`DiffRange`], which the module fills.
+    pub ranges: u64,
+    /// In: how many elements it has; at most 256 are filled by one call. Out: how many were filled.
+    pub count: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A range of guest-physical addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DiffRange {
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+}
+
+static_assertions::const_assert_eq!(core::mem::size_of::<DiffRange>(), 16);
+
 macro_rules! sized {
-    ($($type:ty = $len:literal),* $(,)?) => {$(
+    ($($type:ty = $len:literal $(, from $first:literal)?);* $(;)?) => {$(
         static_assertions::const_assert_eq!(core::mem::size_of::<$type>(), $len);
         static_assertions::const_assert_eq!(memoffset::offset_of!($type, size), 0);
         static_assertions::const_assert_eq!(memoffset::offset_of!($type, flags), 4);
         impl $type {
             /// The size in bytes of the first version of this structure.
-            pub const MIN_SIZE: u32 = $len;
+            pub const MIN_SIZE: u32 = sized!(@first $len $(, $first)?);
 
             /// One with `size` filled in and all else zero.
             pub fn new() -> Self {
@@ -292,9 +391,20 @@ macro_rules! sized {
             }
         }
     )*};
+    (@first $len:literal) => { $len };
+    (@first $len:literal, $first:literal) => { $first };
 }
 
 sized! {
-    Info = 72, VmCreate = 16, Map = 40, Unmap = 24, Protect = 32, Limits = 16, VcpuCreate = 32,
-    Stats = 256,
+    Info = 72;
+    VmCreate = 16;
+    Map = 40;
+    Unmap = 24;
+    Protect = 32;
+    Limits = 16;
+    VcpuCreate = 40, from 32;
+    Stats = 272, from 256;
+    CloneVm = 16;
+    Reset = 16;
+    Diff = 32;
 }

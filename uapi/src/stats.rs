@@ -44,10 +44,14 @@ pub enum Event {
     HostFault = 17,
     /// Branch predictor barriers (IBPB).
     Ibpb = 18,
+    /// EPT tables copied because a clone has them as well.
+    TableCopied = 19,
+    /// Frames taken over because no clone had them any more.
+    FrameReused = 20,
 }
 
 /// How many [`Event`]s there are.
-pub const EVENTS: usize = 19;
+pub const EVENTS: usize = 21;
 
 impl Event {
     /// All events, in the order of their numbers, with the names that tools print.
@@ -71,6 +75,8 @@ impl Event {
         "file_pages_mapped",
         "host_faults",
         "ibpb",
+        "tables_copied",
+        "frames_reused",
     ];
 }
 
@@ -82,11 +88,11 @@ pub struct Stats {
     pub size: u32,
     /// Zero.
     pub flags: u32,
-    /// Bytes of frames that are this micro-VM's own: anonymous ones and copies.
+    /// Bytes of frames that only this micro-VM has: anonymous ones and copies.
     pub private: u64,
     /// Bytes of page-cache pages that it has mapped now; they are the file's, not the micro-VM's.
     pub file: u64,
-    /// Bytes of EPT tables.
+    /// Bytes of EPT tables that only this micro-VM has.
     pub tables: u64,
     /// The memory limit in bytes; 0 for none.
     pub memory_limit: u64,
@@ -96,4 +102,9 @@ pub struct Stats {
     pub vcpus: u32,
     /// How often each [`Event`] happened.
     pub events: [u64; 26],
+    /// Bytes of frames and tables that it has in common with clones, or with what it is a clone of.
+    pub shared: u64,
+    /// Bytes that count against the limit: frames and tables that were allocated for this micro-VM and
+    /// that anybody still has. The sum over all micro-VMs is what the module holds.
+    pub charged: u64,
 }

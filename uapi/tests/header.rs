@@ -113,11 +113,36 @@ fn header_says_what_rust_says() {
             flags,
             cr3,
             syscall_entry,
-            syscall_mask
+            syscall_mask,
+            source,
+            reserved
+        }
+    );
+    layout!(
+        c,
+        "uvisor_clone_vm",
+        CloneVm {
+            size,
+            flags,
+            memory_limit
+        }
+    );
+    layout!(c, "uvisor_reset", Reset { size, flags, pages });
+    layout!(
+        c,
+        "uvisor_diff",
+        Diff {
+            size,
+            flags,
+            start,
+            ranges,
+            count,
+            reserved
         }
     );
     layout!(c, "uvisor_stats", Stats {
         size, flags, private = "private_", file, tables, memory_limit, regions, vcpus, events,
+        shared, charged,
     });
     layout!(
         c,
@@ -179,6 +204,13 @@ fn header_says_what_rust_says() {
         ("UVISOR_STATS", uapi::STATS),
         ("UVISOR_LIMITS", uapi::LIMITS),
         ("UVISOR_VCPU_CREATE", uapi::VCPU_CREATE),
+        ("UVISOR_CLONE", uapi::CLONE),
+        ("UVISOR_FREEZE", uapi::FREEZE),
+        ("UVISOR_RESET", uapi::RESET),
+        ("UVISOR_DISCARD", uapi::DISCARD),
+        ("UVISOR_DIFF", uapi::DIFF),
+        ("UVISOR_VCPU_RESET", uapi::VCPU_RESET),
+        ("UVISOR_VCPU_SOURCE", uapi::VcpuFlags::SOURCE.bits()),
         ("UVISOR_RUN", uapi::RUN),
         ("UVISOR_KICK", uapi::KICK),
         ("UVISOR_EXIT_REASON_HALT", uapi::ExitReason::Halt as u32),
@@ -217,7 +249,7 @@ fn header_says_what_rust_says() {
 #[test]
 fn events_have_names_in_order() {
     assert_eq!(uapi::Event::NAMES.len(), uapi::EVENTS);
-    assert_eq!(uapi::Event::Ibpb as usize, uapi::EVENTS - 1);
+    assert_eq!(uapi::Event::FrameReused as usize, uapi::EVENTS - 1);
     assert_eq!(
         uapi::Event::NAMES[uapi::Event::ExitCpuid as usize],
         "exits_cpuid"

@@ -174,6 +174,11 @@ impl Vcpu {
             .store(on.into(), Ordering::SeqCst);
     }
 
+    /// Puts a vCPU that was made from another one back to the state that it had then.
+    pub fn reset(&mut self) -> Result<()> {
+        plain_ioctl(self.as_fd(), uapi::VCPU_RESET, "VCPU_RESET").map(drop)
+    }
+
     /// A handle on `immediate_exit` for a signal handler.
     pub fn exit_flag(&self) -> ExitFlag {
         ExitFlag(Arc::clone(&self.shared))

@@ -4,11 +4,15 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
-use uvisor_uapi::{self as uapi, Limits, Map, MapFlags, Prot, Protect, Stats, Unmap, VcpuCreate};
+use uvisor_uapi::{
+    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Reset, Stats,
+    Unmap, VcpuCreate, VcpuFlags,
+};
 
 use crate::device::{ioctl, new_fd};
 use crate::{Error, Mapping, Result, Vcpu};
@@ -142,6 +146,84 @@ impl Vm {
             )
         }?;
         Vcpu::new(new_fd(fd))
+    }
+
+    /// Makes a vCPU that begins with the state of `source`, of this micro-VM or of what it is a clone of.
+    pub fn create_vcpu_from(&self, source: &Vcpu) -> Result<Vcpu> {
+        const CALL: &str = "VCPU_CREATE from a vCPU";
+        let mut argument = VcpuCreate {
+            flags: VcpuFlags::SOURCE.bits(),
+            source: source.as_fd().as_raw_fd(),
+            ..VcpuCreate::new()
+        };
+        // SAFETY: This is the structure of this command.
+        let fd = unsafe { ioctl(self.as_fd(), uapi::VCPU_CREATE, CALL, &mut argument) }?;
+        Vcpu::new(new_fd(fd))
+    }
+
+    /// Makes a clone, with the same regions and memory, and a limit in bytes for what it has besides (0
+    /// for none).
+    pub fn share(&self, memory_limit: u64) -> Result<Self> {
+        let mut argument = CloneVm {
+            memory_limit,
+            ..CloneVm::new()
+        };
+        // SAFETY: This is the structure of this command.
+        let fd = unsafe { ioctl(self.as_fd(), uapi::CLONE, "CLONE", &mut argument) }?;
+        Ok(Self::new(new_fd(fd), self.gpa_bits))
+    }
+
+    /// Makes this a template, for good: nothing changes it any more, and its vCPUs do not run.
+    pub fn freeze(&self) -> Result<()> {
+        plain_ioctl(self.as_fd(), uapi::FREEZE, "FREEZE").map(drop)
+    }
+
+    /// Puts the memory of a clone of a template back to the template's; how many pages of its own it gave
+    /// back. Its vCPUs are put back by [`Vcpu::reset`].
+    pub fn reset(&self) -> Result<u64> {
+        let mut reset = Reset::new();
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::RESET, "RESET", &mut reset) }?;
+        Ok(reset.pages)
+    }
+
+    /// Forgets the pages in a range, which are zero, or the file's, when they are touched again.
+    pub fn discard(&self, gpa: u64, len: u64) -> Result<()> {
+        let mut argument = Unmap {
+            gpa,
+            len,
+            ..Unmap::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::DISCARD, "DISCARD", &mut argument) }.map(drop)
+    }
+
+    /// The ranges in which a clone of a template does not have the template's pages, in ascending order.
+    pub fn diff(&self) -> Result<Vec<Range<u64>>> {
+        let mut all: Vec<Range<u64>> = Vec::new();
+        let mut start = 0;
+        loop {
+            let mut ranges = [DiffRange::default(); 256];
+            let mut argument = Diff {
+                start,
+                ranges: ranges.as_mut_ptr() as u64,
+                count: ranges.len() as u32,
+                ..Diff::new()
+            };
+            // SAFETY: This is the structure of this command, and its array is as long as it says.
+            unsafe { ioctl(self.as_fd(), uapi::DIFF, "DIFF", &mut argument) }?;
+            for range in ranges.iter().take(argument.count as usize) {
+                let end = range.gpa + range.len;
+                match all.last_mut() {
+                    Some(last) if last.end == range.gpa => last.end = end,
+                    _ => all.push(range.gpa..end),
+                }
+            }
+            if argument.start == 0 {
+                return Ok(all);
+            }
+            start = argument.start;
+        }
     }
 
     /// Fills `buffer` from guest memory at `gpa`; fails with `EFAULT` where the guest itself could

@@ -129,6 +129,7 @@ proptest! {
                     }
                     Err(InsertError::Range) => prop_assert!(at >> 48 != 0),
                     Err(InsertError::Occupied) => prop_assert!(tree.get(&host, gpa).is_some()),
+                    Err(InsertError::Shared) => unreachable!("there is no clone"),
                     Err(InsertError::Host(_)) => unreachable!("no allocation fails"),
                 }
                 frame

@@ -2,7 +2,7 @@
 
 //! A host of which every table and frame is accounted for.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
@@ -59,8 +59,12 @@ pub struct Frame {
 pub struct TestHost {
     /// The tables, on the heap, so that a sanitizer sees what is used after it was freed.
     tables: HashMap<u64, Box<[AtomicU64; 512]>>,
+    /// References on each table.
+    table_refs: RefCell<HashMap<u64, usize>>,
     /// The frames that have a reference.
     frames: HashMap<u64, Frame>,
+    /// References that leaves of other tables took on frames.
+    shared: RefCell<HashMap<u64, usize>>,
     /// The frames of files' pages, with a reference each, by file and page number.
     cache: HashMap<(u32, u64), Hpa>,
     /// How many pages there ever were.
@@ -98,7 +102,9 @@ impl TestHost {
 
     /// How many references there are on all frames but the page cache's own.
     pub fn references(&self) -> usize {
-        self.frames.values().map(|frame| frame.refs).sum::<usize>() - self.cache.len()
+        let shared: usize = self.shared.borrow().values().sum();
+        let own: usize = self.frames.values().map(|frame| frame.refs).sum();
+        own + shared - self.cache.len()
     }
 
     /// A frame of the micro-VM's own, with the caller's reference.
@@ -161,8 +167,20 @@ impl TestHost {
             .refs += 1;
     }
 
-    /// Drops a reference that is not a leaf's.
+    /// How many frames there are but the page cache's.
+    pub fn frames(&self) -> usize {
+        self.frames.len() - self.cache.len()
+    }
+
+    /// Drops a reference.
     pub fn drop_frame(&mut self, frame: Hpa) {
+        if let Some(shared) = self.shared.get_mut().get_mut(&frame.0) {
+            *shared -= 1;
+            if *shared == 0 {
+                self.shared.get_mut().remove(&frame.0);
+            }
+            return;
+        }
         let refs = &mut self
             .frames
             .get_mut(&frame.0)
@@ -184,10 +202,29 @@ unsafe impl Host for TestHost {
         let address = self.fresh_page();
         let table = Box::new([const { AtomicU64::new(0) }; 512]);
         self.tables.insert(address, table);
+        self.table_refs.get_mut().insert(address, 1);
         Ok(Hpa(address))
     }
 
+    fn share_table(&self, table: Hpa) {
+        let mut refs = self.table_refs.borrow_mut();
+        *refs.get_mut(&table.0).expect("the table was given back") += 1;
+    }
+
+    fn is_table_shared(&self, table: Hpa) -> bool {
+        self.table_refs.borrow()[&table.0] > 1
+    }
+
+    fn put_table(&mut self, table: Hpa) -> bool {
+        let refs = self.table_refs.get_mut().get_mut(&table.0);
+        let refs = refs.expect("the table was given back");
+        *refs -= 1;
+        *refs == 0
+    }
+
     fn free_table(&mut self, table: Hpa) {
+        let refs = self.table_refs.get_mut().remove(&table.0);
+        assert_eq!(refs, Some(0), "the table has references");
         assert!(
             self.tables.remove(&table.0).is_some(),
             "no table at {table:?}"
@@ -198,8 +235,17 @@ unsafe impl Host for TestHost {
         self.tables.get(&table.0).expect("the table was given back")
     }
 
+    fn share_frame(&self, frame: Hpa, owner: Owner) {
+        assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
+        *self.shared.borrow_mut().entry(frame.0).or_default() += 1;
+    }
+
+    fn is_frame_shared(&self, frame: Hpa) -> bool {
+        self.frame(frame).refs + self.shared.borrow().get(&frame.0).unwrap_or(&0) > 1
+    }
+
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
-        assert_eq!(self.frame(frame).owner, owner);
+        assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
         self.drop_frame(frame);
     }
 
@@ -243,7 +289,7 @@ impl Backing for Back {
 #[derive(Debug)]
 pub struct TestStore<T> {
     /// The elements.
-    elements: Vec<T>,
+    elements: Rc<Vec<T>>,
     /// For how many there is room.
     room: usize,
     /// Which allocation fails.
@@ -254,14 +300,21 @@ impl<T> TestStore<T> {
     /// An empty one.
     pub fn new(failure: &Failure) -> Self {
         Self {
-            elements: Vec::new(),
+            elements: Rc::new(Vec::new()),
             room: 0,
             failure: failure.clone(),
         }
     }
 }
 
-impl<T> Store<T> for TestStore<T> {
+impl<T> TestStore<T> {
+    /// The elements, which must be this array's alone.
+    fn own(&mut self) -> &mut Vec<T> {
+        Rc::get_mut(&mut self.elements).expect("the elements are shared")
+    }
+}
+
+impl<T: Clone> Store<T> for TestStore<T> {
     type Error = NoMemory;
 
     fn as_slice(&self) -> &[T] {
@@ -269,22 +322,35 @@ impl<T> Store<T> for TestStore<T> {
     }
 
     fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.elements
+        self.own()
     }
 
     fn reserve(&mut self, additional: usize) -> Result<(), NoMemory> {
-        self.failure.allocate()?;
+        let is_shared = Rc::strong_count(&self.elements) > 1;
+        if is_shared || additional > 0 {
+            self.failure.allocate()?;
+        }
+        Rc::make_mut(&mut self.elements);
         self.room = self.elements.len() + additional;
         Ok(())
     }
 
+    fn share(&mut self) -> Result<Self, NoMemory> {
+        self.failure.allocate()?;
+        Ok(Self {
+            elements: Rc::clone(&self.elements),
+            room: 0,
+            failure: self.failure.clone(),
+        })
+    }
+
     fn insert(&mut self, at: usize, value: T) {
         assert!(self.elements.len() < self.room, "no room was reserved");
-        self.elements.insert(at, value);
+        self.own().insert(at, value);
     }
 
     fn remove(&mut self, at: usize) -> Option<T> {
-        let element = (at < self.elements.len()).then(|| self.elements.remove(at));
+        let element = (at < self.elements.len()).then(|| self.own().remove(at));
         self.room = self.elements.len();
         element
     }

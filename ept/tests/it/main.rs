@@ -2,8 +2,10 @@
 
 //! Tests of the whole crate, through what it gives to the module.
 
+mod clones;
 mod cpu;
 mod failures;
+mod family;
 mod foreign;
 mod host;
 mod machine;

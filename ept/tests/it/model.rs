@@ -65,7 +65,7 @@ impl Mapped {
     /// What the guest may do with the page as it is.
     pub fn page_perm(&self) -> Option<Perm> {
         Some(match self.page?.owner {
-            Owner::Private => self.perm,
+            Owner::Private | Owner::Shared => self.perm,
             Owner::File => self.perm - Perm::W,
         })
     }
@@ -249,6 +249,13 @@ impl Model {
                 .is_some_and(|(old, new)| !(old - new).is_empty());
         }
         Ok(lost)
+    }
+
+    /// Forgets the pages of the segments `from..=to`.
+    pub fn discard(&mut self, from: usize, to: usize) {
+        for mapped in self.0[from..=to].iter_mut().flatten() {
+            mapped.page = None;
+        }
     }
 
     /// An access of the guest's; a write leaves `content`.

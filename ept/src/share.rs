@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tables that several trees have in common, and are copied when one of the trees changes something.
+//!
+//! A clone has a root of its own; what that points to is its parent's. Each table has a reference for
+//! each entry that points to it, and while there may be several, nobody changes it. To the CPU that is
+//! said once, at the top: what a page allows is the AND of what the entries on the way to it allow, so
+//! an entry without `W` protects everything below it.
+//!
+//! Who has to change something goes down from the root ([`Tree::unshare`]). A table that is pointed to
+//! without `W` is exchanged for a copy, whose entries point to the same tables and frames, again without
+//! `W`; or is taken over if all others let go of it meanwhile. So a write costs a table a level, once,
+//! and one frame.
+//!
+//! Several threads may do that at once in trees that have tables in common, each with the lock of its own
+//! tree: a table that is shared is only read, and who sees that it is not shared any more is the only one
+//! who can reach it, since the tables on the way to it are its own by then.
+//!
+//! A CPU may have a table cached that was exchanged, for as long as it is not flushed, and the others may
+//! give it back at any time. So the reference of the tree that exchanged it goes last: what
+//! [`Retired`] has is given back behind the flush.
+
+use crate::addr::{Gpa, Hpa, Range};
+use crate::entry::{Entry, Leaf, Owner};
+use crate::geometry::{Level, ENTRIES};
+use crate::host::Host;
+use crate::tree::{load, slot, store, Taken, Tree};
+use crate::unmap::{next_used, put_table};
+
+/// How many tables are on the way to a page, without the root.
+const BELOW_ROOT: usize = 3;
+
+/// Tables that were exchanged, whose references are dropped after a flush.
+#[derive(Default, Debug)]
+#[must_use = "its references are dropped by `give_back` only"]
+pub struct Retired {
+    /// With the level of each.
+    tables: [Option<(Hpa, Level)>; BELOW_ROOT],
+}
+
+impl Retired {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is none, so that no flush is needed.
+    pub fn is_empty(&self) -> bool {
+        self.tables.iter().all(Option::is_none)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        self.tables.iter().flatten().fold(0, |count, _| count + 1)
+    }
+
+    /// Adds a table; there is room, as no more are on the way to a page.
+    fn add(&mut self, table: Hpa, level: Level) {
+        if let Some(room) = self.tables.iter_mut().find(|table| table.is_none()) {
+            *room = Some((table, level));
+        }
+    }
+
+    /// Drops the references. The caller has flushed all CPUs since, unless there was none.
+    pub fn give_back<H: Host>(&mut self, host: &mut H) {
+        for (table, level) in self.tables.iter_mut().filter_map(Option::take) {
+            put_table(host, table, level);
+        }
+    }
+}
+
+/// What a tree had before [`Tree::reset`], to be given back after a flush.
+#[derive(Debug)]
+#[must_use = "its memory is given back by `give_back` only"]
+pub struct Remains(Hpa);
+
+impl Remains {
+    /// Gives it back; how many frames of the tree's own that were. The caller has flushed all CPUs.
+    pub fn give_back<H: Host>(self, host: &mut H) -> u64 {
+        put_table(host, self.0, Level::ROOT)
+    }
+}
+
+impl Tree {
+    /// A tree with the same pages, all of which both have in common from now on.
+    ///
+    /// The cost does not depend on how many pages there are. `host` is the new tree's. If permission
+    /// was taken from this tree, what a CPU writes to it before the flush is seen in the other one.
+    /// No range of this tree may be detached and not reaped.
+    pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error> {
+        let mut clone = Self::new(host)?;
+        let mut taken = Taken::Nothing;
+        let mut from = 0;
+        while let Some((at, entry)) = next_used(host, self.root(), from) {
+            if entry.is_own_table() {
+                taken = Taken::Something;
+            }
+            let shared = Entry::shared_table(entry.address());
+            host.share_table(entry.address());
+            put(host, self.root(), at, shared);
+            // INVARIANT: the new root's entry has the reference just taken.
+            put(host, clone.root(), at, shared);
+            from = at.saturating_add(1);
+        }
+        self.was_shared = true;
+        clone.was_shared = true;
+        Ok((clone, taken))
+    }
+
+    /// Makes the tables on the way to the page of `gpa` the tree's own, as far as there are any.
+    ///
+    /// What was exchanged is added to `retired`, which must be empty, also if this fails; what was done
+    /// until then stays, and changes nothing for the guest.
+    pub fn unshare<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        retired: &mut Retired,
+    ) -> Result<(), H::Error> {
+        match Range::page_of(gpa) {
+            Some(page) if self.was_shared => self.unshare_to(host, gpa, &page, retired),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the tables the tree's own that are only in part in `range`, on the way to its page `gpa`.
+    fn unshare_to<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        range: &Range,
+        retired: &mut Retired,
+    ) -> Result<(), H::Error> {
+        let Some(page) = gpa.page() else {
+            return Ok(());
+        };
+        let (mut table, mut level) = (self.root(), Level::ROOT);
+        while let Some(below) = level.below() {
+            let index = level.index(page);
+            let entry = load(slot(host, table, index));
+            let span = level.span(page);
+            let pages = range.page_numbers();
+            let whole = pages.start <= span.start && span.end <= pages.end;
+            if !entry.is_mapped() || whole {
+                break;
+            }
+            let mut inner = entry.address();
+            if !entry.is_own_table() {
+                if host.is_table_shared(inner) {
+                    let copy = copy_table(host, inner, below)?;
+                    retired.add(inner, below);
+                    inner = copy;
+                } else {
+                    take_over(host, inner, below);
+                }
+                // INVARIANT: nobody else has it, and its entries say that others may have what they
+                // point to.
+                store(slot(host, table, index), Entry::table(inner));
+            }
+            (table, level) = (inner, below);
+        }
+        Ok(())
+    }
+
+    /// Makes the first tables in `range` the tree's own that are not; the rest of the range that is to be
+    /// looked at behind them, or none.
+    ///
+    /// `retired` is as with [`Tree::unshare`]; the caller gives it back, after a flush, before it goes on.
+    pub fn unshare_next<H: Host>(
+        &mut self,
+        host: &mut H,
+        range: Range,
+        retired: &mut Retired,
+    ) -> Result<Option<Range>, H::Error> {
+        if !self.was_shared {
+            return Ok(None);
+        }
+        self.unshare(host, range.start(), retired)?;
+        Ok(range.from_page(self.next_table(host, range.start())))
+    }
+
+    /// The number of the first page behind the leaf table of `gpa`, or behind the largest span around it
+    /// in which nothing is mapped.
+    fn next_table<H: Host>(&self, host: &H, gpa: Gpa) -> u64 {
+        let Some(page) = gpa.page() else {
+            return u64::MAX;
+        };
+        let (mut table, mut level) = (self.root(), Level::ROOT);
+        loop {
+            let entry = load(slot(host, table, level.index(page)));
+            let end = level.span(page).end;
+            match level.below() {
+                Some(below) if entry.is_mapped() && below.below().is_some() => {
+                    (table, level) = (entry.address(), below);
+                }
+                _ => return end,
+            }
+        }
+    }
+
+    /// Makes the tables the tree's own that are only in part in `range`, at its start if `at_end` is not
+    /// set, else at its end; for [`Tree::detach`]. `retired` is as with [`Tree::unshare`].
+    pub fn unshare_edge<H: Host>(
+        &mut self,
+        host: &mut H,
+        range: Range,
+        at_end: bool,
+        retired: &mut Retired,
+    ) -> Result<(), H::Error> {
+        if !self.was_shared {
+            return Ok(());
+        }
+        let edge = if at_end {
+            range.pages().next_back()
+        } else {
+            Some(range.start())
+        };
+        match edge {
+            Some(gpa) => self.unshare_to(host, gpa, &range, retired),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives this tree the pages of `template`, and returns what it had.
+    ///
+    /// The root stays where it is. The cost does not depend on how many pages there are. All CPUs must
+    /// be flushed before one enters, and before the remains are given back. No range of either may be
+    /// detached and not reaped, and no CPU may run in the template.
+    pub fn reset<H: Host>(
+        &mut self,
+        host: &mut H,
+        template: &mut Tree,
+    ) -> Result<Remains, H::Error> {
+        let remains = host.alloc_table()?;
+        for at in 0..ENTRIES {
+            put(host, remains, at, get(host, self.root(), at));
+            let mut new = get(host, template.root(), at);
+            if new.is_used() {
+                new = Entry::shared_table(new.address());
+                host.share_table(new.address());
+                put(host, template.root(), at, new);
+            }
+            // INVARIANT: the root's entry has the reference just taken; the old one is the remains'.
+            put(host, self.root(), at, new);
+        }
+        self.was_shared = true;
+        template.was_shared = true;
+        Ok(Remains(remains))
+    }
+
+    /// Calls `differs` for the pages that are not the same in this tree and in `other`, in ascending
+    /// order, until it returns false.
+    pub fn compare<H: Host>(&self, host: &H, other: &Self, differs: &mut impl FnMut(Gpa) -> bool) {
+        compare_tables(
+            host,
+            Some(self.root()),
+            Some(other.root()),
+            Level::ROOT,
+            0,
+            differs,
+        );
+    }
+}
+
+/// [`Tree::compare`] for two tables that span the pages from `first` on; none is an empty one.
+fn compare_tables<H: Host>(
+    host: &H,
+    one: Option<Hpa>,
+    other: Option<Hpa>,
+    level: Level,
+    first: u64,
+    differs: &mut impl FnMut(Gpa) -> bool,
+) -> bool {
+    for at in 0..ENTRIES {
+        let entry = |table: Option<Hpa>| {
+            table
+                .map(|table| get(host, table, at))
+                .filter(|entry| entry.is_mapped())
+                .map(Entry::address)
+        };
+        let (a, b) = (entry(one), entry(other));
+        if a == b {
+            continue;
+        }
+        // CAST: below the number of entries.
+        let page = first.saturating_add(level.pages(at as u64));
+        let goes_on = match level.below() {
+            Some(below) => compare_tables(host, a, b, below, page, differs),
+            None => differs(Gpa::of_page(page)),
+        };
+        if !goes_on {
+            return false;
+        }
+    }
+    true
+}
+
+/// The entry `at` of `table`.
+fn get<H: Host>(host: &H, table: Hpa, at: usize) -> Entry {
+    host.entries(table).get(at).map_or(Entry::UNUSED, load)
+}
+
+/// Writes the entry `at` of `table`.
+fn put<H: Host>(host: &H, table: Hpa, at: usize, entry: Entry) {
+    if let Some(slot) = host.entries(table).get(at) {
+        store(slot, entry);
+    }
+}
+
+/// What an entry of a table at `level` becomes when others may have what it points to.
+fn protected(entry: Entry, level: Level) -> Entry {
+    if !entry.is_mapped() {
+        return entry;
+    }
+    if level.below().is_some() {
+        return Entry::shared_table(entry.address());
+    }
+    let leaf = entry.to_leaf();
+    match leaf.owner {
+        Owner::Private => Entry::leaf(Leaf {
+            perm: Owner::Shared.limit(leaf.perm),
+            owner: Owner::Shared,
+            ..leaf
+        }),
+        Owner::Shared | Owner::File => entry,
+    }
+}
+
+/// A copy of the table `from` of `level`, with references of its own.
+fn copy_table<H: Host>(host: &mut H, from: Hpa, level: Level) -> Result<Hpa, H::Error> {
+    let copy = host.alloc_table()?;
+    let host = &*host;
+    for (from, to) in host.entries(from).iter().zip(host.entries(copy)) {
+        let entry = load(from);
+        if !entry.is_used() {
+            continue;
+        }
+        match level.below() {
+            Some(_) => host.share_table(entry.address()),
+            None => {
+                let leaf = entry.to_leaf();
+                host.share_frame(leaf.frame, leaf.owner);
+            }
+        }
+        store(to, protected(entry, level));
+    }
+    Ok(copy)
+}
+
+/// Makes the entries of `table` say that others may have what they point to: copies of it, made while it
+/// was shared, may be theirs.
+///
+/// No CPU can write through the table yet, so that nothing is taken.
+fn take_over<H: Host>(host: &H, table: Hpa, level: Level) {
+    for slot in host.entries(table) {
+        let entry = load(slot);
+        if entry.is_used() {
+            store(slot, protected(entry, level));
+        }
+    }
+}
