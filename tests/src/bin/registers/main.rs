@@ -4,6 +4,7 @@
 
 mod guest_state;
 mod keeping;
+mod live;
 mod thread_state;
 
 use uvisor::{Device, PAGE_SIZE};
@@ -32,6 +33,14 @@ fn main() {
     let keys = std::arch::is_x86_feature_detected!("xsave") && has_protection_keys();
     let preempted_name = "guests and host threads keep their registers when they take turns";
     tap.test(preempted_name, keeping::preempted);
+    for vectors in &live::ALL {
+        let name = format!("{}, under signals and rescheduling", vectors.name);
+        if xcr0 & vectors.xcr0 == vectors.xcr0 {
+            tap.test(&name, || live::calculates(vectors));
+        } else {
+            tap.skip(&name, "the CPU does not have them");
+        }
+    }
     tap.test(
         "what the guest loads does not reach the host's thread",
         thread_state::spoiled,
