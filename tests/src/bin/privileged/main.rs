@@ -115,7 +115,15 @@ fn main() {
         rings::swapgs,
     );
     tap.test("32-bit code and back", rings::compatibility_mode);
-    tap.test("CLI and an endless loop are bounded", rings::no_interrupts);
+    let bounded = "CLI and an endless loop are bounded";
+    if uvisor_tests::host::machine().as_deref() == Some("nested") {
+        // KVM, which bounds the stay here, needs an interrupt for it. On a CPU, and in Bochs alone,
+        // where the preemption timer ends the stay, the test is run.
+        let why = "the Bochs below KVM holds interrupts back as long as a guest does";
+        tap.skip(bounded, why);
+    } else {
+        tap.test(bounded, rings::no_interrupts);
+    }
     tap.test("CPUID tells what a task may see", cpuid::cpuid);
     if loaded {
         tap.test("the host's MSRs are as before", || {
