@@ -27,8 +27,33 @@ pub(crate) enum Wanted {
     Hypercall,
     /// HLT.
     Halt,
+    /// That, or #UD where the CPU does not have this bit of CPUID leaf 7, EBX.
+    With(u32, &'static Wanted),
 }
 use Wanted::*;
+
+impl Wanted {
+    /// What is wanted on this CPU.
+    pub(crate) fn here(self) -> Self {
+        match self {
+            With(feature, _) if !has(feature) => UD,
+            With(_, wanted) => *wanted,
+            other => other,
+        }
+    }
+}
+
+/// Bits of CPUID leaf 7, EBX.
+const FSGSBASE: u32 = 1 << 0;
+pub(crate) const SMEP: u32 = 1 << 7;
+const SMAP: u32 = 1 << 20;
+
+/// Whether the CPU has a bit of CPUID leaf 7, EBX.
+pub(crate) fn has(feature: u32) -> bool {
+    // SAFETY: Every CPU with VT-x and XSAVE, which the module needs, has this leaf.
+    let leaf = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
+    leaf.ebx & feature != 0
+}
 
 const UD: Wanted = Exception(6, 0);
 const GP: Wanted = Exception(13, 0);
@@ -143,9 +168,9 @@ cases! {
     sysexit_ ["sysexit"] GP, GP;
     sysret_bad ["mov $1, %ecx", "shl $47, %rcx", "sysretq"] GP, GP;
     swapgs_ ["swapgs", "swapgs"] GP, Continue;
-    wrfsbase_ ["mov $0x1234, %eax", "wrfsbase %rax", "rdfsbase %rbx"] Continue, Continue;
-    wrfsbase_bad ["mov $1, %eax", "shl $47, %rax", "wrfsbase %rax"] GP, GP;
-    wrgsbase_bad ["mov $1, %eax", "shl $63, %rax", "wrgsbase %rax"] GP, GP;
+    wrfsbase_ ["mov $0x1234, %eax", "wrfsbase %rax", "rdfsbase %rbx"] With(FSGSBASE, &Continue), With(FSGSBASE, &Continue);
+    wrfsbase_bad ["mov $1, %eax", "shl $47, %rax", "wrfsbase %rax"] With(FSGSBASE, &GP), With(FSGSBASE, &GP);
+    wrgsbase_bad ["mov $1, %eax", "shl $63, %rax", "wrgsbase %rax"] With(FSGSBASE, &GP), With(FSGSBASE, &GP);
     int_80 ["int $0x80"] Exception(13, 0x402), Exception(13, 0x402);
     int_0 ["int $0"] Exception(13, 0x2), Exception(13, 0x2);
     int_nmi ["int $2"] Exception(13, 0x12), Exception(13, 0x12);
@@ -171,7 +196,7 @@ cases! {
     load_null_ds ["xor %eax, %eax", "mov %eax, %ds", "mov %eax, %es"] Continue, Continue;
     load_null_gs ["xor %eax, %eax", "mov %eax, %gs"] Continue, Continue;
     load_null_ss ["xor %eax, %eax", "mov %eax, %ss"] GP, Continue;
-    stac_ ["stac"] UD, Continue;
+    stac_ ["stac"] UD, With(SMAP, &Continue);
     rdtsc_ ["rdtsc"] Continue, Continue;
     rdtscp_ ["mov $0x80000001, %eax", "cpuid", "bt $27, %edx", "jnc 1f", "rdtscp", "1:"] Continue, Continue;
     no_rdtscp ["mov $0x80000001, %eax", "cpuid", "bt $27, %edx", "jc 1f", "rdtscp", "1: ud2"] UD, UD;

@@ -31,12 +31,13 @@ fn matches(exit: Exit, wanted: Wanted) -> bool {
         ContinueOrGp => matches!(exit, Exit::Hypercall { .. }) || exception(13, 0),
         UdOrGp => exception(6, 0) || exception(13, 0),
         Halt => exit == Exit::Halt,
+        With(_, wanted) => matches(exit, *wanted),
     }
 }
 
 /// Runs a case in a ring; then the vCPU must run on as if nothing had been.
 fn run(case: &Case, ring: u64, wanted: Wanted) -> Outcome {
-    let code = (case.code)();
+    let (code, wanted) = ((case.code)(), wanted.here());
     let mut guest = Kernel::new(code, ring);
     let base = guest.vcpu.regs().rip;
     guest.vcpu.regs_mut().r15 = 0x1505_1505_1505_1505;
