@@ -4,7 +4,7 @@
 # Loading and unloading the module, with KVM and without. That rmmod is refused while anything is open
 # is tested by the program `unload`.
 #
-# machines: bochs/long bochs2/long
+# machines: bochs bochs2/long
 number=0 failed=0
 module=/lib/modules/uvisor.ko
 smoke=/usr/lib/uvisor/tests/smoke

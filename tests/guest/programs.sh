@@ -4,7 +4,7 @@
 # Real programs of Debian's in a micro-VM: output and exit status must be those of the same program
 # run natively on the same input.
 #
-# machines: bochs nested/long
+# machines: bochs nested
 set -u
 export LC_ALL=C TZ=UTC
 unset LS_COLORS

@@ -16,7 +16,7 @@ pub const DATA: u64 = 0x50_0000;
 /// The code must not depend on where it is.
 #[macro_export]
 macro_rules! code {
-    ($name:ident: $($line:literal),+ $(,)?) => {
+    ($vis:vis $name:ident: $($line:literal),+ $(,)?) => {
         core::arch::global_asm!(
             concat!(".pushsection .rodata.guest_", stringify!($name), ",\"a\",@progbits"),
             concat!("guest_", stringify!($name), "_start:"),
@@ -27,7 +27,9 @@ macro_rules! code {
             options(att_syntax)
         );
 
-        fn $name() -> &'static [u8] {
+        // The labels are known in its own object file only, so that it cannot be copied into others.
+        #[inline(never)]
+        $vis fn $name() -> &'static [u8] {
             let (start, end): (*const u8, *const u8);
             // SAFETY: Both take the address of a label.
             unsafe {

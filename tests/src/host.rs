@@ -22,13 +22,23 @@ pub fn memory_file(bytes: &[u8]) -> File {
 
 /// Keeps the calling thread on one CPU.
 pub fn pin_to_cpu(cpu: usize) {
+    move_to_cpu(0, cpu);
+}
+
+/// Keeps a thread of this process on one CPU; 0 is the calling one.
+pub fn move_to_cpu(thread: libc::pid_t, cpu: usize) {
     // SAFETY: The set is initialised by zeroing; the call reads it.
     let result = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &set)
+        libc::sched_setaffinity(thread, size_of_val(&set), &set)
     };
     assert_eq!(result, 0, "sched_setaffinity to CPU {cpu}");
+}
+
+/// What kind of test machine this is, as `tests/vm/run --machine` has it, if it is said.
+pub fn machine() -> Option<String> {
+    std::env::var("UVISOR_MACHINE").ok()
 }
 
 /// How many CPUs are online.
@@ -51,6 +61,18 @@ pub fn on_alarm() {
         action.sa_sigaction = count_alarm as *const () as usize;
         libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
     }
+}
+
+/// Leaves SIGALRM to the other threads.
+pub fn without_alarms() {
+    // SAFETY: The set is initialised; the call changes the mask of this thread.
+    let result = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGALRM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
+    };
+    assert_eq!(result, 0, "pthread_sigmask");
 }
 
 /// How many SIGALRM came.

@@ -8,6 +8,7 @@
 pub mod guest;
 pub mod host;
 pub mod kernel;
+pub mod own_state;
 pub mod probe;
 pub mod raw;
 pub mod tap;

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files to map.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use libc::{EACCES, EBADF, EINVAL, ENODEV};
+use uvisor_tests::host::memory_file;
+use uvisor_tests::raw::{fails, ioctl_with, works};
+use uvisor_tests::tap::{equal, Outcome};
+use uvisor_uapi as uapi;
+use uvisor_uapi::{Map, Protect, PAGE_SIZE};
+
+use crate::{guest, map, FREE, PAGE};
+
+fn open(path: &str, flags: i32) -> File {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags);
+    options.open(path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+pub(crate) fn file_kinds() -> Outcome {
+    let region = |fd: i32, offset: u64| {
+        map(Map {
+            flags: 1,
+            gpa: FREE,
+            len: PAGE_SIZE,
+            prot: 1,
+            fd,
+            offset,
+            ..Map::new()
+        })
+    };
+    fails("fd -1", region(-1, 0), EBADF)?;
+    fails("fd i32::MIN", region(i32::MIN, 0), EBADF)?;
+    fails("closed fd", region(1000, 0), EBADF)?;
+    let write_only = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open("/tmp/w");
+    fails(
+        "O_WRONLY",
+        region(write_only.map_err(|e| e.to_string())?.as_raw_fd(), 0),
+        EBADF,
+    )?;
+    fails(
+        "O_PATH",
+        region(open("/tmp/w", libc::O_PATH).as_raw_fd(), 0),
+        EBADF,
+    )?;
+    for path in [
+        "/",
+        "/proc/self/stat",
+        "/dev/zero",
+        "/dev/null",
+        uapi::DEVICE,
+        "/sys/kernel/notes",
+    ] {
+        let result = region(open(path, 0).as_raw_fd(), 0);
+        fails(path, result, ENODEV)?;
+    }
+    let mut pipe = [0; 2];
+    // SAFETY: The array has room for both.
+    let made = unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) };
+    equal("pipe", made, 0)?;
+    // SAFETY: Both are new and ours.
+    let pipe = pipe.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    fails("pipe", region(pipe[0].as_raw_fd(), 0), ENODEV)?;
+    let other = guest();
+    fails("a VM", region(other.vm.as_fd().as_raw_fd(), 0), ENODEV)?;
+    fails("a vCPU", region(other.vcpu.as_fd().as_raw_fd(), 0), ENODEV)?;
+    std::fs::write("/tmp/file", [7; 100]).map_err(|e| e.to_string())?;
+    for path in ["/tmp/file", "/usr/bin/env", "/proc/self/exe"] {
+        works(path, region(open(path, 0).as_raw_fd(), 0))?;
+    }
+    let file = memory_file(&[1; 5000]);
+    let fd = file.as_raw_fd();
+    for offset in [0, PAGE_SIZE, 1 << 40, i64::MAX as u64 + 1 - 2 * PAGE_SIZE] {
+        works(&format!("offset {offset:#x}"), region(fd, offset))?;
+    }
+    let last = i64::MAX as u64 + 1 - PAGE_SIZE;
+    for offset in [
+        1,
+        8,
+        PAGE_SIZE - 1,
+        PAGE_SIZE + 1,
+        last,
+        last + PAGE_SIZE,
+        0u64.wrapping_sub(PAGE_SIZE),
+        u64::MAX,
+    ] {
+        fails(&format!("offset {offset:#x}"), region(fd, offset), EINVAL)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn noexec() -> Outcome {
+    let at = CString::new("/tmp/noexec").expect("a name");
+    std::fs::create_dir_all("/tmp/noexec").map_err(|e| e.to_string())?;
+    // SAFETY: All pointers are C strings, or null where that is allowed.
+    let result = unsafe {
+        let (kind, flags) = (c"tmpfs".as_ptr(), libc::MS_NOEXEC);
+        libc::mount(kind, at.as_ptr(), kind, flags, std::ptr::null())
+    };
+    equal("mount", result, 0)?;
+    let result = (|| {
+        std::fs::write("/tmp/noexec/code", [0x90; PAGE]).map_err(|e| e.to_string())?;
+        let file = open("/tmp/noexec/code", 0);
+        let guest = guest();
+        let (gpa, len, fd) = (FREE, PAGE_SIZE, file.as_raw_fd());
+        let region = Map {
+            flags: 1,
+            gpa,
+            len,
+            fd,
+            prot: 1,
+            ..Map::new()
+        };
+        let map = |prot| ioctl_with(&guest.vm, uapi::MAP, &mut Map { prot, ..region });
+        fails("MAP with EXEC", map(5), EACCES)?;
+        works("MAP without", map(1))?;
+        let protect = |prot| {
+            ioctl_with(
+                &guest.vm,
+                uapi::PROTECT,
+                &mut Protect {
+                    gpa,
+                    len,
+                    prot,
+                    ..Protect::new()
+                },
+            )
+        };
+        fails("PROTECT with EXEC", protect(5), EACCES)?;
+        works("PROTECT without", protect(3)).map(drop)
+    })();
+    // SAFETY: A C string.
+    unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
+    result
+}

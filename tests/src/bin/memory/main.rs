@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a guest can reach, and that it and the host see the same memory.
+
+mod files;
+mod host;
+mod machine;
+mod permissions;
+
+use uvisor_tests::Tap;
+
+fn main() {
+    let mut tap = Tap::new();
+    tap.test("each permission and each access", permissions::matrix);
+    tap.test("accesses across pages", permissions::crossing);
+    tap.test(
+        "PROTECT and UNMAP of parts, of pages in use",
+        permissions::protect_and_unmap,
+    );
+    tap.test("a file's page is the host's own", files::shared_file);
+    tap.test(
+        "a file's page is copied when it is written",
+        files::copied_file,
+    );
+    tap.test("where a file ends", files::file_end);
+    tap.test(
+        "the host's mapping shows the same pages, with the same permission",
+        host::host_mapping,
+    );
+    tap.test(
+        "copy on write through the host's mapping",
+        host::host_mapping_of_file,
+    );
+    tap.test("pread and pwrite", host::positioned);
+    tap.test("system calls on guest memory", host::through_the_kernel);
+    tap.test("a forked child", host::forked);
+    tap.finish();
+}
