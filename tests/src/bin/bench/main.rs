@@ -13,6 +13,7 @@
 //!
 //! Exits with 1 if a bar is missed, unless `--no-bars` is given, and with 2 if it cannot measure.
 
+mod clones;
 mod kvm;
 mod machine;
 mod measure;
@@ -34,6 +35,10 @@ use report::{Events, Report, System, Work};
 const LIVES: usize = 60;
 const EXITS: usize = 300;
 const PROGRAMS: usize = 20;
+
+/// How much memory a small and a large template have.
+const SMALL: u64 = 16 << 20;
+const LARGE: u64 = 1 << 30;
 
 const TRUE: &str = "/bin/true";
 const UVCTL_RUN: [&str; 2] = ["uvctl", "run"];
@@ -160,6 +165,30 @@ fn measure(report: &mut Report) -> Result<(), String> {
         report.add(work, System::Native, native::touch(file), Events::default());
     }
     programs(report, System::Native, &[]);
+
+    for (bytes, [clone, destroy, reset, copy]) in [(SMALL, Work::SMALL), (LARGE, Work::LARGE)] {
+        let forks = if bytes == SMALL { LIVES } else { LIVES / 10 };
+        report.add(
+            clone,
+            System::Native,
+            clones::fork(bytes, forks),
+            Events::default(),
+        );
+        let clones = clones::of_template(&uvisor, bytes, LIVES);
+        let system = if has_kvm() {
+            System::Borrowed
+        } else {
+            System::Owned
+        };
+        for (work, figure) in [
+            (clone, clones.clone),
+            (destroy, clones.destroy),
+            (reset, clones.reset),
+            (copy, clones.copy),
+        ] {
+            report.add(work, system, figure.summary, figure.events);
+        }
+    }
 
     if !has_kvm() {
         machine::<uv::MicroVm>(report, System::Owned, &uvisor, nothing, &file);

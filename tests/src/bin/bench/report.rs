@@ -79,10 +79,28 @@ pub enum Work {
     Getppid,
     Read,
     True,
+    Clone,
+    CloneLarge,
+    DestroyClone,
+    DestroyCloneLarge,
+    Reset,
+    ResetLarge,
+    Copy,
+    CopyLarge,
 }
 
 impl Work {
-    pub const ALL: [Self; 9] = [
+    /// What is measured of the clones of a small template, and of a large one: clone, destruction, reset,
+    /// copy-on-write.
+    pub const SMALL: [Self; 4] = [Self::Clone, Self::DestroyClone, Self::Reset, Self::Copy];
+    pub const LARGE: [Self; 4] = [
+        Self::CloneLarge,
+        Self::DestroyCloneLarge,
+        Self::ResetLarge,
+        Self::CopyLarge,
+    ];
+
+    pub const ALL: [Self; 17] = [
         Self::Create,
         Self::Destroy,
         Self::KernelExit,
@@ -92,6 +110,14 @@ impl Work {
         Self::Getppid,
         Self::Read,
         Self::True,
+        Self::Clone,
+        Self::CloneLarge,
+        Self::DestroyClone,
+        Self::DestroyCloneLarge,
+        Self::Reset,
+        Self::ResetLarge,
+        Self::Copy,
+        Self::CopyLarge,
     ];
 
     fn name(self) -> &'static str {
@@ -105,6 +131,14 @@ impl Work {
             Self::Getppid => "getppid in a task",
             Self::Read => "read of 1 byte in a task",
             Self::True => "start to end of true",
+            Self::Clone => "clone (fork), 16 MiB",
+            Self::CloneLarge => "clone (fork), 1 GiB",
+            Self::DestroyClone => "destroy a clone, 16 MiB",
+            Self::DestroyCloneLarge => "destroy a clone, 1 GiB",
+            Self::Reset => "reset after 10 pages, 16 MiB",
+            Self::ResetLarge => "reset after 10 pages, 1 GiB",
+            Self::Copy => "copy-on-write of a page, 16 MiB",
+            Self::CopyLarge => "copy-on-write of a page, 1 GiB",
         }
     }
 
@@ -116,6 +150,10 @@ impl Work {
             Self::Destroy => Some(200_000),
             Self::KernelExit => Some(400),
             Self::UserExit => (!mitigated).then_some(1_300),
+            Self::Clone | Self::CloneLarge => Some(60_000),
+            Self::DestroyClone | Self::DestroyCloneLarge => Some(60_000),
+            Self::Reset | Self::ResetLarge => Some(40_000),
+            Self::Copy | Self::CopyLarge => Some(2_500),
             _ => None,
         }
     }

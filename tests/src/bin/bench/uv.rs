@@ -53,8 +53,8 @@ impl System {
 
 /// A micro-VM.
 pub struct MicroVm {
-    vm: Vm,
-    vcpu: Vcpu,
+    pub vm: Vm,
+    pub vcpu: Vcpu,
 }
 
 impl Machine for MicroVm {

@@ -46,22 +46,28 @@ fn unknown_commands() -> Outcome {
         uapi::STATS,
         uapi::LIMITS,
         uapi::VCPU_CREATE,
+        uapi::CLONE,
+        uapi::FREEZE,
+        uapi::RESET,
+        uapi::DISCARD,
+        uapi::DIFF,
         uapi::RUN,
         uapi::KICK,
+        uapi::VCPU_RESET,
     ];
     let unknown = |command: u32| (uapi::IOCTL_TYPE << 8) | command;
     let strange = [
         unknown(0x02),
         unknown(0x0f),
         unknown(0x1f),
-        unknown(0x32),
+        unknown(0x33),
         unknown(0xff),
         0xae80,
     ];
     let known = [
         ("device", guest.device.as_fd(), &all[..2]),
-        ("VM", guest.vm.as_fd(), &all[2..8]),
-        ("vCPU", guest.vcpu.as_fd(), &all[8..]),
+        ("VM", guest.vm.as_fd(), &all[2..13]),
+        ("vCPU", guest.vcpu.as_fd(), &all[13..]),
     ];
     for (name, fd, own) in known {
         for command in all.into_iter().chain(strange).filter(|c| !own.contains(c)) {

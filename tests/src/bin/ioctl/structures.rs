@@ -8,7 +8,9 @@ use libc::{E2BIG, EFAULT, EINVAL};
 use uvisor_tests::raw::{fails, ioctl, mmap, munmap, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
-use uvisor_uapi::{Info, Limits, Map, Protect, Stats, Unmap, VcpuCreate, VmCreate, PAGE_SIZE};
+use uvisor_uapi::{
+    CloneVm, Diff, Info, Limits, Map, Protect, Reset, Stats, Unmap, VcpuCreate, VmCreate, PAGE_SIZE,
+};
 
 use crate::{guest, FREE, PAGE};
 
@@ -17,6 +19,8 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     command: u32,
     argument: Vec<u8>,
+    /// The size of the structure's first version.
+    first: usize,
     known_flags: u32,
     writes: bool,
     returns_fd: bool,
@@ -30,9 +34,10 @@ fn bytes<T: Copy>(value: &T) -> Vec<u8> {
 }
 
 pub(crate) fn calls() -> Vec<Call> {
-    let call = |name, command, argument| Call {
+    let call = |name, command, argument: Vec<u8>| Call {
         name,
         command,
+        first: argument.len(),
         argument,
         known_flags: 0,
         writes: false,
@@ -74,13 +79,29 @@ pub(crate) fn calls() -> Vec<Call> {
         },
         call("PROTECT", uapi::PROTECT, bytes(&protect)),
         call("UNMAP", uapi::UNMAP, bytes(&unmap)),
+        call("DISCARD", uapi::DISCARD, bytes(&unmap)),
+        Call {
+            returns_fd: true,
+            ..call("CLONE", uapi::CLONE, bytes(&CloneVm::new()))
+        },
         Call {
             writes: true,
+            ..call("RESET", uapi::RESET, bytes(&Reset::new()))
+        },
+        Call {
+            writes: true,
+            ..call("DIFF", uapi::DIFF, bytes(&Diff::new()))
+        },
+        Call {
+            writes: true,
+            first: Stats::MIN_SIZE as usize,
             ..call("STATS", uapi::STATS, bytes(&Stats::new()))
         },
         call("LIMITS", uapi::LIMITS, bytes(&Limits::new())),
         Call {
             returns_fd: true,
+            first: VcpuCreate::MIN_SIZE as usize,
+            known_flags: uapi::VcpuFlags::SOURCE.bits(),
             ..call("VCPU_CREATE", uapi::VCPU_CREATE, bytes(&VcpuCreate::new()))
         },
     ]
@@ -96,6 +117,10 @@ impl Call {
         }
         let value = if self.on_device {
             ioctl(&guest.device, self.command, at)?
+        } else if [uapi::RESET, uapi::DIFF].contains(&self.command) {
+            guest.vm.freeze().expect("FREEZE");
+            let clone = guest.vm.share(0).expect("CLONE");
+            ioctl(&clone, self.command, at)?
         } else {
             ioctl(&guest.vm, self.command, at)?
         };
@@ -162,7 +187,10 @@ impl Call {
     pub(crate) fn sizes(&self) -> Outcome {
         let (name, len) = (self.name, self.argument.len());
         works(&format!("{name}: as it is"), self.with(|_| ()))?;
-        for size in [0, 1, 4, 7, 8, len - 8, len - 1] {
+        for size in (self.first..len).step_by(8) {
+            works(&format!("{name}: size {size}"), self.with_size(size))?;
+        }
+        for size in [0, 1, 4, 7, 8, self.first - 8, self.first - 1] {
             fails(
                 &format!("{name}: size {size}"),
                 self.with_size(size),

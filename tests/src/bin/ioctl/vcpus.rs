@@ -2,9 +2,9 @@
 
 //! vCPUs: what VCPU_CREATE, RUN and KICK refuse, and the run page.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use libc::{EBUSY, EINVAL, ENOSPC};
+use libc::{EBADF, EBUSY, EINVAL, ENOSPC};
 use uvisor::RunFlags;
 use uvisor_tests::raw::{fails, ioctl, ioctl_with, mmap, munmap, works};
 use uvisor_tests::tap::{check, equal, Outcome};
@@ -82,6 +82,16 @@ pub(crate) fn registers() -> Outcome {
             EINVAL,
         )?;
         fails(
+            "VCPU_RESET with an argument",
+            ioctl(&guest.vcpu, uapi::VCPU_RESET, argument),
+            EINVAL,
+        )?;
+        fails(
+            "FREEZE with an argument",
+            ioctl(&guest.vm, uapi::FREEZE, argument),
+            EINVAL,
+        )?;
+        fails(
             "KICK with an argument",
             ioctl(&guest.vcpu, uapi::KICK, argument),
             EINVAL,
@@ -102,6 +112,45 @@ pub(crate) fn vcpu_arguments() -> Outcome {
         // SAFETY: The call made it for us.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     };
+    let sourced = |change: fn(&mut VcpuCreate)| {
+        let mut create = VcpuCreate {
+            flags: uapi::VcpuFlags::SOURCE.bits(),
+            source: guest.vcpu.as_fd().as_raw_fd(),
+            ..VcpuCreate::new()
+        };
+        change(&mut create);
+        let fd = ioctl_with(&guest.vm, uapi::VCPU_CREATE, &mut create)?;
+        // SAFETY: The call made it for us.
+        Ok(drop(unsafe { OwnedFd::from_raw_fd(fd) }))
+    };
+    works("from a source", sourced(|_| ()))?;
+    fails(
+        "a source without its flag",
+        sourced(|c| c.flags = 0),
+        EINVAL,
+    )?;
+    fails("a source and cr3", sourced(|c| c.cr3 = PAGE_SIZE), EINVAL)?;
+    fails(
+        "a source and an entry",
+        sourced(|c| c.syscall_entry = 1),
+        EINVAL,
+    )?;
+    fails(
+        "a source and a mask",
+        sourced(|c| c.syscall_mask = 1),
+        EINVAL,
+    )?;
+    fails("a reserved field", sourced(|c| c.reserved = 1), EINVAL)?;
+    fails("no such file", sourced(|c| c.source = -1), EBADF)?;
+    fails("a file too large", sourced(|c| c.source = i32::MAX), EBADF)?;
+    fails("another kind of file", sourced(|c| c.source = 0), EBADF)?;
+    let vm = VcpuCreate {
+        flags: uapi::VcpuFlags::SOURCE.bits(),
+        source: guest.vm.as_fd().as_raw_fd(),
+        ..VcpuCreate::new()
+    };
+    let result = ioctl_with(&guest.vm, uapi::VCPU_CREATE, &mut { vm });
+    fails("a VM as the source", result, EBADF)?;
     let top = 1u64 << guest.device.gpa_bits();
     for cr3 in [1, 8, 0xfff, 0x1001, top, 1 << 52, 1 << 63, u64::MAX] {
         fails(&format!("cr3 {cr3:#x}"), create(cr3, 0), EINVAL)?;
