@@ -25,14 +25,6 @@ use kernel::{
 };
 
 use uvisor_ept::{
-    Copied,
-    Fault,
-    Gpa,
-    Host,
-    Hpa,
-    Installed,
-    Leaf,
-    Owner,
     Perm,
     Range,
     Region,
@@ -52,25 +44,18 @@ use crate::{
     events::Counters,
     hardware::Hardware,
     pages::{
-        Charged,
         MemoryBacking,
         Pages,
         Regions, //
     },
-    sys::{
-        file::{
-            Mapping,
-            PageFile, //
-        },
-        frame::Frame, //
-    }, //
+    sys::file::Mapping, //
 };
+
+mod fault;
+mod template;
 
 /// How many regions a micro-VM can have; as many as Linux gives a process.
 pub(crate) const MAX_REGIONS: usize = 65530;
-
-/// How often a fault is looked at again when other threads keep changing what it found.
-const MAX_RETRIES: u32 = 1000;
 
 /// Why an access to a page is not possible.
 #[derive(Clone, Copy)]
@@ -107,14 +92,6 @@ pub(crate) struct Memory {
     frozen: AtomicBool,
     /// What happened outside of vCPUs.
     pub(crate) events: Counters,
-}
-
-/// A frame for the tables, with a reference.
-enum NewFrame {
-    /// The micro-VM's own.
-    Own(Charged),
-    /// A page of a file.
-    File(Frame),
 }
 
 /// What the lock protects.
@@ -166,23 +143,6 @@ impl Memory {
         let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?)?;
         let space = Space::new(&mut pages, Regions::new(), MAX_REGIONS)?;
         Self::with_space(hardware, id, pages, space)
-    }
-
-    /// With the memory that this one has now, in common.
-    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<impl PinInit<Self, Error>> {
-        let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
-        let space = {
-            let mut inner = self.inner.lock();
-            let Inner { space, mapping, .. } = &mut *inner;
-            let space = space.as_mut().ok_or(ENXIO)?;
-            let (clone, taken) = space.share(&mut pages)?;
-            if taken == Taken::Something {
-                // The clone is of the moment behind this, as nobody could write any more.
-                self.take(*mapping, self.everything()?);
-            }
-            clone
-        };
-        Self::with_space(self.hardware.clone(), id, pages, space)
     }
 
     /// With the memory in `space`.
@@ -261,70 +221,6 @@ impl Memory {
     /// All addresses.
     fn everything(&self) -> Result<Range> {
         self.range(0, 1 << self.hardware.gpa_bits)
-    }
-
-    /// Whether it is a template.
-    #[inline]
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.frozen.load(Relaxed)
-    }
-
-    /// Fails with `EROFS` for a template.
-    fn check_not_frozen(&self) -> Result {
-        if self.is_frozen() {
-            Err(EROFS)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Makes it a template; no vCPU runs from then on.
-    pub(crate) fn freeze(&self) -> Result {
-        let inner = self.inner.lock();
-        self.frozen.store(true, Relaxed);
-        // A CPU that enters later sees it, and those that are inside leave.
-        self.take(inner.mapping, self.everything()?);
-        Ok(())
-    }
-
-    /// Puts it back to what `template` has; how many pages of its own it gave back.
-    pub(crate) fn reset(&self, template: &Self) -> Result<u64> {
-        let mut inner = self.inner.lock();
-        self.check_not_frozen()?;
-        let Inner {
-            pages,
-            space,
-            mapping,
-        } = &mut *inner;
-        let space = space.as_mut().ok_or(ENXIO)?;
-        let remains = {
-            // The other order is never taken: a template is no one's clone that is reset.
-            let mut template = template.inner.lock();
-            space.reset(pages, template.space.as_mut().ok_or(ENXIO)?)?
-        };
-        self.take(*mapping, self.everything()?);
-        Ok(remains.give_back(pages))
-    }
-
-    /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns
-    /// false.
-    pub(crate) fn compare(
-        &self,
-        template: &Self,
-        start: Gpa,
-        mut differs: impl FnMut(Gpa) -> bool,
-    ) -> Result {
-        let inner = self.inner.lock();
-        let space = inner.space.as_ref().ok_or(ENXIO)?;
-        // As in `reset`.
-        let template = template.inner.lock();
-        let template = template.space.as_ref().ok_or(ENXIO)?;
-        space
-            .tree()
-            .compare(&inner.pages, template.tree(), &mut |gpa| {
-                gpa < start || differs(gpa)
-            });
-        Ok(())
     }
 
     /// Maps a region.
@@ -462,203 +358,5 @@ impl Memory {
         // CAST: At most `MAX_REGIONS`.
         stats.regions = regions as u32;
         self.events.report(stats);
-    }
-
-    /// Makes an access of the guest possible, as far as it takes to try it again.
-    pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
-        match self.with_page(gpa, access, |_| ()) {
-            // A template does not run: what it is about is seen before the guest is entered again.
-            Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
-            Err(NoPage::Cause(cause)) => Err(cause),
-        }
-    }
-
-    /// Makes `access` to the page of `gpa` possible, and runs `then` on its leaf with the lock held:
-    /// the page stays mapped meanwhile. `then` must not touch user memory, which may be ours.
-    pub(crate) fn with_page<R>(
-        &self,
-        gpa: Gpa,
-        access: Perm,
-        then: impl FnOnce(Leaf) -> R,
-    ) -> Result<R, NoPage> {
-        // A file's page that was fetched without the lock.
-        let mut fetched: Option<(MemoryBacking, Frame)> = None;
-        for round in 0..MAX_RETRIES {
-            // A range that others keep changing must not hold up a signal.
-            if round > 2 && current!().signal_pending() {
-                break;
-            }
-            let (file, offset, backing) = {
-                let mut inner = self.inner.lock();
-                let Inner {
-                    pages,
-                    space,
-                    mapping,
-                } = &mut *inner;
-                let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
-                // Under the lock, so that whoever froze it knows that nobody writes any more.
-                if self.is_frozen() && access.contains(Perm::W) {
-                    return Err(NoPage::Frozen);
-                }
-                match space.fault(pages, gpa, access) {
-                    Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
-                    Fault::Denied => return Err(MemoryCause::Denied.into()),
-                    Fault::Done => {
-                        let mut leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
-                        if self.is_frozen() {
-                            leaf.perm -= Perm::W;
-                        }
-                        return Ok(then(leaf));
-                    }
-                    Fault::Unshare => {
-                        self.unshare(pages, |pages, retired| space.unshare(pages, gpa, retired))
-                            .map_err(|_| MemoryCause::Limit)?;
-                        continue;
-                    }
-                    Fault::Reuse => {
-                        space.reuse(pages, gpa);
-                        self.events.add(Event::FrameReused, 1);
-                        continue;
-                    }
-                    Fault::Anonymous => {
-                        self.install_zeroed(space, pages, gpa)?;
-                        continue;
-                    }
-                    Fault::Copy { from } => {
-                        self.replace_by_copy(space, pages, *mapping, gpa, from)?;
-                        continue;
-                    }
-                    Fault::File { backing, copy } => {
-                        if let Some((of, page)) = fetched.take() {
-                            if self.install_file(space, pages, gpa, (&of, page), copy)? {
-                                continue;
-                            }
-                        }
-                        let MemoryBacking::File { file, offset } = &backing else {
-                            return Err(MemoryCause::Unmapped.into());
-                        };
-                        (file.clone(), *offset, backing)
-                    }
-                }
-            };
-            fetched = Some((backing, self.fetch(&file, offset)?));
-        }
-        Err(NoPage::Busy)
-    }
-
-    /// Makes a write to the page of `gpa` possible, and removes the page from user mappings.
-    pub(crate) fn zap_to_write(&self, gpa: Gpa) -> Result<(), NoPage> {
-        match self.with_page(gpa, Perm::R | Perm::W, |_| ()) {
-            // The write faults once more.
-            Ok(()) | Err(NoPage::Busy) => {}
-            Err(why) => return Err(why),
-        }
-        let inner = self.inner.lock();
-        if let (Some(mapping), Some(page)) = (inner.mapping, Range::page_of(gpa)) {
-            // SAFETY: The file is open: its release sets the mapping to `None` under our lock.
-            unsafe { mapping.zap(page.start().0, page.len()) };
-        }
-        Ok(())
-    }
-
-    /// Reads a file's page; the lock is not held, as this may take long.
-    fn fetch(&self, file: &PageFile, offset: u64) -> Result<Frame, MemoryCause> {
-        file.page(offset).map_err(|e| match e {
-            e if e == ENOMEM => MemoryCause::Limit,
-            _ => MemoryCause::FileEnd,
-        })
-    }
-
-    /// Maps a page of zeros.
-    fn install_zeroed(
-        &self,
-        space: &mut Space<MemoryBacking, Regions>,
-        pages: &mut Pages,
-        gpa: Gpa,
-    ) -> Result<(), MemoryCause> {
-        let frame = pages.zeroed().map_err(|_| MemoryCause::Limit)?;
-        if self.install(space, pages, gpa, NewFrame::Own(frame), None)? {
-            self.events.add(Event::FrameZeroed, 1);
-        }
-        Ok(())
-    }
-
-    /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
-    fn install_file(
-        &self,
-        space: &mut Space<MemoryBacking, Regions>,
-        pages: &mut Pages,
-        gpa: Gpa,
-        fetched: (&MemoryBacking, Frame),
-        copy: bool,
-    ) -> Result<bool, MemoryCause> {
-        let (backing, page) = fetched;
-        let (frame, event) = if copy {
-            // SAFETY: We have a reference on the page.
-            let copied = unsafe { pages.copy_of(page.phys()) };
-            let copied = copied.map_err(|_| MemoryCause::Limit)?;
-            (NewFrame::Own(copied), Event::FrameCopied)
-        } else {
-            (NewFrame::File(page), Event::FileMapped)
-        };
-        let done = self.install(space, pages, gpa, frame, Some(backing))?;
-        if done {
-            self.events.add(event, 1);
-        }
-        Ok(done)
-    }
-
-    /// Gives `frame` to the tables if it is wanted there; false if not.
-    fn install(
-        &self,
-        space: &mut Space<MemoryBacking, Regions>,
-        pages: &mut Pages,
-        gpa: Gpa,
-        frame: NewFrame,
-        backing: Option<&MemoryBacking>,
-    ) -> Result<bool, MemoryCause> {
-        let (hpa, owner) = match &frame {
-            NewFrame::Own(frame) => (frame.phys(), Owner::Private),
-            NewFrame::File(frame) => (frame.phys(), Owner::File),
-        };
-        match space.install(pages, gpa, Hpa(hpa), owner, backing) {
-            Ok(Installed::Done) => {
-                // The tables have the reference now.
-                match frame {
-                    NewFrame::Own(frame) => drop(frame.into_raw()),
-                    NewFrame::File(frame) => drop(frame.into_raw()),
-                }
-                Ok(true)
-            }
-            Ok(Installed::Occupied | Installed::Stale) => Ok(false),
-            Err(_) => Err(MemoryCause::Limit),
-        }
-    }
-
-    /// Exchanges a page of a file, or one that clones have as well, for a copy that the guest may write.
-    fn replace_by_copy(
-        &self,
-        space: &mut Space<MemoryBacking, Regions>,
-        pages: &mut Pages,
-        mapping: Option<Mapping>,
-        gpa: Gpa,
-        from: Leaf,
-    ) -> Result<(), MemoryCause> {
-        // SAFETY: The tables have a reference on the page, and the lock is held.
-        let copy = unsafe { pages.copy_of(from.frame.0) }.map_err(|_| MemoryCause::Limit)?;
-        match space.install_copy(pages, gpa, from, Hpa(copy.phys())) {
-            Copied::Done { old } => {
-                // The tables have the reference now.
-                let _ = copy.into_raw();
-                self.events.add(Event::FrameCopied, 1);
-                if let Some(page) = Range::page_of(gpa) {
-                    self.take(mapping, page);
-                }
-                pages.put_frame(old.frame, old.owner);
-                Ok(())
-            }
-            // `copy` is dropped.
-            Copied::Stale => Ok(()),
-        }
     }
 }

@@ -286,14 +286,21 @@ unsafe impl Host for Pages {
         unsafe { is_shared(frame.0) }
     }
 
+    #[inline]
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
         match owner {
-            // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
-            Owner::Private | Owner::Shared => drop(Charged(frame.0)),
-            // SAFETY: As above.
+            Owner::Private | Owner::Shared => {
+                // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
+                if !unsafe { put(frame.0) } {
+                    return;
+                }
+                // SAFETY: That was the last one, so nobody uses it.
+                unsafe { Account::uncharge(frame.0) };
+            }
+            // SAFETY: As with the others.
             Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
         }
-        self.freed += 1;
+        self.freed = self.freed.wrapping_add(1);
         if self.freed >= FREE_BATCH {
             self.freed = 0;
             irq::cond_resched();

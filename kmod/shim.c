@@ -233,11 +233,6 @@ void *uvisor_page_virt(phys_addr_t phys)
 	return phys_to_virt(phys);
 }
 
-void uvisor_page_copy(phys_addr_t to, phys_addr_t from)
-{
-	copy_page(phys_to_virt(to), phys_to_virt(from));
-}
-
 /* For memory that others may change meanwhile. */
 void uvisor_copy(void *to, const void *from, size_t len)
 {

@@ -57,7 +57,6 @@ void uvisor_page_put(phys_addr_t phys);
 void *uvisor_page_words(phys_addr_t phys);
 void *uvisor_page_virt(phys_addr_t phys);
 void uvisor_copy(void *to, const void *from, size_t len);
-void uvisor_page_copy(phys_addr_t to, phys_addr_t from);
 
 int uvisor_file_check(struct file *file);
 bool uvisor_file_noexec(struct file *file);

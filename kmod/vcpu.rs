@@ -335,5 +335,5 @@ unsafe extern "C" fn mmap(file: *mut bindings::file, vma: *mut bindings::vm_area
     // SAFETY: Set by `create`, and the file is alive.
     let vcpu = unsafe { Arc::<Vcpu>::borrow((*file).private_data) };
     // SAFETY: The kernel is setting `vma` up.
-    unsafe { vma::insert_run_page(vma, &vcpu.page.frame()) }.map_or_else(|e| e.to_errno(), |()| 0)
+    unsafe { vma::insert_run_page(vma, vcpu.page.frame()) }.map_or_else(|e| e.to_errno(), |()| 0)
 }

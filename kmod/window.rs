@@ -72,6 +72,7 @@ pub(crate) struct Window<'a> {
 impl<'a> Window<'a> {
     /// Opens a window; `EBUSY` if VMX is half-enabled by somebody else, or Intel PT would be
     /// disturbed; `ENODEV` if the CPU refuses VMX.
+    #[inline(always)]
     pub(crate) fn open(
         irq: &'a IrqOff,
         hardware: &Hardware,
@@ -111,6 +112,7 @@ impl<'a> Window<'a> {
     }
 
     /// Makes `region` current.
+    #[inline(always)]
     fn load(region: &VmcsRegion) -> Result<(), Fail> {
         if region.is_fresh() {
             // SAFETY: In VMX operation with interrupts off; a fresh region was never loaded, or cleared
@@ -128,6 +130,7 @@ impl<'a> Window<'a> {
 }
 
 impl Drop for Window<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
         // A failure of the instructions below is impossible while the invariant holds, and there
         // would be nothing better to do than to go on with giving back.

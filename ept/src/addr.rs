@@ -109,7 +109,7 @@ impl Range {
 
     /// The part from the page with this number on.
     #[inline]
-    pub(crate) fn from_page(&self, page: u64) -> Option<Self> {
+    pub(crate) fn since_page(&self, page: u64) -> Option<Self> {
         let start = self.start.max(page.checked_shl(PAGE_SHIFT)?);
         // INVARIANT: a multiple, like the bounds of the range.
         (page < self.end >> PAGE_SHIFT).then_some(Self {

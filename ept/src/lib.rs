@@ -32,6 +32,7 @@ mod space;
 mod tree;
 mod unmap;
 mod usage;
+mod used;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};

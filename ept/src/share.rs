@@ -25,7 +25,8 @@ use crate::entry::{Entry, Leaf, Owner};
 use crate::geometry::{Level, ENTRIES};
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
-use crate::unmap::{next_used, put_table};
+use crate::unmap::put_table;
+use crate::used::for_each;
 
 /// How many tables are on the way to a page, without the root.
 const BELOW_ROOT: usize = 3;
@@ -90,8 +91,7 @@ impl Tree {
     pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error> {
         let mut clone = Self::new(host)?;
         let mut taken = Taken::Nothing;
-        let mut from = 0;
-        while let Some((at, entry)) = next_used(host, self.root(), from) {
+        for_each(host, self.root(), |host, at, entry| {
             if entry.is_own_table() {
                 taken = Taken::Something;
             }
@@ -100,8 +100,7 @@ impl Tree {
             put(host, self.root(), at, shared);
             // INVARIANT: the new root's entry has the reference just taken.
             put(host, clone.root(), at, shared);
-            from = at.saturating_add(1);
-        }
+        });
         self.was_shared = true;
         clone.was_shared = true;
         Ok((clone, taken))
@@ -176,7 +175,7 @@ impl Tree {
             return Ok(None);
         }
         self.unshare(host, range.start(), retired)?;
-        Ok(range.from_page(self.next_table(host, range.start())))
+        Ok(range.since_page(self.next_table(host, range.start())))
     }
 
     /// The number of the first page behind the leaf table of `gpa`, or behind the largest span around it
@@ -232,17 +231,18 @@ impl Tree {
         template: &mut Tree,
     ) -> Result<Remains, H::Error> {
         let remains = host.alloc_table()?;
-        for at in 0..ENTRIES {
-            put(host, remains, at, get(host, self.root(), at));
-            let mut new = get(host, template.root(), at);
-            if new.is_used() {
-                new = Entry::shared_table(new.address());
-                host.share_table(new.address());
-                put(host, template.root(), at, new);
-            }
-            // INVARIANT: the root's entry has the reference just taken; the old one is the remains'.
-            put(host, self.root(), at, new);
-        }
+        for_each(host, self.root(), |host, at, entry| {
+            // INVARIANT: its reference is the remains'.
+            put(host, remains, at, entry);
+            put(host, self.root(), at, Entry::UNUSED);
+        });
+        for_each(host, template.root(), |host, at, entry| {
+            let shared = Entry::shared_table(entry.address());
+            host.share_table(entry.address());
+            put(host, template.root(), at, shared);
+            // INVARIANT: it has the reference just taken.
+            put(host, self.root(), at, shared);
+        });
         self.was_shared = true;
         template.was_shared = true;
         Ok(Remains(remains))

@@ -21,6 +21,7 @@ use crate::entry::{Entry, Owner};
 use crate::geometry::Level;
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
+use crate::used::for_each;
 
 impl Tree {
     /// First pass: no CPU that is flushed after this reaches anything in `range`.
@@ -95,38 +96,45 @@ fn reap_table<H: Host>(host: &mut H, table: Hpa, level: Level, pages: ops::Range
     }
 }
 
-/// Drops the reference that `entry`, of a table at `level`, has; how many private frames that gave
-/// back.
-fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) -> u64 {
+/// Drops the reference that `entry`, of a table at `level`, has.
+fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
     match level.below() {
         None => {
             let leaf = entry.to_leaf();
             host.put_frame(leaf.frame, leaf.owner);
-            u64::from(leaf.owner == Owner::Private)
         }
-        Some(below) => put_table(host, entry.address(), below),
+        Some(below) => {
+            put_table(host, entry.address(), below);
+        }
     }
 }
 
 /// Drops a reference on a table, and with the last one on everything in it; how many private frames
 /// that gave back.
+#[inline]
 pub(crate) fn put_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 {
-    if !host.put_table(table) {
-        return 0;
+    if host.put_table(table) {
+        free_table(host, table, level)
+    } else {
+        0
     }
-    let (mut from, mut frames) = (0, 0u64);
-    while let Some((at, entry)) = next_used(host, table, from) {
-        frames = frames.saturating_add(free_entry(host, entry, level));
-        from = at.saturating_add(1);
+}
+
+/// Gives back a table that nobody has, and drops the references of its entries; how many private frames
+/// that gave back. It calls itself once a level.
+fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 {
+    let mut frames = 0u64;
+    match level.below() {
+        None => for_each(host, table, |host, _, entry| {
+            let leaf = entry.to_leaf();
+            host.put_frame(leaf.frame, leaf.owner);
+            // OVERFLOW: A tree has at most 2^36 leaves.
+            frames = frames.wrapping_add(u64::from(leaf.owner == Owner::Private));
+        }),
+        Some(below) => for_each(host, table, |host, _, entry| {
+            frames = frames.wrapping_add(put_table(host, entry.address(), below));
+        }),
     }
     host.free_table(table);
     frames
-}
-
-/// The first entry of `table` from number `from` on that has something, and its number. Most have
-/// nothing, so this passes them over in a loop of its own.
-pub(crate) fn next_used<H: Host>(host: &H, table: Hpa, from: usize) -> Option<(usize, Entry)> {
-    let entries = host.entries(table).iter().enumerate().skip(from);
-    let mut used = entries.map(|(at, slot)| (at, load(slot)));
-    used.find(|(_, entry)| entry.is_used())
 }

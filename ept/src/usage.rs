@@ -6,8 +6,7 @@ use crate::addr::Hpa;
 use crate::entry::Owner;
 use crate::geometry::Level;
 use crate::host::Host;
-use crate::tree::Tree;
-use crate::unmap::next_used;
+use crate::tree::{load, Tree};
 
 /// How many pages a tree has of each kind.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -40,9 +39,11 @@ fn count<H: Host>(host: &H, table: Hpa, level: Level, own: bool, usage: &mut Usa
     } else {
         &mut usage.shared_tables
     } += 1;
-    let mut from = 0;
-    while let Some((at, entry)) = next_used(host, table, from) {
-        from = at.saturating_add(1);
+    for slot in host.entries(table) {
+        let entry = load(slot);
+        if !entry.is_used() {
+            continue;
+        }
         if let Some(below) = level.below() {
             let inner = entry.address();
             let own = own && !host.is_table_shared(inner);

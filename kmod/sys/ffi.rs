@@ -86,7 +86,6 @@ extern "C" {
     pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_copy(to: *mut c_void, from: *const c_void, len: usize);
-    pub(crate) fn uvisor_page_copy(to: bindings::phys_addr_t, from: bindings::phys_addr_t);
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;

@@ -85,7 +85,15 @@ impl Mapping {
     /// # Safety
     ///
     /// The file must be alive.
+    #[inline]
     pub(crate) unsafe fn zap(self, start: u64, len: u64) {
+        // A mapping whose pages the caller's lock let in was in the tree before; one that left it was
+        // flushed, as the kernel has no references on its pages (VM_PFNMAP).
+        //
+        // SAFETY: By the caller's promise.
+        if unsafe { (&raw const (*self.0).i_mmap.rb_root.rb_node).read_volatile() }.is_null() {
+            return;
+        }
         // SAFETY: By the caller's promise; sleeping is allowed. CAST: Both are below 2^52.
         unsafe { bindings::unmap_mapping_range(self.0, start as i64, len as i64, 1) };
     }

@@ -11,7 +11,10 @@ use kernel::{
 
 use super::{
     cpu,
-    frame::Frame,
+    frame::{
+        self,
+        Frame, //
+    },
     irq::IrqOff, //
 };
 
@@ -108,7 +111,7 @@ impl FpuArea {
     /// Makes the state that of `other`.
     pub(crate) fn copy_from(&mut self, other: &Self) {
         // SAFETY: Both are pages, and not the same one. INVARIANT: As that of `other`.
-        unsafe { self.area.copy_from_nonoverlapping(other.area, PAGE_SIZE) };
+        unsafe { frame::copy_page(self.area, other.area) };
     }
 
     /// Stores the registers of `config`'s guests here.

@@ -2,14 +2,20 @@
 
 //! Pages of memory by their physical address.
 
-use core::sync::atomic::{
-    AtomicU64,
-    AtomicUsize,
-    Ordering::Relaxed, //
+use core::{
+    arch::asm,
+    sync::atomic::{
+        AtomicU64,
+        AtomicUsize,
+        Ordering::Relaxed, //
+    }, //
 };
 
 use kernel::{
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     prelude::*, //
 };
 
@@ -123,7 +129,7 @@ impl Frame {
     pub(crate) unsafe fn copy_of(from: u64) -> Result<Self> {
         let copy = Self::new(false)?;
         // SAFETY: Both are pages of the direct map, the new one ours alone.
-        unsafe { ffi::uvisor_page_copy(copy.0, from) };
+        unsafe { copy_page(copy.as_ptr(), virt(from)) };
         Ok(copy)
     }
 }
@@ -132,6 +138,20 @@ impl Drop for Frame {
     fn drop(&mut self) {
         // SAFETY: By the type's invariant the reference is ours.
         unsafe { ffi::uvisor_page_put(self.0) };
+    }
+}
+
+/// Copies a page, of which others may change one side meanwhile, by the string instruction: CPUs with VT-x
+/// do it by cache lines.
+///
+/// # Safety
+///
+/// Both must be valid for a page, and not overlap.
+pub(crate) unsafe fn copy_page(to: *mut u8, from: *const u8) {
+    // SAFETY: By the caller's promise; the kernel keeps the direction flag clear.
+    unsafe {
+        asm!("rep movsq", inout("rcx") PAGE_SIZE / 8 => _, inout("rdi") to => _,
+            inout("rsi") from => _, options(nostack, preserves_flags));
     }
 }
 

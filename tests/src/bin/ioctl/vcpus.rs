@@ -121,7 +121,8 @@ pub(crate) fn vcpu_arguments() -> Outcome {
         change(&mut create);
         let fd = ioctl_with(&guest.vm, uapi::VCPU_CREATE, &mut create)?;
         // SAFETY: The call made it for us.
-        Ok(drop(unsafe { OwnedFd::from_raw_fd(fd) }))
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
     };
     works("from a source", sourced(|_| ()))?;
     fails(

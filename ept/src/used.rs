@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Going through the entries of a table that have something.
+
+use crate::addr::Hpa;
+use crate::entry::Entry;
+use crate::geometry::ENTRIES;
+use crate::host::Host;
+use crate::tree::load;
+
+/// How many entries are read at a time: most tables are nearly empty, and most are passed over so.
+const CHUNK: usize = 8;
+
+const _: () = assert!(ENTRIES % CHUNK == 0);
+
+/// Calls `each` with every entry of `table` that has something, and its number, in ascending order.
+///
+/// What `each` changes in entries to come may not be seen.
+#[inline(always)]
+pub(crate) fn for_each<H: Host>(
+    host: &mut H,
+    table: Hpa,
+    mut each: impl FnMut(&mut H, usize, Entry),
+) {
+    for start in (0..ENTRIES).step_by(CHUNK) {
+        let Some(entries) = chunk(host, table, start) else {
+            continue;
+        };
+        for (at, entry) in (start..).zip(entries) {
+            if entry.is_used() {
+                each(host, at, entry);
+            }
+        }
+    }
+}
+
+/// The entries from number `start` on, a multiple of [`CHUNK`]; none if none has anything.
+#[inline(always)]
+fn chunk<H: Host>(host: &H, table: Hpa, start: usize) -> Option<[Entry; CHUNK]> {
+    let slots = host.entries(table).get(start..)?.first_chunk::<CHUNK>()?;
+    let any = slots.iter().fold(0, |any, slot| any | load(slot).0);
+    Entry(any).is_used().then(|| slots.each_ref().map(load))
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Faults: the pages that an access needs, found, made and mapped.
+
+use kernel::prelude::*;
+
+use uvisor_ept::{
+    Copied,
+    Fault,
+    Gpa,
+    Host,
+    Hpa,
+    Installed,
+    Leaf,
+    Owner,
+    Perm,
+    Range,
+    Space, //
+};
+use uvisor_uapi::{
+    Event,
+    MemoryCause, //
+};
+
+use super::{
+    Inner,
+    Memory,
+    NoPage, //
+};
+use crate::{
+    pages::{
+        Charged,
+        MemoryBacking,
+        Pages,
+        Regions, //
+    },
+    sys::{
+        file::{
+            Mapping,
+            PageFile, //
+        },
+        frame::Frame, //
+    }, //
+};
+
+/// How often a fault is looked at again when other threads keep changing what it found.
+const MAX_RETRIES: u32 = 1000;
+
+/// What a step on the way to a page came to.
+enum Step {
+    /// The access is possible, by this leaf.
+    Done(Leaf),
+    /// The page was mapped, or another was faster.
+    Mapped,
+    /// Something is out of the way.
+    Again,
+    /// A page of a file is wanted, to be read without the lock.
+    Fetch(MemoryBacking),
+}
+
+/// A frame for the tables, with a reference.
+enum NewFrame {
+    /// The micro-VM's own.
+    Own(Charged),
+    /// A page of a file.
+    File(Frame),
+}
+
+impl Memory {
+    /// Makes an access of the guest possible, as far as it takes to try it again.
+    pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
+        match self.serve(gpa, access, false, |_| ()).map(drop) {
+            // A template does not run: what it is about is seen before the guest is entered again.
+            Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
+            Err(NoPage::Cause(cause)) => Err(cause),
+        }
+    }
+
+    /// Makes `access` to the page of `gpa` possible, and runs `then` on its leaf with the lock held:
+    /// the page stays mapped meanwhile. `then` must not touch user memory, which may be ours.
+    pub(crate) fn with_page<R>(
+        &self,
+        gpa: Gpa,
+        access: Perm,
+        then: impl FnOnce(Leaf) -> R,
+    ) -> Result<R, NoPage> {
+        self.serve(gpa, access, true, then)?.ok_or(NoPage::Busy)
+    }
+
+    /// [`Self::with_page`]; or, where it need not be `seen`, until the page is mapped.
+    fn serve<R>(
+        &self,
+        gpa: Gpa,
+        access: Perm,
+        seen: bool,
+        then: impl FnOnce(Leaf) -> R,
+    ) -> Result<Option<R>, NoPage> {
+        // A file's page that was fetched without the lock.
+        let mut fetched: Option<(MemoryBacking, Frame)> = None;
+        let mut then = Some(then);
+        for round in 0..MAX_RETRIES {
+            // A range that others keep changing must not hold up a signal.
+            if round > 2 && current!().signal_pending() {
+                break;
+            }
+            let mut inner = self.inner.lock();
+            match self.step(&mut inner, gpa, access, fetched.take())? {
+                Step::Done(leaf) => return Ok(then.take().map(|then| then(leaf))),
+                Step::Mapped if !seen => return Ok(None),
+                Step::Mapped | Step::Again => {}
+                Step::Fetch(backing) => {
+                    drop(inner);
+                    let MemoryBacking::File { file, offset } = &backing else {
+                        return Err(MemoryCause::Unmapped.into());
+                    };
+                    let page = self.fetch(file, *offset)?;
+                    fetched = Some((backing, page));
+                }
+            }
+        }
+        Err(NoPage::Busy)
+    }
+
+    /// One step on the way to a page, with `fetched` if the last one asked for it.
+    fn step(
+        &self,
+        inner: &mut Inner,
+        gpa: Gpa,
+        access: Perm,
+        fetched: Option<(MemoryBacking, Frame)>,
+    ) -> Result<Step, NoPage> {
+        let Inner {
+            pages,
+            space,
+            mapping,
+        } = inner;
+        let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
+        // Under the lock, so that whoever froze it knows that nobody writes any more.
+        if self.is_frozen() && access.contains(Perm::W) {
+            return Err(NoPage::Frozen);
+        }
+        match space.fault(pages, gpa, access) {
+            Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
+            Fault::Denied => return Err(MemoryCause::Denied.into()),
+            Fault::Done => {
+                let mut leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
+                if self.is_frozen() {
+                    leaf.perm -= Perm::W;
+                }
+                return Ok(Step::Done(leaf));
+            }
+            Fault::Unshare => {
+                self.unshare(pages, |pages, retired| space.unshare(pages, gpa, retired))
+                    .map_err(|_| MemoryCause::Limit)?;
+                return Ok(Step::Again);
+            }
+            Fault::Reuse => {
+                space.reuse(pages, gpa);
+                self.events.add(Event::FrameReused, 1);
+            }
+            Fault::Anonymous => self.install_zeroed(space, pages, gpa)?,
+            Fault::Copy { from } => self.replace_by_copy(space, pages, *mapping, gpa, from)?,
+            Fault::File { backing, copy } => {
+                let Some((of, page)) = fetched else {
+                    return Ok(Step::Fetch(backing));
+                };
+                if !self.install_file(space, pages, gpa, (&of, page), copy)? {
+                    return Ok(Step::Fetch(backing));
+                }
+            }
+        }
+        Ok(Step::Mapped)
+    }
+
+    /// Makes a write to the page of `gpa` possible, and removes the page from user mappings.
+    pub(crate) fn zap_to_write(&self, gpa: Gpa) -> Result<(), NoPage> {
+        match self.with_page(gpa, Perm::R | Perm::W, |_| ()) {
+            // The write faults once more.
+            Ok(()) | Err(NoPage::Busy) => {}
+            Err(why) => return Err(why),
+        }
+        let inner = self.inner.lock();
+        if let (Some(mapping), Some(page)) = (inner.mapping, Range::page_of(gpa)) {
+            // SAFETY: The file is open: its release sets the mapping to `None` under our lock.
+            unsafe { mapping.zap(page.start().0, page.len()) };
+        }
+        Ok(())
+    }
+
+    /// Reads a file's page; the lock is not held, as this may take long.
+    fn fetch(&self, file: &PageFile, offset: u64) -> Result<Frame, MemoryCause> {
+        file.page(offset).map_err(|e| match e {
+            e if e == ENOMEM => MemoryCause::Limit,
+            _ => MemoryCause::FileEnd,
+        })
+    }
+
+    /// Maps a page of zeros.
+    fn install_zeroed(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+    ) -> Result<(), MemoryCause> {
+        let frame = pages.zeroed().map_err(|_| MemoryCause::Limit)?;
+        if self.install(space, pages, gpa, NewFrame::Own(frame), None)? {
+            self.events.add(Event::FrameZeroed, 1);
+        }
+        Ok(())
+    }
+
+    /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
+    fn install_file(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+        fetched: (&MemoryBacking, Frame),
+        copy: bool,
+    ) -> Result<bool, MemoryCause> {
+        let (backing, page) = fetched;
+        let (frame, event) = if copy {
+            // SAFETY: We have a reference on the page.
+            let copied = unsafe { pages.copy_of(page.phys()) };
+            let copied = copied.map_err(|_| MemoryCause::Limit)?;
+            (NewFrame::Own(copied), Event::FrameCopied)
+        } else {
+            (NewFrame::File(page), Event::FileMapped)
+        };
+        let done = self.install(space, pages, gpa, frame, Some(backing))?;
+        if done {
+            self.events.add(event, 1);
+        }
+        Ok(done)
+    }
+
+    /// Gives `frame` to the tables if it is wanted there; false if not.
+    fn install(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        gpa: Gpa,
+        frame: NewFrame,
+        backing: Option<&MemoryBacking>,
+    ) -> Result<bool, MemoryCause> {
+        let (hpa, owner) = match &frame {
+            NewFrame::Own(frame) => (frame.phys(), Owner::Private),
+            NewFrame::File(frame) => (frame.phys(), Owner::File),
+        };
+        match space.install(pages, gpa, Hpa(hpa), owner, backing) {
+            Ok(Installed::Done) => {
+                // The tables have the reference now.
+                match frame {
+                    NewFrame::Own(frame) => drop(frame.into_raw()),
+                    NewFrame::File(frame) => drop(frame.into_raw()),
+                }
+                Ok(true)
+            }
+            Ok(Installed::Occupied | Installed::Stale) => Ok(false),
+            Err(_) => Err(MemoryCause::Limit),
+        }
+    }
+
+    /// Exchanges a page of a file, or one that clones have as well, for a copy that the guest may write.
+    fn replace_by_copy(
+        &self,
+        space: &mut Space<MemoryBacking, Regions>,
+        pages: &mut Pages,
+        mapping: Option<Mapping>,
+        gpa: Gpa,
+        from: Leaf,
+    ) -> Result<(), MemoryCause> {
+        // SAFETY: The tables have a reference on the page, and the lock is held.
+        let copy = unsafe { pages.copy_of(from.frame.0) }.map_err(|_| MemoryCause::Limit)?;
+        match space.install_copy(pages, gpa, from, Hpa(copy.phys())) {
+            Copied::Done { old } => {
+                // The tables have the reference now.
+                let _ = copy.into_raw();
+                self.events.add(Event::FrameCopied, 1);
+                if let Some(page) = Range::page_of(gpa) {
+                    self.take(mapping, page);
+                }
+                pages.put_frame(old.frame, old.owner);
+                Ok(())
+            }
+            // `copy` is dropped.
+            Copied::Stale => Ok(()),
+        }
+    }
+}

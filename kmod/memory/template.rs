@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Clones of a micro-VM's memory, templates, and going back to them.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use kernel::prelude::*;
+
+use uvisor_ept::{
+    Gpa,
+    Taken, //
+};
+
+use super::{
+    limit_pages,
+    Inner,
+    Memory, //
+};
+use crate::pages::Pages;
+
+impl Memory {
+    /// With the memory that this one has now, in common.
+    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<impl PinInit<Self, Error>> {
+        let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
+        let space = {
+            let mut inner = self.inner.lock();
+            let Inner { space, mapping, .. } = &mut *inner;
+            let space = space.as_mut().ok_or(ENXIO)?;
+            let (clone, taken) = space.share(&mut pages)?;
+            if taken == Taken::Something {
+                // The clone is of the moment behind this, as nobody could write any more.
+                self.take(*mapping, self.everything()?);
+            }
+            clone
+        };
+        Self::with_space(self.hardware.clone(), id, pages, space)
+    }
+
+    /// Whether it is a template.
+    #[inline]
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.load(Relaxed)
+    }
+
+    /// Fails with `EROFS` for a template.
+    pub(super) fn check_not_frozen(&self) -> Result {
+        if self.is_frozen() {
+            Err(EROFS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes it a template; no vCPU runs from then on.
+    pub(crate) fn freeze(&self) -> Result {
+        let inner = self.inner.lock();
+        self.frozen.store(true, Relaxed);
+        // A CPU that enters later sees it, and those that are inside leave.
+        self.take(inner.mapping, self.everything()?);
+        Ok(())
+    }
+
+    /// Puts it back to what `template` has; how many pages of its own it gave back.
+    pub(crate) fn reset(&self, template: &Self) -> Result<u64> {
+        let mut inner = self.inner.lock();
+        self.check_not_frozen()?;
+        let Inner {
+            pages,
+            space,
+            mapping,
+        } = &mut *inner;
+        let space = space.as_mut().ok_or(ENXIO)?;
+        let remains = {
+            // The other order is never taken: a template is no one's clone that is reset.
+            let mut template = template.inner.lock();
+            space.reset(pages, template.space.as_mut().ok_or(ENXIO)?)?
+        };
+        self.take(*mapping, self.everything()?);
+        Ok(remains.give_back(pages))
+    }
+
+    /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns
+    /// false.
+    pub(crate) fn compare(
+        &self,
+        template: &Self,
+        start: Gpa,
+        mut differs: impl FnMut(Gpa) -> bool,
+    ) -> Result {
+        let inner = self.inner.lock();
+        let space = inner.space.as_ref().ok_or(ENXIO)?;
+        // As in `reset`.
+        let template = template.inner.lock();
+        let template = template.space.as_ref().ok_or(ENXIO)?;
+        space
+            .tree()
+            .compare(&inner.pages, template.tree(), &mut |gpa| {
+                gpa < start || differs(gpa)
+            });
+        Ok(())
+    }
+}
