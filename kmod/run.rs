@@ -190,10 +190,12 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
     let local = unsafe { this.local(&irq) };
     let barriers = hardware.mitigations.contains(Mitigations::IBPB);
+    let foreign = window.owner().foreign_vmcs().is_some();
     if barriers {
-        // Who else may have run a guest here, KVM's threads included, was scheduled in between.
+        // Who else may have run a guest here was scheduled in between, or it was this very task, by a
+        // VMCS that KVM has loaded.
         let last = Some((vm.id, irq.stretch()));
-        if local.last != last {
+        if foreign || local.last != last {
             local.last = last;
             mitigations::barrier();
             vcpu.events.bump(Event::Ibpb);
@@ -226,7 +228,7 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     vmcs.store_regs(&vcpu.page);
     vcpu.page
         .set(Word::KERNEL_GS_BASE, state.msrs.kernel_gs_base);
-    if barriers && window.owner().foreign_vmcs().is_some() {
+    if barriers && foreign {
         // KVM's own barrier does not know that another guest ran between two stays of its own.
         mitigations::barrier();
         vcpu.events.bump(Event::Ibpb);

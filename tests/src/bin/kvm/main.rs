@@ -72,6 +72,33 @@ fn round(guest: &mut Guest) -> Outcome {
     equal("sum of the micro-VM", regs.rsi, SUM)
 }
 
+/// One thread runs a guest of each in turn: between them predictions are forgotten each time.
+fn barriers() -> Outcome {
+    const ROUNDS: u64 = 20;
+    let info = uvisor::Device::open().and_then(|device| device.info());
+    let mitigations =
+        uvisor::Mitigations::from_bits_truncate(info.map_err(|e| e.to_string())?.mitigations);
+    check(
+        "the CPU has IBPB",
+        mitigations.contains(uvisor::Mitigations::IBPB),
+    )?;
+    let kvm = Kvm::real_mode(kvm_code())?;
+    let mut guest = Guest::new(uvisor_code());
+    round(&mut guest)?;
+    let before = guest.vm.stats().map_err(|e| e.to_string())?;
+    for _ in 0..ROUNDS {
+        kvm_round(&kvm)?;
+        round(&mut guest)?;
+    }
+    let after = guest.vm.stats().map_err(|e| e.to_string())?;
+    let count = after.events[Event::Ibpb as usize] - before.events[Event::Ibpb as usize];
+    // On the way in, because KVM's guest ran, and on the way out, because it will.
+    check(
+        &format!("{count} barriers in {ROUNDS} rounds"),
+        count >= 2 * ROUNDS,
+    )
+}
+
 /// The other process: KVM guests for a while, made anew after `renew` rounds; prints how many rounds.
 fn other_process(renew: u64) -> Outcome {
     pin_to_cpu(0);
@@ -161,6 +188,10 @@ fn main() {
     tap.test("the same, beside a thread that makes system calls", || {
         preempt::in_the_midst_of_run(true)
     });
+    tap.test(
+        "one thread runs both in turn, with barriers between",
+        barriers,
+    );
     tap.test("a KVM guest after all that", || {
         kvm_round(&Kvm::real_mode(kvm_code())?)
     });

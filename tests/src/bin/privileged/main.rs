@@ -116,6 +116,7 @@ fn main() {
         rings::swapgs,
     );
     tap.test("32-bit code and back", rings::compatibility_mode);
+    tap.test("CPUID at the end of 32-bit code", rings::end_of_32_bits);
     let bounded = "CLI and an endless loop are bounded";
     if uvisor_tests::host::machine().as_deref() == Some("nested") {
         // KVM, which bounds the stay here, needs an interrupt for it. On a CPU, and in Bochs alone,

@@ -2,10 +2,11 @@
 
 //! What ring 0 and ring 3 can do besides single instructions.
 
-use uvisor::Exit;
+use uvisor::{Exit, Prot};
+use uvisor_tests::guest::load;
 use uvisor_tests::kernel::{Kernel, SUPERVISOR};
 use uvisor_tests::tap::{check, equal, Outcome};
-use uvisor_tests::{code, CODE};
+use uvisor_tests::{code, Guest, CODE};
 
 use crate::again;
 use crate::cases::{has, SMEP};
@@ -13,6 +14,8 @@ use crate::cases::{has, SMEP};
 // Returns to ring 3 in 32-bit mode, where `dec %eax` is what is a REX prefix in 64-bit mode.
 code! { sysret32: "mov $0x400020, %ecx", "sysretl", ".org guest_sysret32_start + 0x20",
 "mov $7, %eax", ".byte 0x48", "nop", "vmcall" }
+// Returns to ring 3 in 32-bit mode, to the last two bytes below 4 GiB.
+code! { sysret32_end: "mov $0xfffffffe, %ecx", "mov $0x202, %r11d", "sysretl" }
 code! { fault_read: "mov (%rdi), %al", "vmcall" }
 code! { fault_write: "mov %al, (%rdi)", "vmcall" }
 code! { fault_jump: "jmp *%rdi", "vmcall" }
@@ -136,6 +139,24 @@ pub(crate) fn swapgs() -> Outcome {
         guest.vcpu.regs().kernel_gs_base,
         0x1111_0000,
     )
+}
+
+/// CPUID as the last instruction below 4 GiB: what comes next in 32-bit code is at 0, as on a CPU.
+pub(crate) fn end_of_32_bits() -> Outcome {
+    const GIB: u64 = 1 << 30;
+    let mut guest = Guest::new(fault_read());
+    let mut page = vec![0x90; 4094];
+    page.extend([0x0f, 0xa2]);
+    load(&guest.vm, 0xffff_f000, &page);
+    // The last GiB is ring 0's, at the end of the address space.
+    let last = guest.vm.size() - GIB;
+    load(&guest.vm, last + 0x10_0000, sysret32_end());
+    let regs = guest.vcpu.regs_mut();
+    (regs.rip, regs.cpl) = (u64::MAX - GIB + 1 + 0x10_0000, 0);
+    match guest.vcpu.run().map_err(|e| e.to_string())? {
+        Exit::Memory { gpa: 0, access, .. } => equal("access", access, Prot::EXEC),
+        other => Err(format!("{other:x?} at {:x?}", guest.vcpu.regs())),
+    }
 }
 
 /// Ring 0 can return to 32-bit code; the next RUN in 64-bit mode does not suffer from it.
