@@ -42,7 +42,7 @@ tool: $(ROOT)
 	$(IN) cargo build --release --locked --workspace
 
 .PHONY: test
-test: all ## all tests: on this machine, and in test machines (20 minutes)
+test: all ## all tests: on this machine, and in test machines (15 minutes)
 	tests/run
 
 .PHONY: test-long

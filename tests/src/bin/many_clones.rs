@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Many clones of one template: what each costs while it does nothing, and that none sees another's writes.
+
+use uvisor::{Device, Prot, Vcpu, Vm, PAGE_SIZE};
+use uvisor_tests::tap::{check, equal, Outcome};
+use uvisor_tests::{code, Guest, Tap};
+
+/// Where the template has memory, and how many pages: 64 MiB.
+const HEAP: u64 = 0x1000_0000;
+const PAGES: u64 = (64 << 20) / PAGE_SIZE;
+
+// Adds rdx to the first word of each of rcx pages from rdi on, then exits; again and again.
+code! { add:
+    "1: mov %rdi, %rsi",
+    "mov %rcx, %rbx",
+    "2: add %rdx, (%rsi)",
+    "add $4096, %rsi",
+    "dec %rbx",
+    "jnz 2b",
+    "vmcall",
+    "jmp 1b",
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// A template whose pages all have a 1 in their first word.
+fn template() -> Result<Guest, String> {
+    let mut guest = Guest::new(add());
+    guest
+        .vm
+        .map_anonymous(HEAP, PAGES * PAGE_SIZE, Prot::READ | Prot::WRITE)
+        .map_err(text)?;
+    let regs = guest.vcpu.regs_mut();
+    (regs.rdi, regs.rcx, regs.rdx) = (HEAP, PAGES, 1);
+    guest.run_to_hypercall()?;
+    guest.vm.freeze().map_err(text)?;
+    Ok(guest)
+}
+
+/// A clone with a vCPU.
+fn clone(template: &Guest) -> Result<(Vm, Vcpu), String> {
+    let vm = template.vm.share(0).map_err(text)?;
+    let vcpu = vm.create_vcpu_from(&template.vcpu).map_err(text)?;
+    Ok((vm, vcpu))
+}
+
+/// Bytes of the machine's memory that are available.
+fn available() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    number.expect("MemAvailable") << 10
+}
+
+/// The first word of a page.
+fn word(vm: &Vm, page: u64) -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    vm.read_at(HEAP + page * PAGE_SIZE, &mut bytes)
+        .map_err(text)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Thousands of clones, each of which ran and wrote nothing.
+fn idle() -> Outcome {
+    const CLONES: u64 = 4000;
+    const MOST: u64 = 64 << 10;
+    let template = template()?;
+    // The first one pays for what all need.
+    let first = clone(&template)?;
+    let before = available();
+    let mut clones = Vec::with_capacity(CLONES as usize);
+    for _ in 0..CLONES {
+        let (vm, mut vcpu) = clone(&template)?;
+        // Into the guest, behind its loop: at the VMCALL, which it then steps over.
+        vcpu.regs_mut().rip -= uvisor::HYPERCALL_LEN;
+        match vcpu.run().map_err(text)? {
+            uvisor::Exit::Hypercall { .. } => {}
+            other => return Err(format!("{other:x?}")),
+        }
+        clones.push((vm, vcpu));
+    }
+    let each = before.saturating_sub(available()) / CLONES;
+    println!("# {CLONES} clones, {each} bytes each");
+    check(
+        &format!("{each} bytes each, at most {MOST} wanted"),
+        each <= MOST,
+    )?;
+    // They are all alive.
+    for (number, (vm, _)) in clones.iter().enumerate().step_by(997) {
+        equal(&format!("clone {number}"), word(vm, number as u64)?, 1)?;
+    }
+    drop((clones, first));
+    drop(template);
+    let info = Device::open()
+        .and_then(|device| device.info())
+        .map_err(text)?;
+    equal("held after all", (info.vms, info.memory), (0, 0))
+}
+
+/// A random number generator that needs not be good (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// A thousand clones write at random, are reset and go, and are what a model says that shares nothing.
+fn at_random() -> Outcome {
+    const CLONES: usize = 1000;
+    let template = template()?;
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut clones = Vec::new();
+    for _ in 0..CLONES {
+        clones.push((clone(&template)?, std::collections::HashMap::new()));
+    }
+    for round in 0..6000u64 {
+        let which = random.below(clones.len() as u64) as usize;
+        let many = clones.len() > CLONES / 2;
+        let ((vm, vcpu), model) = &mut clones[which];
+        match random.below(40) {
+            0 => {
+                let pages = vm.reset().map_err(text)?;
+                equal("pages given back", pages, model.len() as u64)?;
+                vcpu.reset().map_err(text)?;
+                model.clear();
+            }
+            1 if many => drop(clones.swap_remove(which)),
+            _ => {
+                let page = random.below(PAGES);
+                vcpu.regs_mut().rdi = HEAP + page * PAGE_SIZE;
+                vcpu.regs_mut().rcx = 1;
+                vcpu.regs_mut().rdx = round;
+                match vcpu.run().map_err(text)? {
+                    uvisor::Exit::Hypercall { .. } => {}
+                    other => return Err(format!("{other:x?}")),
+                }
+                vcpu.regs_mut().rip += uvisor::HYPERCALL_LEN;
+                let word = model.entry(page).or_insert(1u64);
+                *word = word.wrapping_add(round);
+            }
+        }
+    }
+    for (number, ((vm, _), model)) in clones.iter().enumerate() {
+        for (page, wanted) in model {
+            equal(
+                &format!("clone {number}, page {page}"),
+                word(vm, *page)?,
+                *wanted,
+            )?;
+        }
+        for _ in 0..3 {
+            let page = random.below(PAGES);
+            let wanted = *model.get(&page).unwrap_or(&1);
+            equal(
+                &format!("clone {number}, page {page}"),
+                word(vm, page)?,
+                wanted,
+            )?;
+        }
+    }
+    for page in (0..PAGES).step_by(101) {
+        equal("the template's", word(&template.vm, page)?, 1)?;
+    }
+    drop(clones);
+    drop(template);
+    let info = Device::open()
+        .and_then(|device| device.info())
+        .map_err(text)?;
+    equal("held after all", (info.vms, info.memory), (0, 0))
+}
+
+fn main() {
+    let mut tap = Tap::new();
+    // Two descriptors for each clone.
+    let limit = libc::rlimit {
+        rlim_cur: 20_000,
+        rlim_max: 20_000,
+    };
+    // SAFETY: The call reads the structure.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    assert_eq!(raised, 0, "RLIMIT_NOFILE");
+    tap.test("a thousand clones at random", at_random);
+    tap.test("four thousand idle clones", idle);
+    tap.finish();
+}
