@@ -2,12 +2,14 @@
 
 //! Clones, templates and resets: what one does, the others do not see.
 
+mod limits;
+
 use uvisor::{Device, Event, Exit, Prot, Vcpu, Vm, HYPERCALL_LEN, PAGE_SIZE};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, CODE, DATA};
 
 /// Where the tests have memory.
-const HEAP: u64 = 0x1000_0000;
+pub(crate) const HEAP: u64 = 0x1000_0000;
 
 // Adds rdx to the first word of each of rcx pages from rdi on, then exits; again and again.
 code! { add:
@@ -49,12 +51,12 @@ code! { vector:
     "vmcall",
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(crate) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 /// A guest with `pages` pages of heap, of which it touched all.
-fn parent(code: &[u8], pages: u64) -> Result<Guest, String> {
+pub(crate) fn parent(code: &[u8], pages: u64) -> Result<Guest, String> {
     let mut guest = Guest::new(code);
     let prot = Prot::READ | Prot::WRITE;
     guest
@@ -68,7 +70,7 @@ fn parent(code: &[u8], pages: u64) -> Result<Guest, String> {
 }
 
 /// Runs a vCPU to its next hypercall and steps over it.
-fn step(vcpu: &mut Vcpu) -> Outcome {
+pub(crate) fn step(vcpu: &mut Vcpu) -> Outcome {
     match vcpu.run() {
         Ok(Exit::Hypercall { .. }) => {
             vcpu.regs_mut().rip += HYPERCALL_LEN;
@@ -79,7 +81,7 @@ fn step(vcpu: &mut Vcpu) -> Outcome {
 }
 
 /// The first word of a page of heap.
-fn word(vm: &Vm, page: u64) -> Result<u64, String> {
+pub(crate) fn word(vm: &Vm, page: u64) -> Result<u64, String> {
     let mut bytes = [0; 8];
     vm.read_at(HEAP + page * PAGE_SIZE, &mut bytes)
         .map_err(text)?;
@@ -87,7 +89,7 @@ fn word(vm: &Vm, page: u64) -> Result<u64, String> {
 }
 
 /// Bytes that the module holds.
-fn held() -> u64 {
+pub(crate) fn held() -> u64 {
     let info = Device::open().and_then(|device| device.info());
     info.expect("INFO").memory
 }
@@ -379,43 +381,6 @@ fn while_it_runs() -> Outcome {
     Ok(())
 }
 
-/// The limit of a clone is for what it has besides what it shares.
-fn limits() -> Outcome {
-    let parent = parent(sum(), 100)?;
-    // A root, three tables and three frames.
-    let clone = parent.vm.share(7 * PAGE_SIZE).map_err(text)?;
-    let mut vcpu = clone.create_vcpu_from(&parent.vcpu).map_err(text)?;
-    step(&mut vcpu)?;
-    for page in 0..3 {
-        clone
-            .write_at(HEAP + page * PAGE_SIZE, &[1])
-            .map_err(text)?;
-    }
-    let fourth = clone.write_at(HEAP + 3 * PAGE_SIZE, &[1]);
-    equal(
-        "a fourth",
-        fourth.map_err(|e| e.errno()),
-        Err(Some(libc::ENOMEM)),
-    )?;
-    clone.set_memory_limit(8 * PAGE_SIZE).map_err(text)?;
-    clone.write_at(HEAP + 3 * PAGE_SIZE, &[1]).map_err(text)?;
-    // Where not even a table can be had, nothing is half-done.
-    let poor = parent.vm.share(2 * PAGE_SIZE).map_err(text)?;
-    let error = poor.write_at(HEAP, &[1]).map_err(|e| e.errno());
-    equal("no room for the tables", error, Err(Some(libc::ENOMEM)))?;
-    equal(
-        "UNMAP of a part",
-        poor.unmap(HEAP, PAGE_SIZE).map_err(|e| e.errno()),
-        Err(Some(libc::ENOMEM)),
-    )?;
-    equal("still there", word(&poor, 0)?, 0)?;
-    poor.unmap(HEAP, 100 * PAGE_SIZE).or_else(|_| {
-        poor.set_memory_limit(0).map_err(text)?;
-        poor.unmap(HEAP, 100 * PAGE_SIZE).map_err(text)
-    })?;
-    equal("the parent's", word(&parent.vm, 0)?, 0)
-}
-
 /// The clone that is left takes over instead of copying.
 fn takes_over() -> Outcome {
     let parent = parent(add(), 20)?;
@@ -473,7 +438,11 @@ fn main() {
         "a clone of a running micro-VM is of one point in time",
         while_it_runs,
     );
-    tap.test("the limit of a clone", limits);
+    tap.test("the limit of a clone", limits::of_a_clone);
+    tap.test(
+        "whichever allocation fails, nothing is half-done",
+        limits::each,
+    );
     tap.test("the last clone takes over", takes_over);
     tap.test("errors", errors);
     tap.finish();
