@@ -94,6 +94,12 @@ impl Index {
         Self(n & (ENTRIES - 1))
     }
 
+    /// The number.
+    #[inline]
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
+
     /// The element of `table` with this number.
     pub(crate) fn of<T>(self, table: &[T; ENTRIES]) -> &T {
         // PANIC: masked once more, so that the compiler sees that it is in bounds.

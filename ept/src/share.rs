@@ -25,7 +25,7 @@ use crate::entry::{Entry, Leaf, Owner};
 use crate::geometry::{Level, ENTRIES};
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
-use crate::unmap::put_table;
+use crate::unmap::{put_root, put_table};
 use crate::used::for_each;
 
 /// How many tables are on the way to a page, without the root.
@@ -73,12 +73,16 @@ impl Retired {
 /// What a tree had before [`Tree::reset`], to be given back after a flush.
 #[derive(Debug)]
 #[must_use = "its memory is given back by `give_back` only"]
-pub struct Remains(Hpa);
+pub struct Remains {
+    root: Hpa,
+    /// How many of its entries may have anything.
+    len: usize,
+}
 
 impl Remains {
     /// Gives it back; how many frames of the tree's own that were. The caller has flushed all CPUs.
     pub fn give_back<H: Host>(self, host: &mut H) -> u64 {
-        put_table(host, self.0, Level::ROOT)
+        put_root(host, self.root, self.len)
     }
 }
 
@@ -91,7 +95,8 @@ impl Tree {
     pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error> {
         let mut clone = Self::new(host)?;
         let mut taken = Taken::Nothing;
-        for_each(host, self.root(), |host, at, entry| {
+        let len = self.root_len();
+        for_each(host, self.root(), len, |host, at, entry| {
             if entry.is_own_table() {
                 taken = Taken::Something;
             }
@@ -103,6 +108,7 @@ impl Tree {
         });
         self.was_shared = true;
         clone.was_shared = true;
+        clone.set_root_len(self);
         Ok((clone, taken))
     }
 
@@ -230,13 +236,17 @@ impl Tree {
         host: &mut H,
         template: &mut Tree,
     ) -> Result<Remains, H::Error> {
-        let remains = host.alloc_table()?;
-        for_each(host, self.root(), |host, at, entry| {
+        let remains = Remains {
+            root: host.alloc_table()?,
+            len: self.root_len(),
+        };
+        for_each(host, self.root(), remains.len, |host, at, entry| {
             // INVARIANT: its reference is the remains'.
-            put(host, remains, at, entry);
+            put(host, remains.root, at, entry);
             put(host, self.root(), at, Entry::UNUSED);
         });
-        for_each(host, template.root(), |host, at, entry| {
+        let len = template.root_len();
+        for_each(host, template.root(), len, |host, at, entry| {
             let shared = Entry::shared_table(entry.address());
             host.share_table(entry.address());
             put(host, template.root(), at, shared);
@@ -245,7 +255,8 @@ impl Tree {
         });
         self.was_shared = true;
         template.was_shared = true;
-        Ok(Remains(remains))
+        self.set_root_len(template);
+        Ok(remains)
     }
 
     /// Calls `differs` for the pages that are not the same in this tree and in `other`, in ascending

@@ -82,6 +82,8 @@ pub struct Tree {
     exec_only: bool,
     /// Whether any table was ever shared with another tree.
     pub(crate) was_shared: bool,
+    /// How many entries of the root, from the first on, may have anything.
+    root_len: usize,
 }
 
 impl Tree {
@@ -93,6 +95,7 @@ impl Tree {
             root,
             exec_only: host.exec_only(),
             was_shared: false,
+            root_len: 0,
         })
     }
 
@@ -100,6 +103,17 @@ impl Tree {
     #[inline]
     pub fn root(&self) -> Hpa {
         self.root
+    }
+
+    /// How many entries of the root, from the first on, may have anything.
+    #[inline]
+    pub(crate) fn root_len(&self) -> usize {
+        self.root_len
+    }
+
+    /// Notes that entries of the root have something that `other`'s have.
+    pub(crate) fn set_root_len(&mut self, other: &Self) {
+        self.root_len = other.root_len;
     }
 
     /// The EPT pointer for the VMCS.
@@ -179,6 +193,9 @@ impl Tree {
             entry = Self::chain(host, top, page, entry).map_err(InsertError::Host)?;
         }
         store(slot(host, table, index), entry);
+        self.root_len = self
+            .root_len
+            .max(Level::ROOT.index(page).number().saturating_add(1));
         Ok(())
     }
 

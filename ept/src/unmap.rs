@@ -18,7 +18,7 @@ use core::ops;
 
 use crate::addr::{Hpa, Range};
 use crate::entry::{Entry, Owner};
-use crate::geometry::Level;
+use crate::geometry::{Level, ENTRIES};
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
 use crate::used::for_each;
@@ -42,7 +42,7 @@ impl Tree {
 
     /// Gives back everything. No CPU may have anything of this tree cached, nor run with it.
     pub fn destroy<H: Host>(self, host: &mut H) {
-        put_table(host, self.root(), Level::ROOT);
+        put_root(host, self.root(), self.root_len());
     }
 }
 
@@ -114,7 +114,16 @@ fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
 #[inline]
 pub(crate) fn put_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 {
     if host.put_table(table) {
-        free_table(host, table, level)
+        free_table(host, table, level, ENTRIES)
+    } else {
+        0
+    }
+}
+
+/// [`put_table`] for a root of which only the first `len` entries may have anything.
+pub(crate) fn put_root<H: Host>(host: &mut H, root: Hpa, len: usize) -> u64 {
+    if host.put_table(root) {
+        free_table(host, root, Level::ROOT, len)
     } else {
         0
     }
@@ -122,16 +131,16 @@ pub(crate) fn put_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 
 
 /// Gives back a table that nobody has, and drops the references of its entries; how many private frames
 /// that gave back. It calls itself once a level.
-fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 {
+fn free_table<H: Host>(host: &mut H, table: Hpa, level: Level, len: usize) -> u64 {
     let mut frames = 0u64;
     match level.below() {
-        None => for_each(host, table, |host, _, entry| {
+        None => for_each(host, table, len, |host, _, entry| {
             let leaf = entry.to_leaf();
             host.put_frame(leaf.frame, leaf.owner);
             // OVERFLOW: A tree has at most 2^36 leaves.
             frames = frames.wrapping_add(u64::from(leaf.owner == Owner::Private));
         }),
-        Some(below) => for_each(host, table, |host, _, entry| {
+        Some(below) => for_each(host, table, len, |host, _, entry| {
             frames = frames.wrapping_add(put_table(host, entry.address(), below));
         }),
     }

@@ -13,24 +13,28 @@ const CHUNK: usize = 8;
 
 const _: () = assert!(ENTRIES % CHUNK == 0);
 
-/// Calls `each` with every entry of `table` that has something, and its number, in ascending order.
+/// Calls `each` with every entry of `table` that has something, and its number, in ascending order; only
+/// the first `len` entries may have anything.
 ///
 /// What `each` changes in entries to come may not be seen.
 #[inline(always)]
 pub(crate) fn for_each<H: Host>(
     host: &mut H,
     table: Hpa,
+    len: usize,
     mut each: impl FnMut(&mut H, usize, Entry),
 ) {
-    for start in (0..ENTRIES).step_by(CHUNK) {
-        let Some(entries) = chunk(host, table, start) else {
-            continue;
-        };
-        for (at, entry) in (start..).zip(entries) {
-            if entry.is_used() {
-                each(host, at, entry);
+    let mut start = 0;
+    while start < len {
+        if let Some(entries) = chunk(host, table, start) {
+            for (offset, entry) in entries.iter().enumerate() {
+                if entry.is_used() {
+                    each(host, start | offset, *entry);
+                }
             }
         }
+        // OVERFLOW: Both are small.
+        start = start.wrapping_add(CHUNK);
     }
 }
 
