@@ -311,6 +311,8 @@ impl Memory {
         {
             return Err(EACCES);
         }
+        // Before anything is copied for nothing.
+        space.check_protect(range, perm).map_err(region_error)?;
         let mut rest = Some(range);
         while let Some(part) = rest {
             rest = self.unshare(pages, |pages, retired| {

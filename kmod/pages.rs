@@ -57,7 +57,8 @@ pub(crate) struct Account {
 ///
 /// # Safety
 ///
-/// The page must be one that [`Frame::new`] allocated, and not be given back while the references live.
+/// The page must be one that [`Frame::new`] allocated, and not be given back before the caller has used
+/// them; after that they are another's, though never out of memory.
 #[inline]
 unsafe fn words<'a>(phys: u64) -> (&'a AtomicU64, &'a AtomicU64) {
     // SAFETY: By the caller's promise.
@@ -186,6 +187,8 @@ impl Drop for Charged {
 /// Where the pages of one micro-VM come from and go to.
 pub(crate) struct Pages {
     account: Arc<Account>,
+    /// Whether the limit is looked at.
+    is_limited: bool,
     /// Frames given back since another task could run.
     freed: u32,
 }
@@ -195,13 +198,16 @@ impl Pages {
     pub(crate) fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Self> {
         Ok(Self {
             account: Account::new(hardware, limit)?,
+            is_limited: true,
             freed: 0,
         })
     }
 
     /// A charged page.
     fn page(&self, new: impl FnOnce() -> Result<Frame>) -> Result<Charged> {
-        self.account.check_limit()?;
+        if self.is_limited {
+            self.account.check_limit()?;
+        }
         Ok(Charged(self.account.charge(new()?)))
     }
 
@@ -218,6 +224,24 @@ impl Pages {
     pub(crate) unsafe fn copy_of(&self, from: u64) -> Result<Charged> {
         // SAFETY: By the caller's promise.
         self.page(|| unsafe { Frame::copy_of(from) })
+    }
+
+    /// Counts work that is about that of giving back so many frames, and lets another task run now and
+    /// then.
+    fn freed(&mut self, work: u32) {
+        self.freed = self.freed.saturating_add(work);
+        if self.freed >= FREE_BATCH {
+            self.freed = 0;
+            irq::cond_resched();
+        }
+    }
+
+    /// What `work` allocates is charged, but not limited: for what makes memory less.
+    pub(crate) fn beyond_limit<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.is_limited = false;
+        let result = work(self);
+        self.is_limited = true;
+        result
     }
 
     /// How many pages there may be.
@@ -263,6 +287,7 @@ unsafe impl Host for Pages {
     fn free_table(&mut self, table: Hpa) {
         // SAFETY: `put_table` said that there is no reference, and the tree flushed.
         unsafe { Account::uncharge(table.0) };
+        self.freed(FREE_BATCH / 8);
     }
 
     fn entries(&self, table: Hpa) -> &[AtomicU64; 512] {
@@ -271,14 +296,15 @@ unsafe impl Host for Pages {
         unsafe { &*frame::virt(table.0).cast() }
     }
 
-    fn share_frame(&self, frame: Hpa, owner: Owner) {
+    fn share_frame(&self, frame: Hpa, owner: Owner) -> Result {
         // SAFETY: The leaf of the table that is being read has a reference.
         unsafe {
             match owner {
                 Owner::Private | Owner::Shared => share(frame.0),
-                Owner::File => frame::get(frame.0),
+                Owner::File => frame::get(frame.0)?,
             }
         }
+        Ok(())
     }
 
     fn is_frame_shared(&self, frame: Hpa) -> bool {
@@ -300,11 +326,7 @@ unsafe impl Host for Pages {
             // SAFETY: As with the others.
             Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
         }
-        self.freed = self.freed.wrapping_add(1);
-        if self.freed >= FREE_BATCH {
-            self.freed = 0;
-            irq::cond_resched();
-        }
+        self.freed(1);
     }
 
     fn exec_only(&self) -> bool {

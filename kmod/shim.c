@@ -218,9 +218,23 @@ void *uvisor_page_words(phys_addr_t phys)
 	return &pfn_to_page(PHYS_PFN(phys))->__folio_index;
 }
 
-void uvisor_page_get(phys_addr_t phys)
+/*
+ * The count of a folio has 31 bits, and clones multiply what it costs to take a
+ * reference: long before it overflows, there is none to be had.
+ */
+static bool uvisor_is_crowded(struct page *page)
 {
-	get_page(pfn_to_page(PHYS_PFN(phys)));
+	return folio_ref_count(page_folio(page)) > INT_MAX / 2;
+}
+
+bool uvisor_page_get(phys_addr_t phys)
+{
+	struct page *page = pfn_to_page(PHYS_PFN(phys));
+
+	if (uvisor_is_crowded(page))
+		return false;
+	get_page(page);
+	return true;
 }
 
 void uvisor_page_put(phys_addr_t phys)
@@ -335,6 +349,10 @@ int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys)
 	if (PageHWPoison(page)) {
 		put_page(page);
 		return -EIO;
+	}
+	if (uvisor_is_crowded(page)) {
+		put_page(page);
+		return -ENOMEM;
 	}
 	*phys = page_to_phys(page);
 	return 0;

@@ -52,7 +52,7 @@ u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);
 
 phys_addr_t uvisor_page_alloc(bool zero);
-void uvisor_page_get(phys_addr_t phys);
+bool uvisor_page_get(phys_addr_t phys);
 void uvisor_page_put(phys_addr_t phys);
 void *uvisor_page_words(phys_addr_t phys);
 void *uvisor_page_virt(phys_addr_t phys);

@@ -92,13 +92,21 @@ struct Snapshot {
 impl Snapshot {
     /// That of `vcpu`, which must not run.
     fn of(vcpu: &Vcpu) -> Result<Self> {
-        let state = vcpu.state.try_use().ok_or(EBUSY)?;
-        Ok(Self {
-            regs: vcpu.page.all_regs(),
-            msrs: state.msrs,
-            fpu: state.fpu.try_clone()?,
-            cr3: state.fixed.cr3,
-        })
+        let mut fpu = FpuArea::new()?;
+        // Others may be copying it as well, which does not take long.
+        for _ in 0..1000 {
+            if let Some(state) = vcpu.state.try_use() {
+                fpu.copy_from(&state.fpu);
+                return Ok(Self {
+                    regs: vcpu.page.all_regs(),
+                    msrs: state.msrs,
+                    fpu,
+                    cr3: state.fixed.cr3,
+                });
+            }
+            irq::cond_resched();
+        }
+        Err(EBUSY)
     }
 }
 

@@ -72,8 +72,10 @@ pub(crate) struct Vm {
     pub(crate) hardware: Arc<Hardware>,
     /// Never given to another one.
     pub(crate) id: u64,
-    /// The template that it is a clone of.
-    template: Option<Arc<Self>>,
+    /// The template that it is a clone of; none if it is one itself, so that no chain of them has to go
+    /// at once.
+    #[pin]
+    template: Mutex<Option<Arc<Self>>>,
     #[pin]
     pub(crate) memory: Memory,
     /// The counters of each vCPU whose file is open, by its number.
@@ -111,8 +113,8 @@ impl Vm {
     fn share(self: ArcBorrow<'_, Self>, clone: &CloneVm) -> Result<isize> {
         let hardware = self.hardware.clone();
         let id = hardware.new_id();
-        let memory = self.memory.share(id, clone.memory_limit)?;
-        let template = self.memory.is_frozen().then(|| self.into());
+        let (memory, is_template) = self.memory.share(id, clone.memory_limit)?;
+        let template = is_template.then(|| self.into());
         Self::install(hardware, id, template, memory)
     }
 
@@ -126,7 +128,7 @@ impl Vm {
         let vm = Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                template,
+                template <- new_mutex!(template),
                 memory <- memory,
                 vcpus <- new_mutex!(KVec::new()),
                 hardware: {
@@ -174,7 +176,12 @@ impl Vm {
             }
             uapi::CLONE => return self.share(&args::read::<CloneVm>(arg)?.0),
             uapi::FREEZE if arg != 0 => return Err(EINVAL),
-            uapi::FREEZE => self.memory.freeze()?,
+            uapi::FREEZE => {
+                self.memory.freeze()?;
+                // Dropped without the lock.
+                let old = self.template.lock().take();
+                drop(old);
+            }
             uapi::RESET => {
                 let (mut reset, place) = args::read::<Reset>(arg)?;
                 reset.pages = self.memory.reset(&self.template()?.memory)?;
@@ -223,37 +230,38 @@ impl Vm {
     }
 
     /// The template that it is a clone of.
-    fn template(&self) -> Result<&Self> {
-        self.template.as_deref().ok_or(EINVAL)
+    fn template(&self) -> Result<Arc<Self>> {
+        self.template.lock().clone().ok_or(EINVAL)
     }
 
     /// `DIFF`.
     fn diff(&self, diff: &mut Diff) -> Result {
-        if diff.reserved != 0 || diff.start % uapi::PAGE_SIZE != 0 {
+        if diff.reserved != 0 || diff.start % uapi::PAGE_SIZE != 0 || diff.count == 0 {
             return Err(EINVAL);
         }
         // CAST: At most `MAX_DIFF`.
         let room = (diff.count as usize).min(MAX_DIFF);
         let mut ranges: KVec<DiffRange> = KVec::with_capacity(room, GFP_KERNEL_ACCOUNT)?;
         let mut next = 0;
-        let template = &self.template()?.memory;
-        self.memory.compare(template, Gpa(diff.start), |gpa| {
-            if let Some(last) = ranges.last_mut() {
-                if last.gpa.saturating_add(last.len) == gpa.0 {
-                    last.len = last.len.saturating_add(uapi::PAGE_SIZE);
+        let template = self.template()?;
+        self.memory
+            .compare(&template.memory, Gpa(diff.start), |gpa| {
+                if let Some(last) = ranges.last_mut() {
+                    if last.gpa.saturating_add(last.len) == gpa.0 {
+                        last.len = last.len.saturating_add(uapi::PAGE_SIZE);
+                        return true;
+                    }
+                }
+                let range = DiffRange {
+                    gpa: gpa.0,
+                    len: uapi::PAGE_SIZE,
+                };
+                if ranges.len() < room && ranges.push_within_capacity(range).is_ok() {
                     return true;
                 }
-            }
-            let range = DiffRange {
-                gpa: gpa.0,
-                len: uapi::PAGE_SIZE,
-            };
-            if ranges.len() < room && ranges.push_within_capacity(range).is_ok() {
-                return true;
-            }
-            next = gpa.0;
-            false
-        })?;
+                next = gpa.0;
+                false
+            })?;
         args::write_all(diff.ranges, &ranges)?;
         // CAST: At most `MAX_DIFF`.
         diff.count = ranges.len() as u32;

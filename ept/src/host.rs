@@ -46,8 +46,8 @@ pub unsafe trait Host {
     /// The entries of a table. They are atomic because CPUs walk them at any time.
     fn entries(&self, table: Hpa) -> &[AtomicU64; ENTRIES];
 
-    /// Takes another reference on a frame, for the leaf of another tree.
-    fn share_frame(&self, frame: Hpa, owner: Owner);
+    /// Takes another reference on a frame, for the leaf of another tree; fails if there can be no more.
+    fn share_frame(&self, frame: Hpa, owner: Owner) -> Result<(), Self::Error>;
 
     /// Whether a frame that is no file's has more than one reference, as [`Host::is_table_shared`].
     fn is_frame_shared(&self, frame: Hpa) -> bool;

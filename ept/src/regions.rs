@@ -143,22 +143,31 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         Ok(())
     }
 
+    /// Fails if a part of `range` is not mapped.
+    pub fn check_mapped(&self, range: Range) -> Result<(), RegionError<S::Error>> {
+        let mut covered = range.start();
+        for region in self.iter(range) {
+            if region.range.start() > covered {
+                break;
+            }
+            covered = region.range.end();
+        }
+        if covered >= range.end() {
+            Ok(())
+        } else {
+            Err(RegionError::Unmapped)
+        }
+    }
+
     /// Gives all of `range` the permission `perm`; fails if a part of it is not mapped.
     ///
     /// It needs room for each edge of the range that is inside a region with another permission.
     pub fn protect(&mut self, range: Range, perm: Perm) -> Result<(), RegionError<S::Error>> {
+        self.check_mapped(range)?;
         let (mut from, mut to) = self.bounds(&range);
         let slice = self.as_slice();
-        let mut covered = range.start();
-        for region in slice.get(from..to).unwrap_or_default() {
-            if region.range.start() > covered {
-                return Err(RegionError::Unmapped);
-            }
-            covered = region.range.end();
-        }
         let last = to.checked_sub(1).and_then(|last| slice.get(last));
-        let (Some(first), Some(last), true) = (slice.get(from), last, covered >= range.end())
-        else {
+        let (Some(first), Some(last)) = (slice.get(from), last) else {
             return Err(RegionError::Unmapped);
         };
         // What is cut off at the edges keeps its permission; no need to cut if that is the same.

@@ -80,6 +80,12 @@ pub struct Remains {
 }
 
 impl Remains {
+    /// None yet, with room for what a tree has.
+    pub fn new<H: Host>(host: &mut H) -> Result<Self, H::Error> {
+        let root = host.alloc_table()?;
+        Ok(Self { root, len: 0 })
+    }
+
     /// Gives it back; how many frames of the tree's own that were. The caller has flushed all CPUs.
     pub fn give_back<H: Host>(self, host: &mut H) -> u64 {
         put_root(host, self.root, self.len)
@@ -226,20 +232,13 @@ impl Tree {
         }
     }
 
-    /// Gives this tree the pages of `template`, and returns what it had.
+    /// Gives this tree the pages of `template`, and puts what it had into `remains`, which must be new.
     ///
     /// The root stays where it is. The cost does not depend on how many pages there are. All CPUs must
     /// be flushed before one enters, and before the remains are given back. No range of either may be
     /// detached and not reaped, and no CPU may run in the template.
-    pub fn reset<H: Host>(
-        &mut self,
-        host: &mut H,
-        template: &mut Tree,
-    ) -> Result<Remains, H::Error> {
-        let remains = Remains {
-            root: host.alloc_table()?,
-            len: self.root_len(),
-        };
+    pub fn reset<H: Host>(&mut self, host: &mut H, template: &mut Tree, remains: &mut Remains) {
+        remains.len = self.root_len();
         for_each(host, self.root(), remains.len, |host, at, entry| {
             // INVARIANT: its reference is the remains'.
             put(host, remains.root, at, entry);
@@ -256,47 +255,50 @@ impl Tree {
         self.was_shared = true;
         template.was_shared = true;
         self.set_root_len(template);
-        Ok(remains)
     }
 
-    /// Calls `differs` for the pages that are not the same in this tree and in `other`, in ascending
-    /// order, until it returns false.
-    pub fn compare<H: Host>(&self, host: &H, other: &Self, differs: &mut impl FnMut(Gpa) -> bool) {
-        compare_tables(
-            host,
-            Some(self.root()),
-            Some(other.root()),
-            Level::ROOT,
-            0,
-            differs,
-        );
+    /// Calls `differs` for the pages from that of `start` on that are not the same in this tree and in
+    /// `other`, in ascending order, until it returns false.
+    pub fn compare<H: Host>(
+        &self,
+        host: &H,
+        other: &Self,
+        start: Gpa,
+        differs: &mut impl FnMut(Gpa) -> bool,
+    ) {
+        if let Some(start) = start.page() {
+            let roots = [Some(self.root()), Some(other.root())];
+            compare_tables(host, roots, Level::ROOT, 0, start, differs);
+        }
     }
 }
 
 /// [`Tree::compare`] for two tables that span the pages from `first` on; none is an empty one.
 fn compare_tables<H: Host>(
     host: &H,
-    one: Option<Hpa>,
-    other: Option<Hpa>,
+    tables: [Option<Hpa>; 2],
     level: Level,
     first: u64,
+    start: u64,
     differs: &mut impl FnMut(Gpa) -> bool,
 ) -> bool {
     for at in 0..ENTRIES {
-        let entry = |table: Option<Hpa>| {
+        // CAST: below the number of entries.
+        let page = first.saturating_add(level.pages(at as u64));
+        if level.span(page).end <= start {
+            continue;
+        }
+        let [a, b] = tables.map(|table| {
             table
                 .map(|table| get(host, table, at))
                 .filter(|entry| entry.is_mapped())
                 .map(Entry::address)
-        };
-        let (a, b) = (entry(one), entry(other));
+        });
         if a == b {
             continue;
         }
-        // CAST: below the number of entries.
-        let page = first.saturating_add(level.pages(at as u64));
         let goes_on = match level.below() {
-            Some(below) => compare_tables(host, a, b, below, page, differs),
+            Some(below) => compare_tables(host, [a, b], below, page, start, differs),
             None => differs(Gpa::of_page(page)),
         };
         if !goes_on {
@@ -340,7 +342,15 @@ fn protected(entry: Entry, level: Level) -> Entry {
 /// A copy of the table `from` of `level`, with references of its own.
 fn copy_table<H: Host>(host: &mut H, from: Hpa, level: Level) -> Result<Hpa, H::Error> {
     let copy = host.alloc_table()?;
-    let host = &*host;
+    if let Err(error) = fill_copy(host, from, copy, level) {
+        put_table(host, copy, level);
+        return Err(error);
+    }
+    Ok(copy)
+}
+
+/// Makes `copy`, which is empty, a copy of `from`, up to the first reference that cannot be had.
+fn fill_copy<H: Host>(host: &H, from: Hpa, copy: Hpa, level: Level) -> Result<(), H::Error> {
     for (from, to) in host.entries(from).iter().zip(host.entries(copy)) {
         let entry = load(from);
         if !entry.is_used() {
@@ -350,12 +360,12 @@ fn copy_table<H: Host>(host: &mut H, from: Hpa, level: Level) -> Result<Hpa, H::
             Some(_) => host.share_table(entry.address()),
             None => {
                 let leaf = entry.to_leaf();
-                host.share_frame(leaf.frame, leaf.owner);
+                host.share_frame(leaf.frame, leaf.owner)?;
             }
         }
         store(to, protected(entry, level));
     }
-    Ok(copy)
+    Ok(())
 }
 
 /// Makes the entries of `table` say that others may have what they point to: copies of it, made while it

@@ -349,16 +349,25 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         Ok((Self { tree, regions }, taken))
     }
 
-    /// Gives this space the regions and pages of `template`: see [`Tree::reset`].
-    pub fn reset<H: Host>(&mut self, host: &mut H, template: &mut Self) -> Result<Remains, H::Error>
-    where
-        H::Error: From<S::Error>,
-    {
-        let regions = template.regions.share()?;
-        let remains = self.tree.reset(host, &mut template.tree)?;
+    /// Gives this space the regions and pages of `template`: see [`Tree::reset`]. If it fails, nothing
+    /// happened.
+    pub fn reset<H: Host>(
+        &mut self,
+        host: &mut H,
+        template: &mut Self,
+        remains: &mut Remains,
+    ) -> Result<(), S::Error> {
+        self.regions = template.regions.share()?;
         // INVARIANT: the template's leaves, in its regions.
-        self.regions = regions;
-        Ok(remains)
+        self.tree.reset(host, &mut template.tree, remains);
+        Ok(())
+    }
+
+    /// Whether [`Space::protect`] of this range would find all of it mapped, and the permission one that
+    /// the CPU can express.
+    pub fn check_protect(&self, range: Range, perm: Perm) -> Result<(), RegionError<S::Error>> {
+        self.check(perm)?;
+        self.regions.check_mapped(range)
     }
 
     /// Takes the pages in `range` out, so that they are made anew when they are touched again; the regions

@@ -6,7 +6,7 @@
 //! may have cached a translation to them, or may be in the middle of a walk. After the flush none
 //! has, and [`Tree::reap`] gives back what is marked. Neither needs memory; but a table that other
 //! trees have as well cannot be changed, so that the caller first makes those at the edges of the
-//! range the tree's own ([`Tree::unshare_edges`](crate::Tree::unshare_edges)).
+//! range the tree's own ([`Tree::unshare_edge`](crate::Tree::unshare_edge)).
 //!
 //! A marked entry belongs to nobody but `reap`: it maps nothing, and [`Tree::insert`] reports its
 //! place as occupied. So between the two passes everything else may happen to the tree, and a vCPU

@@ -8,6 +8,7 @@ use kernel::prelude::*;
 
 use uvisor_ept::{
     Gpa,
+    Remains,
     Taken, //
 };
 
@@ -19,10 +20,10 @@ use super::{
 use crate::pages::Pages;
 
 impl Memory {
-    /// With the memory that this one has now, in common.
-    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<impl PinInit<Self, Error>> {
+    /// With the memory that this one has now, in common; and whether this one is a template.
+    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<(impl PinInit<Self, Error>, bool)> {
         let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
-        let space = {
+        let (space, is_template) = {
             let mut inner = self.inner.lock();
             let Inner { space, mapping, .. } = &mut *inner;
             let space = space.as_mut().ok_or(ENXIO)?;
@@ -31,9 +32,11 @@ impl Memory {
                 // The clone is of the moment behind this, as nobody could write any more.
                 self.take(*mapping, self.everything()?);
             }
-            clone
+            // Under the lock: what was cloned is what no one changes any more.
+            (clone, self.is_frozen())
         };
-        Self::with_space(self.hardware.clone(), id, pages, space)
+        let memory = Self::with_space(self.hardware.clone(), id, pages, space)?;
+        Ok((memory, is_template))
     }
 
     /// Whether it is a template.
@@ -70,13 +73,19 @@ impl Memory {
             mapping,
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        let remains = {
-            // The other order is never taken: a template is no one's clone that is reset.
+        // A micro-VM at its limit is one that is worth resetting.
+        let mut remains = pages.beyond_limit(|pages| Remains::new(pages))?;
+        let done = {
+            // The younger one's lock comes first: a template is older than its clones.
             let mut template = template.inner.lock();
-            space.reset(pages, template.space.as_mut().ok_or(ENXIO)?)?
+            let template = template.space.as_mut().ok_or(ENXIO);
+            template.and_then(|template| space.reset(pages, template, &mut remains))
         };
-        self.take(*mapping, self.everything()?);
-        Ok(remains.give_back(pages))
+        if done.is_ok() {
+            self.take(*mapping, self.everything()?);
+        }
+        let given_back = remains.give_back(pages);
+        done.map(|()| given_back)
     }
 
     /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns
@@ -92,11 +101,8 @@ impl Memory {
         // As in `reset`.
         let template = template.inner.lock();
         let template = template.space.as_ref().ok_or(ENXIO)?;
-        space
-            .tree()
-            .compare(&inner.pages, template.tree(), &mut |gpa| {
-                gpa < start || differs(gpa)
-            });
+        let tree = space.tree();
+        tree.compare(&inner.pages, template.tree(), start, &mut differs);
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ extern "C" {
     pub(crate) fn cpu_mitigations_off() -> bool;
 
     pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
-    pub(crate) fn uvisor_page_get(phys: bindings::phys_addr_t);
+    pub(crate) fn uvisor_page_get(phys: bindings::phys_addr_t) -> bool;
     pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
     pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;

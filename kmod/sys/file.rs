@@ -87,8 +87,9 @@ impl Mapping {
     /// The file must be alive.
     #[inline]
     pub(crate) unsafe fn zap(self, start: u64, len: u64) {
-        // A mapping whose pages the caller's lock let in was in the tree before; one that left it was
-        // flushed, as the kernel has no references on its pages (VM_PFNMAP).
+        // A vma whose pages the caller's lock let in was in the tree before. A vma without references on
+        // its pages (VM_PFNMAP) is not merged, one that is split is in the tree before the whole leaves
+        // it, and its TLB entries are flushed before it leaves it (`tlb_free_vmas`).
         //
         // SAFETY: By the caller's promise.
         if unsafe { (&raw const (*self.0).i_mmap.rb_root.rb_node).read_volatile() }.is_null() {

@@ -48,8 +48,8 @@ pub(crate) fn init() {
 ///
 /// # Safety
 ///
-/// The page at `phys` must be one that [`Frame::new`] allocated, and not be given back while the
-/// reference lives.
+/// The page at `phys` must be one that [`Frame::new`] allocated, and not be given back before the words
+/// were used; after that they are another's. The structures of pages themselves stay.
 #[inline]
 pub(crate) unsafe fn words<'a>(phys: u64) -> &'a [AtomicU64; 2] {
     // CAST: Both have 64 bits.
@@ -59,14 +59,18 @@ pub(crate) unsafe fn words<'a>(phys: u64) -> &'a [AtomicU64; 2] {
     unsafe { &*core::ptr::with_exposed_provenance(address) }
 }
 
-/// Takes a reference on any page of memory.
+/// Takes a reference on any page of memory; `ENOMEM` if it has so many that they might overflow.
 ///
 /// # Safety
 ///
 /// The caller, or somebody it can rely on meanwhile, must have one.
-pub(crate) unsafe fn get(phys: u64) {
+pub(crate) unsafe fn get(phys: u64) -> Result {
     // SAFETY: By the caller's promise.
-    unsafe { ffi::uvisor_page_get(phys) };
+    if unsafe { ffi::uvisor_page_get(phys) } {
+        Ok(())
+    } else {
+        Err(ENOMEM)
+    }
 }
 
 /// A page of ours, given back when dropped.

@@ -65,8 +65,9 @@ pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
-/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM` if a part of
-/// the range is not mapped, as `mprotect(2)`; `EINVAL`; `ENOSPC`.
+/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM`
+/// if a part of the range is not mapped, as `mprotect(2)`, or if tables that clones have in common had to be
+/// copied and could not; `EINVAL`; `ENOSPC`.
 pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
 /// VM: fills a [`Stats`].
 pub const STATS: u32 = (IOCTL_TYPE << 8) | 0x13;
@@ -83,8 +84,9 @@ pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 /// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
 /// structure (the argument must be 0).
 ///
-/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`RESET`], [`VCPU_CREATE`], [`RUN`], and
-/// writes by `pwrite(2)` fail with `EROFS`; writes through a mapping raise `SIGBUS`.
+/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`VCPU_CREATE`], [`RUN`], [`VCPU_RESET`] and
+/// writes by `pwrite(2)` fail with `EROFS`; writes through a mapping raise `SIGBUS`. It is then no clone of
+/// a template any more, if it was one.
 pub const FREEZE: u32 = (IOCTL_TYPE << 8) | 0x16;
 /// VM: puts a clone of a template back to what it was when it was made, and fills a [`Reset`].
 ///
@@ -98,7 +100,9 @@ pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;
 pub const DISCARD: u32 = (IOCTL_TYPE << 8) | 0x18;
 /// VM: lists the pages of a clone of a template that are not the template's, by a [`Diff`].
 ///
-/// Errors: `EINVAL` for a micro-VM that is no clone of a template, or an unaligned start; `EFAULT`.
+/// These are pages that were written, discarded or unmapped; and, with equal content, pages that either
+/// touched for the first time since. Errors: `EINVAL` for a micro-VM that is no clone of a template, an
+/// unaligned start, or room for no range; `EFAULT`; `ENOMEM`.
 pub const DIFF: u32 = (IOCTL_TYPE << 8) | 0x19;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
@@ -128,7 +132,8 @@ pub const KICK: u32 = (IOCTL_TYPE << 8) | 0x31;
 /// 0.
 ///
 /// General registers, extended state, and all else that a guest can change; also the flags and the exit of
-/// the run page. Errors: `EINVAL` for a vCPU that was not made from a source; `EBUSY` if it is running.
+/// the run page. Errors: `EINVAL` for a vCPU that was not made from a source; `EBUSY` if it is running;
+/// `EROFS` if its micro-VM is a template.
 pub const VCPU_RESET: u32 = (IOCTL_TYPE << 8) | 0x32;
 
 bitflags! {

@@ -105,6 +105,7 @@ pub struct Stats {
     /// Bytes of frames and tables that it has in common with clones, or with what it is a clone of.
     pub shared: u64,
     /// Bytes that count against the limit: frames and tables that were allocated for this micro-VM and
-    /// that anybody still has. The sum over all micro-VMs is what the module holds.
+    /// that anybody still has. The sum over all micro-VMs, those among them that are closed and whose pages
+    /// clones still have, is what the module holds.
     pub charged: u64,
 }

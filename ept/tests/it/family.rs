@@ -4,8 +4,8 @@
 //! nothing: every step is done to both and compared.
 
 use uvisor_ept::{
-    Copied, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Retired, Space,
-    Taken, Usage,
+    Copied, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Remains, Retired,
+    Space, Taken, Usage,
 };
 
 use crate::cpu::{translate, Cpu};
@@ -291,15 +291,16 @@ impl Family {
     /// Resets a member to another, which is a template: nobody changes it.
     pub fn reset(&mut self, of: usize, template: usize) -> Result<u64, NoMemory> {
         let [member, template] = self.members.get_disjoint(of, template);
-        let remains = member.space.reset(&mut self.host, &mut template.space);
-        let frames = match remains {
-            Ok(remains) => {
-                member.cpu.flush();
-                member.model = template.model.clone();
-                Ok(remains.give_back(&mut self.host))
-            }
-            Err(error) => Err(error),
-        };
+        let mut remains = Remains::new(&mut self.host)?;
+        let done = member
+            .space
+            .reset(&mut self.host, &mut template.space, &mut remains);
+        if done.is_ok() {
+            member.cpu.flush();
+            member.model = template.model.clone();
+        }
+        let given_back = remains.give_back(&mut self.host);
+        let frames = done.map(|()| given_back);
         self.check();
         frames
     }
@@ -316,10 +317,21 @@ impl Family {
     pub fn differences(&self, one: usize, other: usize) -> Vec<Gpa> {
         let mut pages = Vec::new();
         let (one, other) = (&self.members[one].space, &self.members[other].space);
-        one.tree().compare(&self.host, other.tree(), &mut |gpa| {
-            pages.push(gpa);
-            true
-        });
+        one.tree()
+            .compare(&self.host, other.tree(), Gpa(0), &mut |gpa| {
+                pages.push(gpa);
+                true
+            });
+        // Begun anywhere, it gives those from there on.
+        for (number, start) in pages.iter().enumerate() {
+            let mut rest = pages[number..].iter();
+            one.tree()
+                .compare(&self.host, other.tree(), *start, &mut |gpa| {
+                    assert_eq!(rest.next(), Some(&gpa));
+                    true
+                });
+            assert_eq!(rest.next(), None);
+        }
         pages
     }
 

@@ -235,9 +235,11 @@ unsafe impl Host for TestHost {
         self.tables.get(&table.0).expect("the table was given back")
     }
 
-    fn share_frame(&self, frame: Hpa, owner: Owner) {
+    fn share_frame(&self, frame: Hpa, owner: Owner) -> Result<(), NoMemory> {
+        self.failure.allocate()?;
         assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
         *self.shared.borrow_mut().entry(frame.0).or_default() += 1;
+        Ok(())
     }
 
     fn is_frame_shared(&self, frame: Hpa) -> bool {

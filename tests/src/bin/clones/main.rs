@@ -2,6 +2,7 @@
 
 //! Clones, templates and resets: what one does, the others do not see.
 
+mod hard;
 mod limits;
 
 use uvisor::{Device, Event, Exit, Prot, Vcpu, Vm, HYPERCALL_LEN, PAGE_SIZE};
@@ -444,6 +445,15 @@ fn main() {
         limits::each,
     );
     tap.test("the last clone takes over", takes_over);
+    tap.test("a chain of templates", hard::chain_of_templates);
+    tap.test(
+        "more ranges that differ than one call lists",
+        hard::many_ranges,
+    );
+    tap.test("a clone at its limit can be reset", hard::at_the_limit);
+    tap.test("a file's pages in clones", hard::files);
+    tap.test("FREEZE and RESET of what is in use", hard::in_use);
+    tap.test("clones made by several threads", hard::in_parallel);
     tap.test("errors", errors);
     tap.finish();
 }

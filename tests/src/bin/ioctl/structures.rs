@@ -57,6 +57,10 @@ pub(crate) fn calls() -> Vec<Call> {
         prot: 3,
         ..Protect::new()
     };
+    let diff = Diff {
+        count: 1,
+        ..Diff::new()
+    };
     let unmap = Unmap {
         gpa,
         len,
@@ -90,7 +94,7 @@ pub(crate) fn calls() -> Vec<Call> {
         },
         Call {
             writes: true,
-            ..call("DIFF", uapi::DIFF, bytes(&Diff::new()))
+            ..call("DIFF", uapi::DIFF, bytes(&diff))
         },
         Call {
             writes: true,
