@@ -74,7 +74,7 @@ impl Memory {
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         // A micro-VM at its limit is one that is worth resetting.
-        let mut remains = pages.beyond_limit(|pages| Remains::new(pages))?;
+        let mut remains = pages.beyond_limit(Remains::new)?;
         let done = {
             // The younger one's lock comes first: a template is older than its clones.
             let mut template = template.inner.lock();

@@ -13,4 +13,5 @@ mod model;
 mod races;
 mod random;
 mod regions;
+mod threads;
 mod tree;
