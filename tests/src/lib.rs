@@ -6,8 +6,10 @@
 //! with 0 (all passed), 1 (some failed) or 4 (all skipped).
 
 pub mod guest;
+pub mod heap;
 pub mod host;
 pub mod kernel;
+pub mod kvm;
 pub mod own_state;
 pub mod probe;
 pub mod raw;

@@ -2,40 +2,17 @@
 
 //! Many clones of one template: what each costs while it does nothing, and that none sees another's writes.
 
-use uvisor::{Device, Prot, Vcpu, Vm, PAGE_SIZE};
+use uvisor::{Device, Vcpu, Vm, PAGE_SIZE};
+use uvisor_tests::heap::{add, parent, step, text, word, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
-use uvisor_tests::{code, Guest, Tap};
+use uvisor_tests::{Guest, Tap};
 
-/// Where the template has memory, and how many pages: 64 MiB.
-const HEAP: u64 = 0x1000_0000;
+/// How many pages the template has: 64 MiB.
 const PAGES: u64 = (64 << 20) / PAGE_SIZE;
-
-// Adds rdx to the first word of each of rcx pages from rdi on, then exits; again and again.
-code! { add:
-    "1: mov %rdi, %rsi",
-    "mov %rcx, %rbx",
-    "2: add %rdx, (%rsi)",
-    "add $4096, %rsi",
-    "dec %rbx",
-    "jnz 2b",
-    "vmcall",
-    "jmp 1b",
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
 
 /// A template whose pages all have a 1 in their first word.
 fn template() -> Result<Guest, String> {
-    let mut guest = Guest::new(add());
-    guest
-        .vm
-        .map_anonymous(HEAP, PAGES * PAGE_SIZE, Prot::READ | Prot::WRITE)
-        .map_err(text)?;
-    let regs = guest.vcpu.regs_mut();
-    (regs.rdi, regs.rcx, regs.rdx) = (HEAP, PAGES, 1);
-    guest.run_to_hypercall()?;
+    let guest = parent(add(), PAGES)?;
     guest.vm.freeze().map_err(text)?;
     Ok(guest)
 }
@@ -55,14 +32,6 @@ fn available() -> u64 {
     number.expect("MemAvailable") << 10
 }
 
-/// The first word of a page.
-fn word(vm: &Vm, page: u64) -> Result<u64, String> {
-    let mut bytes = [0; 8];
-    vm.read_at(HEAP + page * PAGE_SIZE, &mut bytes)
-        .map_err(text)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 /// Thousands of clones, each of which ran and wrote nothing.
 fn idle() -> Outcome {
     const CLONES: u64 = 4000;
@@ -76,10 +45,7 @@ fn idle() -> Outcome {
         let (vm, mut vcpu) = clone(&template)?;
         // Into the guest, behind its loop: at the VMCALL, which it then steps over.
         vcpu.regs_mut().rip -= uvisor::HYPERCALL_LEN;
-        match vcpu.run().map_err(text)? {
-            uvisor::Exit::Hypercall { .. } => {}
-            other => return Err(format!("{other:x?}")),
-        }
+        step(&mut vcpu)?;
         clones.push((vm, vcpu));
     }
     let each = before.saturating_sub(available()) / CLONES;
@@ -138,11 +104,7 @@ fn at_random() -> Outcome {
                 vcpu.regs_mut().rdi = HEAP + page * PAGE_SIZE;
                 vcpu.regs_mut().rcx = 1;
                 vcpu.regs_mut().rdx = round;
-                match vcpu.run().map_err(text)? {
-                    uvisor::Exit::Hypercall { .. } => {}
-                    other => return Err(format!("{other:x?}")),
-                }
-                vcpu.regs_mut().rip += uvisor::HYPERCALL_LEN;
+                step(vcpu)?;
                 let word = model.entry(page).or_insert(1u64);
                 *word = word.wrapping_add(round);
             }

@@ -7,30 +7,15 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
+use uvisor_tests::kvm::{cmd, Cpuid, Region, Regs, Segment, Sregs, EXIT_IO, RDI, RFLAGS, RIP, RSI};
+
 use crate::machine::{code, Machine, Program, ANON, ANON_LEN};
 use crate::measure::Laps;
 use crate::native::Memory;
 use crate::report::Events;
 
-/// The ioctls, of `linux/kvm.h`.
-mod cmd {
-    pub(super) const CREATE_VM: u64 = 0xae01;
-    pub(super) const GET_VCPU_MMAP_SIZE: u64 = 0xae04;
-    pub(super) const GET_SUPPORTED_CPUID: u64 = 0xc008_ae05;
-    pub(super) const CREATE_VCPU: u64 = 0xae41;
-    pub(super) const SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
-    pub(super) const RUN: u64 = 0xae80;
-    pub(super) const SET_REGS: u64 = 0x4090_ae82;
-    pub(super) const GET_SREGS: u64 = 0x8138_ae83;
-    pub(super) const SET_SREGS: u64 = 0x4138_ae84;
-    pub(super) const SET_CPUID2: u64 = 0x4008_ae90;
-    pub(super) const GET_STATS_FD: u64 = 0xaece;
-}
-
 /// The guest's way out: `out %al, $0x10; nop`.
 const WAY_OUT: [u8; 3] = [0xe6, 0x10, 0x90];
-/// `KVM_EXIT_IO`.
-const EXIT_IO: u32 = 2;
 /// Where `struct kvm_run` has the reason of an exit.
 const EXIT_REASON: usize = 8;
 const MEM_READONLY: u32 = 2;
@@ -39,68 +24,8 @@ const MEM_READONLY: u32 = 2;
 const CODE: u64 = ANON;
 const TABLES: u64 = ANON + 0x1000;
 
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    slot: u32,
-    flags: u32,
-    gpa: u64,
-    len: u64,
-    address: u64,
-}
-
-/// In the order of `struct kvm_regs`: rax to rdx, rsi, rdi, rsp, rbp, r8 to r15, rip, rflags.
-type Regs = [u64; 18];
-const RSI: usize = 4;
-const RDI: usize = 5;
-const RIP: usize = 16;
-const RFLAGS: usize = 17;
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Segment {
-    base: u64,
-    limit: u32,
-    selector: u16,
-    kind: u8,
-    present: u8,
-    dpl: u8,
-    db: u8,
-    s: u8,
-    l: u8,
-    g: u8,
-    rest: [u8; 3],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Sregs {
-    /// CS, DS, ES, FS, GS, SS, TR, LDT.
-    segments: [Segment; 8],
-    /// GDT, IDT.
-    tables: [[u64; 2]; 2],
-    cr0: u64,
-    cr2: u64,
-    cr3: u64,
-    cr4: u64,
-    cr8: u64,
-    efer: u64,
-    apic_base: u64,
-    interrupts: [u64; 4],
-}
-
-const _: () = assert!(size_of::<Sregs>() == 312 && size_of::<Region>() == 32);
-
-/// `struct kvm_cpuid2`, with room for entries of 40 bytes.
-#[repr(C)]
-struct Cpuid {
-    count: u32,
-    padding: u32,
-    entries: [[u32; 10]; 256],
-}
-
 /// Calls an ioctl that takes an integer.
-fn call(fd: &File, command: u64, argument: u64) -> i32 {
+fn call(fd: &File, command: u32, argument: u64) -> i32 {
     // SAFETY: The callers' commands take an integer, or one of the structures above, by `call_with`.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), command as _, argument) };
     let error = std::io::Error::last_os_error();
@@ -109,7 +34,7 @@ fn call(fd: &File, command: u64, argument: u64) -> i32 {
 }
 
 /// Calls an ioctl that takes the structure `T`.
-fn call_with<T>(fd: &File, command: u64, argument: &mut T) -> i32 {
+fn call_with<T>(fd: &File, command: u32, argument: &mut T) -> i32 {
     call(fd, command, ptr::from_mut(argument) as u64)
 }
 
@@ -167,11 +92,7 @@ impl System {
         sregs.cr4 = 0x20;
         sregs.efer = 0x500;
 
-        let mut cpuid = Box::new(Cpuid {
-            count: 256,
-            padding: 0,
-            entries: [[0; 10]; 256],
-        });
+        let mut cpuid = Cpuid::empty();
         call_with(&device, cmd::GET_SUPPORTED_CPUID, &mut *cpuid);
 
         let mut entries = [0u64; 1024];

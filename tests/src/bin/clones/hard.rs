@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use uvisor::{Exit, Prot, Vm, PAGE_SIZE};
+use uvisor_tests::heap::{add, held, parent, step, text, word, HEAP};
 use uvisor_tests::host::memory_file;
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::Guest;
 
-use crate::{add, count, held, parent, step, text, word, HEAP};
+use crate::count;
 
 /// Templates of templates, each of which only the next one keeps: they go without a long way down.
 pub(crate) fn chain_of_templates() -> Outcome {

@@ -3,9 +3,8 @@
 //! Clones that may have little: what fails leaves nothing half-done.
 
 use uvisor::{Prot, Vm, PAGE_SIZE};
+use uvisor_tests::heap::{add, held, parent, step, text, word, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
-
-use crate::{held, parent, step, text, word, HEAP};
 
 /// The limit of a clone is for what it has besides what it shares.
 pub(crate) fn of_a_clone() -> Outcome {
@@ -47,7 +46,7 @@ pub(crate) fn of_a_clone() -> Outcome {
 /// Whichever allocation fails, nothing is half-done, and nothing is lost.
 pub(crate) fn each() -> Outcome {
     const PAGES: u64 = 1200;
-    let parent = parent(super::add(), PAGES)?;
+    let parent = parent(add(), PAGES)?;
     parent.vm.freeze().map_err(text)?;
     let before = held();
     let rw = Prot::READ | Prot::WRITE;

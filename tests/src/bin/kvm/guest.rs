@@ -5,26 +5,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use uvisor_tests::kvm::{cmd, Cpuid, Regs, Segment, Sregs, EXIT_IO, RFLAGS, RIP, RSP};
 use uvisor_tests::raw::{ioctl, ioctl_with, mmap, munmap, works};
 use uvisor_tests::tap::{equal, Outcome};
-
-/// The ioctls, of `linux/kvm.h`.
-mod cmd {
-    pub(super) const CREATE_VM: u32 = 0xae01;
-    pub(super) const GET_VCPU_MMAP_SIZE: u32 = 0xae04;
-    pub(super) const GET_SUPPORTED_CPUID: u32 = 0xc008_ae05;
-    pub(super) const CREATE_VCPU: u32 = 0xae41;
-    pub(super) const SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
-    pub(super) const GET_REGS: u32 = 0x8090_ae81;
-    pub(super) const SET_REGS: u32 = 0x4090_ae82;
-    pub(super) const GET_SREGS: u32 = 0x8138_ae83;
-    pub(super) const SET_SREGS: u32 = 0x4138_ae84;
-    pub(super) const SET_MSRS: u32 = 0x4008_ae89;
-    pub(super) const SET_CPUID2: u32 = 0x4008_ae90;
-}
-/// The one that runs a vCPU.
-pub(crate) const RUN: u32 = 0xae80;
-const EXIT_IO: u32 = 2;
 
 /// Where the memory begins, with the code.
 pub(crate) const BASE: u64 = 0x1000;
@@ -33,56 +16,6 @@ const LEN: usize = 0x8000;
 const TABLES: u64 = BASE + 0x2000;
 /// Where it has the end of its stack.
 const STACK: u64 = BASE + LEN as u64;
-
-/// In the order of `struct kvm_regs`: rax to rdx, rsi, rdi, rsp, rbp, r8 to r15, rip, rflags.
-pub(crate) type Regs = [u64; 18];
-pub(crate) const RSI: usize = 4;
-const RSP: usize = 6;
-pub(crate) const RIP: usize = 16;
-const RFLAGS: usize = 17;
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Segment {
-    base: u64,
-    limit: u32,
-    selector: u16,
-    kind: u8,
-    present: u8,
-    dpl: u8,
-    db: u8,
-    s: u8,
-    l: u8,
-    g: u8,
-    rest: [u8; 3],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Sregs {
-    /// CS, DS, ES, FS, GS, SS, TR, LDT.
-    segments: [Segment; 8],
-    /// GDT, IDT.
-    tables: [[u64; 2]; 2],
-    cr0: u64,
-    cr2: u64,
-    cr3: u64,
-    cr4: u64,
-    cr8: u64,
-    efer: u64,
-    apic_base: u64,
-    interrupts: [u64; 4],
-}
-
-const _: () = assert!(size_of::<Sregs>() == 0x138);
-
-/// `struct kvm_cpuid2`, with room for entries of 40 bytes.
-#[repr(C)]
-struct Cpuid {
-    count: u32,
-    padding: u32,
-    entries: [[u32; 10]; 256],
-}
 
 /// What a guest in long mode has in the MSRs of SYSCALL and SWAPGS.
 pub(crate) struct SyscallMsrs {
@@ -133,11 +66,7 @@ impl Kvm {
             kvm.write(TABLES + page * 0x1000, &u64::to_le_bytes(entry));
         }
 
-        let mut cpuid = Box::new(Cpuid {
-            count: 256,
-            padding: 0,
-            entries: [[0; 10]; 256],
-        });
+        let mut cpuid = Cpuid::empty();
         let supported = ioctl_with(&kvm.device, cmd::GET_SUPPORTED_CPUID, &mut *cpuid);
         works("KVM_GET_SUPPORTED_CPUID", supported)?;
         works(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use uvisor::{Event, Exit};
 use uvisor_tests::host::pin_to_cpu;
+use uvisor_tests::kvm::{cmd, RSI};
 use uvisor_tests::raw::ioctl;
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, CODE};
@@ -52,8 +53,8 @@ code! { uvisor_code:
 
 /// Runs a KVM guest to its next exit, and looks at its sum.
 fn kvm_round(kvm: &Kvm) -> Outcome {
-    kvm.run(|fd| Ok(ioctl(fd, guest::RUN, 0).map_or_else(|e| -e, |_| 0)))?;
-    equal("sum of the KVM guest", kvm.regs()?[guest::RSI], SUM)
+    kvm.run(|fd| Ok(ioctl(fd, cmd::RUN, 0).map_or_else(|e| -e, |_| 0)))?;
+    equal("sum of the KVM guest", kvm.regs()?[RSI], SUM)
 }
 
 /// Runs a micro-VM to its next exit, and looks at its sum.

@@ -15,6 +15,7 @@ use uvisor::{Device, Event, Prot, Vcpu, Vm, PAGE_SIZE};
 use uvisor_tests::guest::load;
 use uvisor_tests::host::pin_to_cpu;
 use uvisor_tests::kernel::{enter, install_tables, SUPERVISOR, TABLES};
+use uvisor_tests::kvm::{cmd, RSI};
 use uvisor_tests::own_state::{ioctl_keeping, keeping};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, CODE, DATA};
@@ -218,8 +219,8 @@ fn our_call(vcpu: &mut Vcpu) -> Outcome {
 
 /// One of KVM's: to the guest's OUT.
 fn kvm_call(kvm: &Kvm) -> Outcome {
-    kvm.run(|fd| ioctl_keeping(fd, guest::RUN).map(|result| result as i32))?;
-    equal("sum of the KVM guest", kvm.regs()?[guest::RSI], SUM)
+    kvm.run(|fd| ioctl_keeping(fd, cmd::RUN).map(|result| result as i32))?;
+    equal("sum of the KVM guest", kvm.regs()?[RSI], SUM)
 }
 
 /// Both threads on one CPU, and with `third` one that makes system calls all the time.
