@@ -144,15 +144,17 @@ pub(crate) fn swapgs() -> Outcome {
 /// CPUID as the last instruction below 4 GiB: what comes next in 32-bit code is at 0, as on a CPU.
 pub(crate) fn end_of_32_bits() -> Outcome {
     const GIB: u64 = 1 << 30;
+    // Behind the page tables, which are larger where the CPU has no 1 GiB pages.
+    const PLACE: u64 = GIB / 2;
     let mut guest = Guest::new(fault_read());
     let mut page = vec![0x90; 4094];
     page.extend([0x0f, 0xa2]);
     load(&guest.vm, 0xffff_f000, &page);
     // The last GiB is ring 0's, at the end of the address space.
     let last = guest.vm.size() - GIB;
-    load(&guest.vm, last + 0x10_0000, sysret32_end());
+    load(&guest.vm, last + PLACE, sysret32_end());
     let regs = guest.vcpu.regs_mut();
-    (regs.rip, regs.cpl) = (u64::MAX - GIB + 1 + 0x10_0000, 0);
+    (regs.rip, regs.cpl) = (u64::MAX - GIB + 1 + PLACE, 0);
     match guest.vcpu.run().map_err(|e| e.to_string())? {
         Exit::Memory { gpa: 0, access, .. } => equal("access", access, Prot::EXEC),
         other => Err(format!("{other:x?} at {:x?}", guest.vcpu.regs())),
