@@ -9,6 +9,7 @@ use core::sync::atomic::{
 
 use kernel::{
     bindings,
+    interrupt::local_interrupt_disable,
     module::this_module,
     prelude::*,
     sync::{
@@ -93,8 +94,10 @@ impl Snapshot {
     /// That of `vcpu`, which must not run.
     fn of(vcpu: &Vcpu) -> Result<Self> {
         let mut fpu = FpuArea::new()?;
-        // Others may be copying it as well, which does not take long.
-        for _ in 0..1000 {
+        // Others may be copying it as well, which does not take long, as none of them loses its CPU in the
+        // midst of it.
+        for _ in 0..10_000 {
+            let _off = local_interrupt_disable();
             if let Some(state) = vcpu.state.try_use() {
                 fpu.copy_from(&state.fpu);
                 return Ok(Self {
@@ -104,7 +107,7 @@ impl Snapshot {
                     cr3: state.fixed.cr3,
                 });
             }
-            irq::cond_resched();
+            core::hint::spin_loop();
         }
         Err(EBUSY)
     }
@@ -236,6 +239,8 @@ impl Vcpu {
     /// `VCPU_RESET`.
     fn reset(&self) -> Result {
         let source = self.source.as_ref().ok_or(EINVAL)?;
+        // As in `Snapshot::of`.
+        let _off = local_interrupt_disable();
         let mut state = self.state.try_use().ok_or(EBUSY)?;
         if self.vm.memory.is_frozen() {
             return Err(EROFS);
