@@ -100,22 +100,27 @@ impl Tree {
     /// No range of this tree may be detached and not reaped.
     pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error> {
         let mut clone = Self::new(host)?;
+        let taken = self.share_entries(host, &mut clone);
+        Ok((clone, taken))
+    }
+
+    /// Makes what this tree's root points to that of `other` as well, whose root is empty.
+    fn share_entries<H: Host>(&mut self, host: &mut H, other: &mut Self) -> Taken {
         let mut taken = Taken::Nothing;
-        let len = self.root_len();
-        for_each(host, self.root(), len, |host, at, entry| {
+        for_each(host, self.root(), self.root_len(), |host, at, entry| {
             if entry.is_own_table() {
                 taken = Taken::Something;
             }
             let shared = Entry::shared_table(entry.address());
             host.share_table(entry.address());
             put(host, self.root(), at, shared);
-            // INVARIANT: the new root's entry has the reference just taken.
-            put(host, clone.root(), at, shared);
+            // INVARIANT: the other root's entry has the reference just taken.
+            put(host, other.root(), at, shared);
         });
         self.was_shared = true;
-        clone.was_shared = true;
-        clone.set_root_len(self);
-        Ok((clone, taken))
+        other.was_shared = true;
+        other.set_root_len(self);
+        taken
     }
 
     /// Makes the tables on the way to the page of `gpa` the tree's own, as far as there are any.
@@ -244,17 +249,8 @@ impl Tree {
             put(host, remains.root, at, entry);
             put(host, self.root(), at, Entry::UNUSED);
         });
-        let len = template.root_len();
-        for_each(host, template.root(), len, |host, at, entry| {
-            let shared = Entry::shared_table(entry.address());
-            host.share_table(entry.address());
-            put(host, template.root(), at, shared);
-            // INVARIANT: it has the reference just taken.
-            put(host, self.root(), at, shared);
-        });
-        self.was_shared = true;
-        template.was_shared = true;
-        self.set_root_len(template);
+        // No CPU runs in the template, so that nothing is taken from one.
+        let _ = template.share_entries(host, self);
     }
 
     /// Calls `differs` for the pages from that of `start` on that are not the same in this tree and in

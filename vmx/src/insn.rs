@@ -136,29 +136,6 @@ pub unsafe fn invept(eptp: Option<u64>) -> Result<(), Fail> {
     }
 }
 
-/// Reads a field of the current VMCS; `None` if it has no such field.
-///
-/// # Safety
-///
-/// The CPU must be in VMX operation with a current VMCS.
-#[inline(always)]
-pub unsafe fn vmread(field: u32) -> Option<u64> {
-    let value: u64;
-    let failed: u8;
-    // SAFETY: By the caller's promise.
-    unsafe {
-        asm!(
-            "vmread {field}, {value}",
-            "setbe {f}",
-            field = in(reg) u64::from(field),
-            value = out(reg) value,
-            f = out(reg_byte) failed,
-            options(att_syntax, nostack, nomem),
-        );
-    }
-    (failed == 0).then_some(value)
-}
-
 /// Reads a field that the current VMCS has.
 ///
 /// # Safety
