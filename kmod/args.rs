@@ -28,6 +28,9 @@ use uvisor_uapi::{
     Stats,
     Unmap,
     VcpuCreate,
+    ViewCreate,
+    ViewDestroy,
+    ViewProtect,
     VmCreate, //
 };
 
@@ -57,7 +60,7 @@ macro_rules! arguments {
 
 arguments! {
     Info,
-    VmCreate,
+    VmCreate: uvisor_uapi::VmFlags::all().bits(),
     Map: uvisor_uapi::MapFlags::all().bits(),
     Unmap,
     Protect,
@@ -67,6 +70,9 @@ arguments! {
     CloneVm,
     Reset,
     Diff,
+    ViewCreate: uvisor_uapi::ViewFlags::all().bits(),
+    ViewProtect,
+    ViewDestroy,
 }
 
 /// Writes an array to where user space has room for it.

@@ -20,11 +20,13 @@ use kernel::{
     prelude::*,
     sync::{
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     }, //
 };
 
 use uvisor_ept::{
+    Marks,
     Perm,
     Range,
     Region,
@@ -52,7 +54,15 @@ use crate::{
 };
 
 mod fault;
+mod seal;
 mod template;
+mod views;
+
+use views::{
+    GuestSpace,
+    ViewSlots,
+    ViewTable, //
+};
 
 /// How many regions a micro-VM can have; as many as Linux gives a process.
 pub(crate) const MAX_REGIONS: usize = 65530;
@@ -86,8 +96,10 @@ pub(crate) struct Memory {
     generation: AtomicU64,
     /// The generation that each CPU flushed for last.
     flushed: KVec<AtomicU64>,
-    /// The EPT pointer.
+    /// The EPT pointer of view 0.
     eptp: u64,
+    /// The other views, once there was one.
+    views: SetOnce<ViewTable>,
     /// It is a template: nothing changes it any more, and no vCPU runs.
     frozen: AtomicBool,
     /// What happened outside of vCPUs.
@@ -98,7 +110,7 @@ pub(crate) struct Memory {
 struct Inner {
     pages: Pages,
     /// `None` only while it is being dropped.
-    space: Option<Space<MemoryBacking, Regions>>,
+    space: Option<GuestSpace>,
     /// User mappings, while the micro-VM's file is open.
     mapping: Option<Mapping>,
 }
@@ -120,6 +132,9 @@ fn region_error(error: RegionError<Error>) -> Error {
         RegionError::Unmapped => ENOMEM,
         RegionError::TooMany => ENOSPC,
         RegionError::Perm => EINVAL,
+        RegionError::Sealed => EPERM,
+        RegionError::Writable | RegionError::WritableExecutable => EACCES,
+        RegionError::NoView => ENOENT,
         RegionError::Store(error) => error,
     }
 }
@@ -134,14 +149,18 @@ fn limit_pages(bytes: u64) -> Result<u64> {
 }
 
 impl Memory {
-    /// Empty, with a limit in bytes or 0.
+    /// Empty, with a limit in bytes or 0, and `w_xor_x` as [`uvisor_uapi::VmFlags::W_XOR_X`].
     pub(crate) fn new(
         hardware: Arc<Hardware>,
         id: u64,
         limit: u64,
+        w_xor_x: bool,
     ) -> Result<impl PinInit<Self, Error>> {
         let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?)?;
-        let space = Space::new(&mut pages, Regions::new(), MAX_REGIONS)?;
+        let mut space = Space::new(&mut pages, Regions::new(), ViewSlots::new(), MAX_REGIONS)?;
+        if w_xor_x {
+            space.forbid_writable_executable();
+        }
         Self::with_space(hardware, id, pages, space)
     }
 
@@ -150,9 +169,11 @@ impl Memory {
         hardware: Arc<Hardware>,
         id: u64,
         pages: Pages,
-        space: Space<MemoryBacking, Regions>,
+        space: GuestSpace,
     ) -> Result<impl PinInit<Self, Error>> {
         let eptp = space.tree().eptp();
+        let has_views = space.has_views();
+        // From here on, what fails gives the space back.
         let inner = Inner {
             pages,
             space: Some(space),
@@ -161,6 +182,10 @@ impl Memory {
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {
             flushed.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;
+        }
+        let views = SetOnce::new();
+        if has_views {
+            views.populate(ViewTable::new(&inner.pages, eptp)?);
         }
         Ok(try_pin_init!(Self {
             hardware,
@@ -171,12 +196,13 @@ impl Memory {
             generation: AtomicU64::new(1),
             flushed,
             eptp,
+            views,
             frozen: AtomicBool::new(false),
             events: Counters::new(),
         }))
     }
 
-    /// The EPT pointer.
+    /// The EPT pointer of view 0.
     pub(crate) fn eptp(&self) -> u64 {
         self.eptp
     }
@@ -234,6 +260,7 @@ impl Memory {
             .map(Region {
                 range,
                 perm,
+                marks: Marks::empty(),
                 backing,
             })
             .map_err(region_error)
@@ -248,14 +275,16 @@ impl Memory {
 
     /// Forgets the pages of a range.
     pub(crate) fn discard(&self, range: Range) -> Result {
-        self.detach(range, |space, pages| Ok(space.discard(pages, range)))
+        self.detach(range, |space, pages| {
+            space.discard(pages, range).map_err(region_error)
+        })
     }
 
     /// Takes pages of a range out by `how`, and gives them back.
     fn detach(
         &self,
         range: Range,
-        how: impl FnOnce(&mut Space<MemoryBacking, Regions>, &Pages) -> Result<Taken>,
+        how: impl FnOnce(&mut GuestSpace, &Pages) -> Result<Taken>,
     ) -> Result {
         let mut inner = self.inner.lock();
         self.check_not_frozen()?;
@@ -265,6 +294,8 @@ impl Memory {
             mapping,
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
+        // Before anything is copied for nothing.
+        space.check_not_sealed(range).map_err(region_error)?;
         for at_end in [false, true] {
             self.unshare(pages, |pages, retired| {
                 space.unshare_edge(pages, range, at_end, retired)
@@ -321,6 +352,7 @@ impl Memory {
         }
         if space.protect(pages, range, perm).map_err(region_error)? == Taken::Something {
             self.take(*mapping, range);
+            space.reap_views(pages, range);
         }
         Ok(())
     }
@@ -344,12 +376,13 @@ impl Memory {
     /// Fills in what is held.
     pub(crate) fn report(&self, stats: &mut Stats) {
         let inner = self.inner.lock();
-        let usage = inner.space.as_ref().map(|s| s.tree().usage(&inner.pages));
+        let usage = inner.space.as_ref().map(|s| s.usage(&inner.pages));
         let usage = usage.unwrap_or_default();
         let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
         stats.private = bytes(usage.private);
         stats.file = bytes(usage.file);
-        stats.tables = bytes(usage.tables);
+        let lists = self.views().map_or(0, |_| ViewTable::PAGES);
+        stats.tables = bytes(usage.tables.saturating_add(lists));
         stats.shared = bytes(usage.shared.saturating_add(usage.shared_tables));
         stats.charged = bytes(inner.pages.charged());
         stats.memory_limit = match inner.pages.limit() {

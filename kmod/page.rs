@@ -51,6 +51,7 @@ impl Word {
     pub(crate) const GS_BASE: Self = word!(regs.gs_base);
     pub(crate) const KERNEL_GS_BASE: Self = word!(regs.kernel_gs_base);
     pub(crate) const CPL: Self = word!(regs.cpl);
+    pub(crate) const VIEW: Self = word!(regs.view);
     /// `immediate_exit` in the lower half, `flags` in the upper one.
     const INPUTS: Self = word!(immediate_exit);
     /// `reason` in the lower half, `insn_len` in the upper one.

@@ -302,6 +302,8 @@ unsafe impl Host for Pages {
             match owner {
                 Owner::Private | Owner::Shared => share(frame.0),
                 Owner::File => frame::get(frame.0)?,
+                // Views do not share tables.
+                Owner::Lent => {}
             }
         }
         Ok(())
@@ -323,6 +325,7 @@ unsafe impl Host for Pages {
                 // SAFETY: That was the last one, so nobody uses it.
                 unsafe { Account::uncharge(frame.0) };
             }
+            Owner::Lent => return,
             // SAFETY: As with the others.
             Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
         }

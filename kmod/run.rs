@@ -14,7 +14,9 @@ use uvisor_uapi::{
     Event,
     Exit,
     ExitReason,
-    Mitigations, //
+    Mitigations,
+    ViewCause,
+    HYPERCALL_SWITCH_VIEW, //
 };
 use uvisor_vmx::{
     insn,
@@ -77,6 +79,14 @@ enum Leave {
     Exit,
     /// The CPU refused the entry, as the run page says.
     Refused,
+    /// The guest is to be in a view, by its own will or that of who called RUN, that was not opened yet or
+    /// that it cannot be in.
+    View {
+        /// Its number.
+        view: u64,
+        /// Whether it is the guest's will.
+        by_guest: bool,
+    },
 }
 
 /// What memory the guest touched.
@@ -118,7 +128,13 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
             Leave::Interrupted => return Err(EINTR),
             Leave::Refused => return Ok(Ended::Refused),
             Leave::Fault => {
-                if !resolve(vcpu, &state.fault) {
+                if !resolve(vcpu, state.view, &state.fault) {
+                    vcpu.events.bump(Event::ExitUser);
+                    return Ok(Ended::Exit);
+                }
+            }
+            Leave::View { view, by_guest } => {
+                if !open_view(vcpu, view, by_guest) {
                     vcpu.events.bump(Event::ExitUser);
                     return Ok(Ended::Exit);
                 }
@@ -127,9 +143,29 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
     }
 }
 
-/// Gives the guest the memory that it touched, or says in the run page why not.
-fn resolve(vcpu: &Vcpu, fault: &GuestFault) -> bool {
-    let Err(cause) = vcpu.vm.memory.fault(Gpa(fault.gpa), fault.access) else {
+/// Opens a view, so that the guest can be in it when it tries again, or says in the run page why not.
+#[cold]
+fn open_view(vcpu: &Vcpu, view: u64, by_guest: bool) -> bool {
+    let memory = &vcpu.vm.memory;
+    let cause = match memory.open_view(view, by_guest) {
+        Ok(true) => return true,
+        Ok(false) if by_guest && memory.has_view(view) => ViewCause::Refused,
+        Ok(false) => ViewCause::Gone,
+        Err(_) => ViewCause::Limit,
+    };
+    vcpu.page.set_exit(&Exit {
+        reason: ExitReason::View as u32,
+        info: view,
+        code: cause as u64,
+        ..Exit::default()
+    });
+    false
+}
+
+/// Gives the guest the memory that it touched in a view, or says in the run page why not.
+fn resolve(vcpu: &Vcpu, view: u64, fault: &GuestFault) -> bool {
+    let access = (Gpa(fault.gpa), fault.access);
+    let Err(cause) = vcpu.vm.memory.fault(view, access.0, access.1) else {
         return true;
     };
     vcpu.page.set_exit(&Exit {
@@ -181,10 +217,7 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     )?;
 
     if let Some(generation) = vm.memory.stale(irq.cpu()) {
-        let one = hardware.controls.features.invept_single;
-        vcpu.events.bump(Event::Invept);
-        // SAFETY: The window is open; the type is one that the CPU has.
-        unsafe { insn::invept(one.then_some(state.fixed.eptp)) }.map_err(|_| EIO)?;
+        flush(vcpu, &window, state.fixed.eptp)?;
         vm.memory.set_flushed(irq.cpu(), generation);
     }
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
@@ -200,6 +233,28 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
             mitigations::barrier();
             vcpu.events.bump(Event::Ibpb);
         }
+    }
+    let views = vm.memory.views();
+    if *given {
+        state.view = vcpu.page.get(Word::VIEW);
+    }
+    let view = state.view;
+    let mut entered = state.fixed.eptp;
+    if let Some(views) = views {
+        let Some(eptp) = views.eptp(view) else {
+            return Ok(Leave::View {
+                view,
+                by_guest: false,
+            });
+        };
+        entered = eptp;
+        vmcs.set_eptp(eptp);
+        vmcs.set_eptp_list(views.list(), &hardware.controls);
+    } else if view != 0 {
+        return Ok(Leave::View {
+            view,
+            by_guest: false,
+        });
     }
     if *given {
         vmcs.load_regs(&vcpu.page)?;
@@ -226,6 +281,14 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     fpu::leave_guest(&irq, &hardware.fpu, &local.fpu, &mut state.fpu);
     host.restore(&irq, &mut state.msrs, hardware);
     vmcs.store_regs(&vcpu.page);
+    if let Some(views) = views {
+        let eptp = vmcs.eptp();
+        if eptp != entered {
+            // Views that go away are found until all CPUs have left them.
+            state.view = views.view_of(eptp).ok_or(EIO)?;
+        }
+        vcpu.page.set(Word::VIEW, state.view);
+    }
     vcpu.page
         .set(Word::KERNEL_GS_BASE, state.msrs.kernel_gs_base);
     if barriers && foreign {
@@ -234,6 +297,22 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         vcpu.events.bump(Event::Ibpb);
     }
     Ok(leave)
+}
+
+/// Drops what this CPU has cached of the micro-VM's memory.
+#[inline(never)]
+fn flush(vcpu: &Vcpu, _window: &Window<'_>, eptp: u64) -> Result {
+    let features = &vcpu.vm.hardware.controls.features;
+    vcpu.events.bump(Event::Invept);
+    let invept = |eptp| {
+        // SAFETY: The window is open; the type is one that the CPU has.
+        unsafe { insn::invept(eptp) }.map_err(|_| EIO)
+    };
+    match vcpu.vm.memory.views() {
+        None => invept(features.invept_single.then_some(eptp)),
+        Some(_) if features.invept_all => invept(None),
+        Some(views) => views.eptps().try_for_each(|eptp| invept(Some(eptp))),
+    }
 }
 
 /// The guest runs, again and again as long as its exits can be handled here.
@@ -289,7 +368,7 @@ fn handle(
     // CAST: The field has 32 bits.
     let reason = VmxReason(vmcs.read(ro::EXIT_REASON) as u32);
     if reason.is_just(BasicReason::VMCALL) {
-        Some(hypercall(vcpu, vmcs))
+        hypercall(vcpu, vmcs)
     } else if reason.is_just(BasicReason::CPUID) {
         vcpu.events.bump(Event::ExitCpuid);
         cpuid(&vcpu.vm.hardware.cpuid, &vcpu.page);
@@ -329,7 +408,11 @@ fn handle_other(
             Leave::Host
         }
         // With a modifier, as a lock of the bus in the instruction before.
-        BasicReason::VMCALL => hypercall(vcpu, vmcs),
+        BasicReason::VMCALL => return hypercall(vcpu, vmcs),
+        // One that the CPU did not do by itself.
+        BasicReason::VMFUNC if vcpu.page.get(Word::RAX) as u32 == 0 => {
+            return switch_view(vcpu, vmcs);
+        }
         BasicReason::EXCEPTION_OR_NMI => return exception(vcpu, vmcs, irq),
         BasicReason::TRIPLE_FAULT => exit(vcpu, vmcs, ExitReason::TripleFault, 0, 0),
         BasicReason::HLT => exit(vcpu, vmcs, ExitReason::Halt, 0, 0),
@@ -360,9 +443,35 @@ fn entry_failed(vcpu: &Vcpu, vmcs: &Vmcs<'_>, basic: BasicReason, irq: &IrqOff) 
 
 /// VMCALL.
 #[inline(always)]
-fn hypercall(vcpu: &Vcpu, vmcs: &Vmcs<'_>) -> Leave {
+fn hypercall(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>) -> Option<Leave> {
     vcpu.events.bump(Event::ExitHypercall);
-    exit(vcpu, vmcs, ExitReason::Hypercall, vmcs.ring(), 0)
+    if vcpu.page.get(Word::RAX) == HYPERCALL_SWITCH_VIEW {
+        let leave = switch_view(vcpu, vmcs);
+        if leave.is_none() {
+            vcpu.page.set(Word::RAX, 0);
+        }
+        return leave;
+    }
+    let ring = vmcs.ring();
+    Some(exit(vcpu, vmcs, ExitReason::Hypercall, ring, 0))
+}
+
+/// The guest goes to the view in ECX, or the window is left to open that.
+fn switch_view(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>) -> Option<Leave> {
+    // CAST: As VMFUNC, the lower half is looked at.
+    let view = u64::from(vcpu.page.get(Word::RCX) as u32);
+    let views = vcpu.vm.memory.views();
+    match views.and_then(|views| views.eptp_for_guest(view)) {
+        Some(eptp) => {
+            vmcs.switch_eptp(eptp);
+            vmcs.skip_instruction();
+            None
+        }
+        None => Some(Leave::View {
+            view,
+            by_guest: true,
+        }),
+    }
 }
 
 /// CPUID.

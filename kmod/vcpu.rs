@@ -122,6 +122,8 @@ pub(crate) struct State {
     pub(crate) fpu: FpuArea,
     /// The memory that the guest touched, if that ended a window.
     pub(crate) fault: GuestFault,
+    /// The view that it is in.
+    pub(crate) view: u64,
 }
 
 // SAFETY: `VmcsRegion` has a `Cell`, which only whoever uses the state reaches.
@@ -181,6 +183,7 @@ impl Vcpu {
             msrs,
             fpu,
             fault: GuestFault::NONE,
+            view: 0,
         };
         let undo = vm.clone();
         let vcpu = Arc::pin_init(

@@ -39,7 +39,12 @@ use uvisor_uapi::{
     Stats,
     Unmap,
     VcpuCreate,
-    VmCreate, //
+    ViewCreate,
+    ViewDestroy,
+    ViewFlags,
+    ViewProtect,
+    VmCreate,
+    VmFlags, //
 };
 
 use crate::{
@@ -105,7 +110,8 @@ impl Vm {
     pub(crate) fn create(hardware: Arc<Hardware>, arg: usize) -> Result<isize> {
         let (create, _) = args::read::<VmCreate>(arg)?;
         let id = hardware.new_id();
-        let memory = Memory::new(hardware.clone(), id, create.memory_limit)?;
+        let w_xor_x = create.flags & VmFlags::W_XOR_X.bits() != 0;
+        let memory = Memory::new(hardware.clone(), id, create.memory_limit, w_xor_x)?;
         Self::install(hardware, id, None, memory)
     }
 
@@ -191,6 +197,33 @@ impl Vm {
                 let (range, _) = args::read::<Unmap>(arg)?;
                 let range = self.memory.range(range.gpa, range.len)?;
                 self.memory.discard(range)?;
+            }
+            uapi::SEAL => {
+                let (range, _) = args::read::<Unmap>(arg)?;
+                self.memory.seal(self.memory.range(range.gpa, range.len)?)?;
+            }
+            uapi::VIEW_CREATE => {
+                let (create, _) = args::read::<ViewCreate>(arg)?;
+                if create.reserved != 0 {
+                    return Err(EINVAL);
+                }
+                let guest = create.flags & ViewFlags::GUEST.bits() != 0;
+                let view = self.memory.create_view(perm(create.prot)?, guest)?;
+                // CAST: Below `MAX_VIEWS`.
+                return Ok(view as isize);
+            }
+            uapi::VIEW_PROTECT => {
+                let (protect, _) = args::read::<ViewProtect>(arg)?;
+                let range = self.memory.range(protect.gpa, protect.len)?;
+                self.memory
+                    .protect_view(protect.view, range, perm(protect.prot)?)?;
+            }
+            uapi::VIEW_DESTROY => {
+                let (destroy, _) = args::read::<ViewDestroy>(arg)?;
+                if destroy.reserved != 0 {
+                    return Err(EINVAL);
+                }
+                self.memory.destroy_view(destroy.view)?;
             }
             uapi::DIFF => {
                 let (mut diff, place) = args::read::<Diff>(arg)?;

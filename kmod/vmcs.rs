@@ -8,9 +8,11 @@ use kernel::prelude::*;
 
 use uvisor_vmx::{
     insn,
-    segments, //
+    segments,
+    Controls, //
 };
 use x86::vmx::vmcs::{
+    control,
     guest,
     host,
     ro, //
@@ -41,6 +43,8 @@ const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.TF, and the pending debug exception of a single step.
 const RFLAGS_TF: u64 = 1 << 8;
 const PENDING_BS: u64 = 1 << 14;
+/// VM function 0 (SDM 26.5.6.3).
+const EPTP_SWITCHING: u64 = 1 << 0;
 
 /// An encoding that the `x86` crate does not have (SDM appendix B).
 const GUEST_LINEAR_ADDRESS: u32 = 0x640a;
@@ -120,6 +124,9 @@ pub(crate) struct Fixed {
 /// What we know to be in a VMCS, so that only changes are written.
 #[derive(Default)]
 pub(crate) struct VmcsCache {
+    eptp: u64,
+    /// The EPTP list for VMFUNC; 0 if that is not enabled.
+    eptp_list: u64,
     host_cr3: u64,
     host_cr4: u64,
     host_fs_base: u64,
@@ -156,6 +163,7 @@ impl<'w> Vmcs<'w> {
             region.fresh.set(false);
             // As `write_all` left it.
             *cache = VmcsCache {
+                eptp: fixed.eptp,
                 rflags: RFLAGS_SET,
                 cpl: 3,
                 ..VmcsCache::default()
@@ -229,6 +237,40 @@ impl<'w> Vmcs<'w> {
         self.put(host::IA32_SYSENTER_CS, fields.sysenter_cs);
         self.put(host::IA32_SYSENTER_ESP, fields.sysenter_esp);
         self.put(host::IA32_SYSENTER_EIP, fields.sysenter_eip);
+    }
+
+    /// Lets the guest, which did not run since [`Self::eptp`], be in the view of this EPT pointer.
+    #[inline(always)]
+    pub(crate) fn set_eptp(&mut self, eptp: u64) {
+        if eptp != self.cache.eptp {
+            self.switch_eptp(eptp);
+        }
+    }
+
+    /// Brings the guest, which may have moved, to the view of this EPT pointer.
+    #[inline(always)]
+    pub(crate) fn switch_eptp(&mut self, eptp: u64) {
+        self.cache.eptp = eptp;
+        self.put(control::EPTP_FULL, eptp);
+    }
+
+    /// The EPT pointer of the view that the guest is in.
+    #[inline(always)]
+    pub(crate) fn eptp(&mut self) -> u64 {
+        self.cache.eptp = self.read(control::EPTP_FULL);
+        self.cache.eptp
+    }
+
+    /// Lets the guest switch between the views in the EPTP list of this address, where the CPU has VMFUNC.
+    #[inline(always)]
+    pub(crate) fn set_eptp_list(&mut self, list: u64, controls: &Controls) {
+        if controls.features.vmfunc && list != self.cache.eptp_list {
+            self.cache.eptp_list = list;
+            self.put(control::EPTP_LIST_ADDR_FULL, list);
+            self.put(control::VM_FUNCTION_CONTROLS_FULL, EPTP_SWITCHING);
+            let secondary = controls.secondary_with_vmfunc();
+            self.put(control::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary.into());
+        }
     }
 
     /// Sets what the preemption timer counts down from. An exit should leave the field, but at least one

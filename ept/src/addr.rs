@@ -145,7 +145,7 @@ impl Range {
 
     /// The part from the end of `other` on.
     #[inline]
-    pub(crate) fn after(&self, other: &Self) -> Option<Self> {
+    pub fn after(&self, other: &Self) -> Option<Self> {
         let start = self.start.max(other.end);
         // INVARIANT: each bound is one of a range's.
         (start < self.end).then_some(Self {

@@ -35,6 +35,8 @@ pub enum Owner {
     Shared,
     /// A file's, in the page cache; a guest must never write to it.
     File,
+    /// That of another tree, which has the reference: a view's leaf.
+    Lent,
 }
 
 impl Owner {
@@ -42,7 +44,7 @@ impl Owner {
     #[inline]
     pub(crate) fn limit(self, perm: Perm) -> Perm {
         match self {
-            Owner::Private => perm,
+            Owner::Private | Owner::Lent => perm,
             Owner::Shared | Owner::File => perm - Perm::W,
         }
     }
@@ -100,6 +102,7 @@ impl Entry {
             Owner::Private => 0,
             Owner::Shared => SHARED,
             Owner::File => FILE,
+            Owner::Lent => FILE | SHARED,
         };
         Self::new(leaf.frame, leaf.perm, WRITE_BACK | IGNORE_PAT | owner)
     }
@@ -166,7 +169,8 @@ impl Entry {
         let owner = match self.0 & (FILE | SHARED) {
             0 => Owner::Private,
             SHARED => Owner::Shared,
-            _ => Owner::File,
+            FILE => Owner::File,
+            _ => Owner::Lent,
         };
         Leaf {
             frame: self.address(),
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn returns_what_was_put_in() {
         for perm in perms() {
-            for owner in [Owner::Private, Owner::Shared, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
                 for frame in [Hpa(0), Hpa(0x1000), Hpa(ADDRESS), Hpa(0x2a_5555_5000)] {
                     let leaf = Leaf { frame, perm, owner };
                     let entry = Entry::leaf(leaf);
@@ -273,7 +277,7 @@ mod tests {
     fn keeps_reserved_bits_clear() {
         let frame = Hpa((1 << 46) - 0x1000);
         for perm in perms().filter(|perm| !perm.is_empty()) {
-            for owner in [Owner::Private, Owner::Shared, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
                 let entry = Entry::leaf(Leaf { frame, perm, owner }).0;
                 assert_eq!(entry & (RESERVED_LEAF | OTHER_FEATURES), 0);
                 assert_eq!((entry >> 3) & 7, 6, "write-back");
@@ -300,7 +304,7 @@ mod tests {
         const LARGE: u64 = 1 << 7;
         for (size, reserved) in [(1 << 21, 0x1f_f000), (1 << 30, 0x3fff_f000)] {
             let frame = Hpa(5 * size);
-            for owner in [Owner::Private, Owner::Shared, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
                 let entry = Entry::leaf(Leaf {
                     frame,
                     perm: Perm::all(),

@@ -33,13 +33,15 @@ mod tree;
 mod unmap;
 mod usage;
 mod used;
+mod view;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};
 pub use host::Host;
-pub use region::{Backing, Region, RegionError, Store};
+pub use region::{Backing, Marks, Region, RegionError, Store};
 pub use regions::RegionMap;
 pub use share::{Remains, Retired};
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
 pub use usage::Usage;
+pub use view::{destroy_views, Slots, View, MAX_VIEWS};

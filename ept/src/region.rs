@@ -2,8 +2,33 @@
 
 //! A region, and what keeps many of them.
 
+use bitflags::bitflags;
+
 use crate::addr::Range;
 use crate::entry::Perm;
+
+bitflags! {
+    /// What is known about a region for as long as it is mapped.
+    #[derive(Default)]
+    pub struct Marks: u8 {
+        /// Its permission and its content are final.
+        const SEALED = 1 << 0;
+        /// It is, or was, writable; noted where nothing is ever to be writable and executable.
+        const WRITABLE = 1 << 1;
+        /// It is, or was, executable; likewise.
+        const EXECUTABLE = 1 << 2;
+    }
+}
+
+impl Marks {
+    /// What to note of a region that gets this permission.
+    pub(crate) fn of(perm: Perm) -> Self {
+        let mut marks = Self::empty();
+        marks.set(Self::WRITABLE, perm.contains(Perm::W));
+        marks.set(Self::EXECUTABLE, perm.contains(Perm::X));
+        marks
+    }
+}
 
 /// What the pages of a region are made from: zeros, or a file at an offset.
 pub trait Backing: Clone {
@@ -24,6 +49,8 @@ pub struct Region<B> {
     pub range: Range,
     /// The most that a guest may do with its pages.
     pub perm: Perm,
+    /// What is known about it; none for a new one.
+    pub marks: Marks,
     /// What its first page is made from.
     pub backing: B,
 }
@@ -33,6 +60,7 @@ impl<B: Backing> Region<B> {
     pub(crate) fn joins(&self, next: &Self) -> bool {
         self.range.end() == next.range.start()
             && self.perm == next.perm
+            && self.marks == next.marks
             && self.backing.continues(self.range.len(), &next.backing)
     }
 
@@ -47,6 +75,7 @@ impl<B: Backing> Region<B> {
         Self {
             range,
             perm: self.perm,
+            marks: self.marks,
             backing: self.backing_at(&range),
         }
     }
@@ -86,8 +115,16 @@ pub enum RegionError<E> {
     Exists,
     /// A part of the range is not mapped.
     Unmapped,
-    /// The limit of regions would be exceeded.
+    /// The limit of regions, or of views, would be exceeded.
     TooMany,
+    /// A part of the range is sealed.
+    Sealed,
+    /// A part of the range is writable, and so its content is not final.
+    Writable,
+    /// A part of the range would be writable and executable, at once or one after the other.
+    WritableExecutable,
+    /// There is no such view.
+    NoView,
     /// The CPU cannot express the permission: `W` without `R`, or `X` alone where it lacks that.
     Perm,
     /// The array could not grow.

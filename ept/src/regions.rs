@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 
 use crate::addr::{Gpa, Range};
 use crate::entry::Perm;
-use crate::region::{Backing, Region, RegionError, Store};
+use crate::region::{Backing, Marks, Region, RegionError, Store};
 
 /// The regions of a micro-VM.
 ///
@@ -69,6 +69,17 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         self.as_slice()
             .get(at)
             .filter(|region| region.range.contains(gpa))
+    }
+
+    /// How many regions there can be.
+    pub(crate) fn max_regions(&self) -> usize {
+        self.max_regions
+    }
+
+    /// Whether a part of `range` has one of these marks.
+    pub(crate) fn has(&self, range: Range, marks: Marks) -> bool {
+        self.iter(range)
+            .any(|region| region.marks.intersects(marks))
     }
 
     /// The regions that have a part in `range`, in ascending order.
@@ -161,8 +172,17 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
 
     /// Gives all of `range` the permission `perm`; fails if a part of it is not mapped.
     ///
-    /// It needs room for each edge of the range that is inside a region with another permission.
+    /// It needs room for each edge of the range that is inside a region which it changes.
     pub fn protect(&mut self, range: Range, perm: Perm) -> Result<(), RegionError<S::Error>> {
+        self.change(range, |_, marks| (perm, marks))
+    }
+
+    /// Gives all of `range` what `new` makes of its permissions and marks; as [`RegionMap::protect`].
+    pub(crate) fn change(
+        &mut self,
+        range: Range,
+        new: impl Fn(Perm, Marks) -> (Perm, Marks),
+    ) -> Result<(), RegionError<S::Error>> {
         self.check_mapped(range)?;
         let (mut from, mut to) = self.bounds(&range);
         let slice = self.as_slice();
@@ -170,13 +190,15 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         let (Some(first), Some(last)) = (slice.get(from), last) else {
             return Err(RegionError::Unmapped);
         };
-        // What is cut off at the edges keeps its permission; no need to cut if that is the same.
+        let changes =
+            |region: &Region<B>| new(region.perm, region.marks) != (region.perm, region.marks);
+        // What is cut off at the edges stays as it is; no need to cut if all of it does.
         let head = match first.range.before(&range) {
-            Some(head) if first.perm != perm => Some(first.with_range(head)),
+            Some(head) if changes(first) => Some(first.with_range(head)),
             _ => None,
         };
         let tail = match last.range.after(&range) {
-            Some(tail) if last.perm != perm => Some(last.with_range(tail)),
+            Some(tail) if changes(last) => Some(last.with_range(tail)),
             _ => None,
         };
         self.make_room(usize::from(head.is_some()) + usize::from(tail.is_some()))?;
@@ -203,7 +225,7 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
             .get_mut(from..to)
             .unwrap_or_default()
         {
-            region.perm = perm;
+            (region.perm, region.marks) = new(region.perm, region.marks);
         }
         self.merge(from.saturating_sub(1), to.saturating_add(1));
         Ok(())

@@ -331,7 +331,8 @@ fn protected(entry: Entry, level: Level) -> Entry {
             owner: Owner::Shared,
             ..leaf
         }),
-        Owner::Shared | Owner::File => entry,
+        // A view's tables are never shared.
+        Owner::Shared | Owner::File | Owner::Lent => entry,
     }
 }
 

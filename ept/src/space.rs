@@ -35,10 +35,11 @@
 use crate::addr::{Gpa, Hpa, Range};
 use crate::entry::{Leaf, Owner, Perm};
 use crate::host::Host;
-use crate::region::{Backing, Region, RegionError, Store};
+use crate::region::{Backing, Marks, Region, RegionError, Store};
 use crate::regions::RegionMap;
 use crate::share::{Remains, Retired};
 use crate::tree::{InsertError, Taken, Tree};
+use crate::view::{destroy_views, keep_trees, share_views, Slots, View};
 
 /// What an access to a page needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +48,12 @@ pub enum Fault<B> {
     Unmapped,
     /// The region does not allow it.
     Denied,
+    /// The region allows it, and the view does not.
+    Hidden,
+    /// There is no such view.
+    NoView,
+    /// The page, which view 0 has, must come into the view, by [`Space::fill`].
+    Fill,
     /// Nothing: another vCPU was faster, or the fault was a stale translation's.
     Done,
     /// A frame of zeros, for [`Space::install`] as [`Owner::Private`] with no backing.
@@ -108,22 +115,45 @@ pub enum Copied {
 /// owner allows; in a table that clones may have as well, also less by `W` is possible through the
 /// tables above. All regions have permissions that the CPU can express.
 #[derive(Debug)]
-pub struct Space<B, S> {
+pub struct Space<B, S, V> {
     /// The pages that were touched.
     tree: Tree,
     /// What is mapped.
     regions: RegionMap<B, S>,
+    /// The views but view 0, which is `tree`; view `n` is in place `n - 1`.
+    pub(crate) views: V,
+    /// Whether nothing may be writable and executable, at once or one after the other.
+    w_xor_x: bool,
 }
 
-impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
-    /// An empty space, its regions kept in `store`, at most `max_regions` of them.
-    pub fn new<H: Host>(host: &mut H, store: S, max_regions: usize) -> Result<Self, H::Error> {
+impl<B, S, V> Space<B, S, V>
+where
+    B: Backing,
+    S: Store<Region<B>>,
+    V: Slots<View<B, S>, Error = S::Error>,
+{
+    /// An empty space, its regions kept in `store`, at most `max_regions` of them, and its views in
+    /// `views`, which must be empty.
+    pub fn new<H: Host>(
+        host: &mut H,
+        store: S,
+        views: V,
+        max_regions: usize,
+    ) -> Result<Self, H::Error> {
         let tree = Tree::new(host)?;
-        // INVARIANT: both are empty.
+        // INVARIANT: all are empty.
         Ok(Self {
             tree,
             regions: RegionMap::new(store, max_regions),
+            views,
+            w_xor_x: false,
         })
+    }
+
+    /// From now on, nothing is writable and executable, at once or one after the other; nothing may be
+    /// mapped yet.
+    pub fn forbid_writable_executable(&mut self) {
+        self.w_xor_x = true;
     }
 
     /// The tables.
@@ -139,7 +169,42 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
     /// Maps a region where nothing is mapped. Its pages come by faults.
     pub fn map(&mut self, region: Region<B>) -> Result<(), RegionError<S::Error>> {
         self.check(region.perm)?;
-        self.regions.insert(region)
+        let marks = self.marks(region.perm, Marks::empty())?;
+        self.regions.insert(Region { marks, ..region })
+    }
+
+    /// The marks of a region that had `old` and gets `perm`.
+    fn marks(&self, perm: Perm, old: Marks) -> Result<Marks, RegionError<S::Error>> {
+        if !self.w_xor_x {
+            return Ok(old);
+        }
+        let new = old | Marks::of(perm);
+        if new.contains(Marks::WRITABLE | Marks::EXECUTABLE) {
+            return Err(RegionError::WritableExecutable);
+        }
+        Ok(new)
+    }
+
+    /// Makes the permission and the content of `range` final; fails if a part of it is not mapped, or
+    /// writable.
+    ///
+    /// Until the space ends, or is reset, nothing changes the range any more. The pages of files are the
+    /// files' until the caller has made them the space's own, by [`Space::host_fault`] to write.
+    pub fn seal(&mut self, range: Range) -> Result<(), RegionError<S::Error>> {
+        self.regions.check_mapped(range)?;
+        if self.regions.iter(range).any(|r| r.perm.contains(Perm::W)) {
+            return Err(RegionError::Writable);
+        }
+        self.regions
+            .change(range, |perm, marks| (perm, marks | Marks::SEALED))
+    }
+
+    /// Fails if a part of `range` is sealed.
+    pub fn check_not_sealed(&self, range: Range) -> Result<(), RegionError<S::Error>> {
+        if self.regions.has(range, Marks::SEALED) {
+            return Err(RegionError::Sealed);
+        }
+        Ok(())
     }
 
     /// Unmaps what is mapped in `range`.
@@ -151,27 +216,49 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         host: &H,
         range: Range,
     ) -> Result<Taken, RegionError<S::Error>> {
+        self.check_not_sealed(range)?;
         self.regions.remove(range)?;
         // INVARIANT: what was in the range goes out of the tree as well.
-        Ok(self.tree.detach(host, range))
+        Ok(self.detach(host, range))
+    }
+
+    /// Takes the pages in `range` out of all views.
+    fn detach<H: Host>(&mut self, host: &H, range: Range) -> Taken {
+        match self.tree.detach(host, range) {
+            // What view 0 does not have, no other has.
+            Taken::Nothing => Taken::Nothing,
+            Taken::Something => self.detach_views(host, range).and(Taken::Something),
+        }
     }
 
     /// Gives back the pages and tables of a range that was unmapped, after the flush.
     pub fn reap<H: Host>(&mut self, host: &mut H, range: Range) {
         self.tree.reap(host, range);
+        self.reap_views(host, range);
     }
 
     /// Gives all of `range` a permission; fails if a part of it is not mapped.
+    ///
+    /// After a flush, if something was taken, the caller calls [`Space::reap_views`] with the same range.
     pub fn protect<H: Host>(
         &mut self,
         host: &H,
         range: Range,
         perm: Perm,
     ) -> Result<Taken, RegionError<S::Error>> {
-        self.check(perm)?;
-        self.regions.protect(range, perm)?;
+        self.check_protect(range, perm)?;
+        let new = if self.w_xor_x {
+            Marks::of(perm)
+        } else {
+            Marks::empty()
+        };
+        self.regions.change(range, |_, marks| (perm, marks | new))?;
         // INVARIANT: the leaves follow their regions.
-        Ok(self.tree.protect(host, range, perm))
+        Ok(match self.tree.protect(host, range, perm) {
+            // What is added, views find out about.
+            Taken::Nothing => Taken::Nothing,
+            Taken::Something => self.detach_views(host, range).and(Taken::Something),
+        })
     }
 
     /// What the guest needs to be able to `access` the page of `gpa`.
@@ -193,6 +280,14 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         match self.regions.find(gpa) {
             None => Fault::Unmapped,
             Some(region) => self.wanted(host, region, gpa, write),
+        }
+    }
+
+    /// What it takes to have the page of `gpa` in a frame that is no file's, whatever the guest may do.
+    pub fn own_fault<H: Host>(&self, host: &H, gpa: Gpa) -> Fault<B> {
+        match self.tree.get(host, gpa) {
+            Some(leaf) if leaf.owner != Owner::File => Fault::Done,
+            _ => self.host_fault(host, gpa, true),
         }
     }
 
@@ -277,7 +372,10 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
             owner: Owner::Private,
         };
         match self.tree.replace(host, gpa, leaf) {
-            Some(old) => Copied::Done { old },
+            Some(old) => {
+                self.replace_in_views(host, gpa, leaf);
+                Copied::Done { old }
+            }
             None => Copied::Stale,
         }
     }
@@ -338,51 +436,88 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
     /// A space with the same regions and pages, which the two have in common until one is changed.
     ///
     /// The cost does not depend on how much there is: see [`Tree::share`], also for what is taken from
-    /// this space.
-    pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error>
+    /// this space. It has the same views, in `views`, which must be empty. The caller, after a flush if
+    /// something was taken, calls [`Space::reap_views`] of this space with all addresses, which are
+    /// `everything`.
+    pub fn share<H: Host>(
+        &mut self,
+        host: &mut H,
+        mut views: V,
+        everything: Range,
+    ) -> Result<(Self, Taken), H::Error>
     where
         H::Error: From<S::Error>,
     {
         let regions = self.regions.share()?;
+        share_views(&mut self.views, &mut views)?;
         let (tree, taken) = self.tree.share(host)?;
+        if taken == Taken::Something {
+            // Nothing is writable any more.
+            let _ = self.detach_views(host, everything);
+        }
         // INVARIANT: the same leaves, in the same regions.
-        Ok((Self { tree, regions }, taken))
+        let clone = Self {
+            tree,
+            regions,
+            views,
+            w_xor_x: self.w_xor_x,
+        };
+        Ok((clone, taken))
     }
 
-    /// Gives this space the regions and pages of `template`: see [`Tree::reset`]. If it fails, nothing
-    /// happened.
+    /// Gives this space the regions, pages and views of `template`: see [`Tree::reset`]. If it fails,
+    /// nothing happened.
+    ///
+    /// `views` must be empty. EPT pointers stay as they are, as far as the template has such views; the
+    /// others' views come back in `views`, to be given back by [`destroy_views`], after the flush, after
+    /// which the caller also calls [`Space::reap_views`] with all addresses, which are `everything`.
     pub fn reset<H: Host>(
         &mut self,
         host: &mut H,
         template: &mut Self,
         remains: &mut Remains,
+        views: &mut V,
+        everything: Range,
     ) -> Result<(), S::Error> {
+        share_views(&mut template.views, views)?;
         self.regions = template.regions.share()?;
-        // INVARIANT: the template's leaves, in its regions.
+        // INVARIANT: the template's leaves, in its regions, and none in views.
         self.tree.reset(host, &mut template.tree, remains);
+        let _ = self.detach_views(host, everything);
+        core::mem::swap(&mut self.views, views);
+        keep_trees(views, &mut self.views);
         Ok(())
     }
 
-    /// Whether [`Space::protect`] of this range would find all of it mapped, and the permission one that
-    /// the CPU can express.
+    /// What would make [`Space::protect`] of this range fail for other reasons than memory.
     pub fn check_protect(&self, range: Range, perm: Perm) -> Result<(), RegionError<S::Error>> {
         self.check(perm)?;
-        self.regions.check_mapped(range)
+        self.regions.check_mapped(range)?;
+        for region in self.regions.iter(range) {
+            self.marks(perm, region.marks)?;
+        }
+        self.check_not_sealed(range)
     }
 
     /// Takes the pages in `range` out, so that they are made anew when they are touched again; the regions
     /// stay. Flush and reap are as with [`Space::unmap`].
-    pub fn discard<H: Host>(&mut self, host: &H, range: Range) -> Taken {
-        self.tree.detach(host, range)
+    pub fn discard<H: Host>(
+        &mut self,
+        host: &H,
+        range: Range,
+    ) -> Result<Taken, RegionError<S::Error>> {
+        self.check_not_sealed(range)?;
+        Ok(self.detach(host, range))
     }
 
     /// Gives back everything. No CPU may have anything of this space cached, nor run in it.
-    pub fn destroy<H: Host>(self, host: &mut H) {
+    pub fn destroy<H: Host>(mut self, host: &mut H) {
+        destroy_views(host, &mut self.views);
         self.tree.destroy(host);
     }
 
     /// Refuses a permission that the CPU cannot express.
-    fn check(&self, perm: Perm) -> Result<(), RegionError<S::Error>> {
+    pub(crate) fn check(&self, perm: Perm) -> Result<(), RegionError<S::Error>> {
         if self.tree.can_express(perm) {
             Ok(())
         } else {

@@ -18,6 +18,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{Gpa, Hpa, Range};
+#[cfg(doc)]
+use crate::entry::Owner;
 use crate::entry::{eptp, Entry, Leaf, Perm};
 use crate::geometry::{Index, Level};
 use crate::host::Host;
@@ -71,7 +73,7 @@ pub enum InsertError<E> {
 ///
 /// `root` and what entries above the leaves' level point to are tables of the host; each has a
 /// reference for each entry that points to it, in all trees; all but the root have an entry in use.
-/// Each leaf has one reference on its frame. A table that others may have as well is pointed to without
+/// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have as well is pointed to without
 /// `W`, and is not changed (see [`share`](crate::share)).
 #[must_use = "its memory is given back by `destroy` only"]
 #[derive(Debug)]

@@ -52,6 +52,8 @@ fn count<H: Host>(host: &H, table: Hpa, level: Level, own: bool, usage: &mut Usa
         }
         let leaf = entry.to_leaf();
         *match leaf.owner {
+            // Counted where it is lent from.
+            Owner::Lent => continue,
             Owner::File => &mut usage.file,
             _ if own && !host.is_frame_shared(leaf.frame) => &mut usage.private,
             _ => &mut usage.shared,

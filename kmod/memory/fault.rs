@@ -14,8 +14,7 @@ use uvisor_ept::{
     Leaf,
     Owner,
     Perm,
-    Range,
-    Space, //
+    Range, //
 };
 use uvisor_uapi::{
     Event,
@@ -23,6 +22,7 @@ use uvisor_uapi::{
 };
 
 use super::{
+    GuestSpace,
     Inner,
     Memory,
     NoPage, //
@@ -31,8 +31,7 @@ use crate::{
     pages::{
         Charged,
         MemoryBacking,
-        Pages,
-        Regions, //
+        Pages, //
     },
     sys::{
         file::{
@@ -45,6 +44,30 @@ use crate::{
 
 /// How often a fault is looked at again when other threads keep changing what it found.
 const MAX_RETRIES: u32 = 1000;
+
+/// Who wants a page, and for what.
+#[derive(Clone, Copy)]
+pub(super) enum Access {
+    /// The guest in a view, or user space in view 0: as far as it is allowed.
+    Of(usize, Perm),
+    /// The module, to have it in a frame of the micro-VM's own whatever is allowed.
+    Own,
+}
+
+impl Access {
+    /// Whether the page is to be written.
+    fn writes(self) -> bool {
+        match self {
+            Self::Of(_, perm) => perm.contains(Perm::W),
+            Self::Own => true,
+        }
+    }
+
+    /// Whether it is the guest in another view than 0, where a page is put last.
+    fn is_in_view(self) -> bool {
+        matches!(self, Self::Of(1.., _))
+    }
+}
 
 /// What a step on the way to a page came to.
 enum Step {
@@ -67,9 +90,14 @@ enum NewFrame {
 }
 
 impl Memory {
-    /// Makes an access of the guest possible, as far as it takes to try it again.
-    pub(crate) fn fault(&self, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
-        match self.serve(gpa, access, false, |_| ()).map(drop) {
+    /// Makes an access of the guest in a view possible, as far as it takes to try it again.
+    pub(crate) fn fault(&self, view: u64, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
+        // One that is too large is not there either.
+        let view = usize::try_from(view).unwrap_or(usize::MAX);
+        match self
+            .serve(gpa, Access::Of(view, access), false, |_| ())
+            .map(drop)
+        {
             // A template does not run: what it is about is seen before the guest is entered again.
             Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
             Err(NoPage::Cause(cause)) => Err(cause),
@@ -84,14 +112,15 @@ impl Memory {
         access: Perm,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<R, NoPage> {
-        self.serve(gpa, access, true, then)?.ok_or(NoPage::Busy)
+        self.serve(gpa, Access::Of(0, access), true, then)?
+            .ok_or(NoPage::Busy)
     }
 
     /// [`Self::with_page`]; or, where it need not be `seen`, until the page is mapped.
-    fn serve<R>(
+    pub(super) fn serve<R>(
         &self,
         gpa: Gpa,
-        access: Perm,
+        access: Access,
         seen: bool,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<Option<R>, NoPage> {
@@ -106,7 +135,7 @@ impl Memory {
             let mut inner = self.inner.lock();
             match self.step(&mut inner, gpa, access, fetched.take())? {
                 Step::Done(leaf) => return Ok(then.take().map(|then| then(leaf))),
-                Step::Mapped if !seen => return Ok(None),
+                Step::Mapped if !seen && !access.is_in_view() => return Ok(None),
                 Step::Mapped | Step::Again => {}
                 Step::Fetch(backing) => {
                     drop(inner);
@@ -126,7 +155,7 @@ impl Memory {
         &self,
         inner: &mut Inner,
         gpa: Gpa,
-        access: Perm,
+        access: Access,
         fetched: Option<(MemoryBacking, Frame)>,
     ) -> Result<Step, NoPage> {
         let Inner {
@@ -136,12 +165,25 @@ impl Memory {
         } = inner;
         let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
         // Under the lock, so that whoever froze it knows that nobody writes any more.
-        if self.is_frozen() && access.contains(Perm::W) {
+        if self.is_frozen() && access.writes() {
             return Err(NoPage::Frozen);
         }
-        match space.fault(pages, gpa, access) {
+        let fault = match access {
+            Access::Of(view, perm) => space.view_fault(pages, view, gpa, perm),
+            Access::Own => space.own_fault(pages, gpa),
+        };
+        match fault {
             Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
             Fault::Denied => return Err(MemoryCause::Denied.into()),
+            Fault::Hidden => return Err(MemoryCause::Hidden.into()),
+            // The next window says so.
+            Fault::NoView => return Err(NoPage::Busy),
+            Fault::Fill => match access {
+                Access::Of(view, _) => space
+                    .fill(pages, view, gpa)
+                    .map_err(|_| MemoryCause::Limit)?,
+                Access::Own => {}
+            },
             Fault::Done => {
                 let mut leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
                 if self.is_frozen() {
@@ -198,7 +240,7 @@ impl Memory {
     /// Maps a page of zeros.
     fn install_zeroed(
         &self,
-        space: &mut Space<MemoryBacking, Regions>,
+        space: &mut GuestSpace,
         pages: &mut Pages,
         gpa: Gpa,
     ) -> Result<(), MemoryCause> {
@@ -212,7 +254,7 @@ impl Memory {
     /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
     fn install_file(
         &self,
-        space: &mut Space<MemoryBacking, Regions>,
+        space: &mut GuestSpace,
         pages: &mut Pages,
         gpa: Gpa,
         fetched: (&MemoryBacking, Frame),
@@ -237,7 +279,7 @@ impl Memory {
     /// Gives `frame` to the tables if it is wanted there; false if not.
     fn install(
         &self,
-        space: &mut Space<MemoryBacking, Regions>,
+        space: &mut GuestSpace,
         pages: &mut Pages,
         gpa: Gpa,
         frame: NewFrame,
@@ -264,7 +306,7 @@ impl Memory {
     /// Exchanges a page of a file, or one that clones have as well, for a copy that the guest may write.
     fn replace_by_copy(
         &self,
-        space: &mut Space<MemoryBacking, Regions>,
+        space: &mut GuestSpace,
         pages: &mut Pages,
         mapping: Option<Mapping>,
         gpa: Gpa,

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
 
 use uvisor_ept::{
+    destroy_views,
     Gpa,
     Remains,
     Taken, //
@@ -15,7 +16,8 @@ use uvisor_ept::{
 use super::{
     limit_pages,
     Inner,
-    Memory, //
+    Memory,
+    ViewSlots, //
 };
 use crate::pages::Pages;
 
@@ -25,12 +27,18 @@ impl Memory {
         let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
         let (space, is_template) = {
             let mut inner = self.inner.lock();
-            let Inner { space, mapping, .. } = &mut *inner;
+            let Inner {
+                pages: source,
+                space,
+                mapping,
+            } = &mut *inner;
             let space = space.as_mut().ok_or(ENXIO)?;
-            let (clone, taken) = space.share(&mut pages)?;
+            let everything = self.everything()?;
+            let (clone, taken) = space.share(&mut pages, ViewSlots::new(), everything)?;
             if taken == Taken::Something {
                 // The clone is of the moment behind this, as nobody could write any more.
-                self.take(*mapping, self.everything()?);
+                self.take(*mapping, everything);
+                space.reap_views(source, everything);
             }
             // Under the lock: what was cloned is what no one changes any more.
             (clone, self.is_frozen())
@@ -75,14 +83,21 @@ impl Memory {
         let space = space.as_mut().ok_or(ENXIO)?;
         // A micro-VM at its limit is one that is worth resetting.
         let mut remains = pages.beyond_limit(Remains::new)?;
+        let everything = self.everything()?;
+        let mut views = ViewSlots::new();
         let done = {
             // The younger one's lock comes first: a template is older than its clones.
             let mut template = template.inner.lock();
             let template = template.space.as_mut().ok_or(ENXIO);
-            template.and_then(|template| space.reset(pages, template, &mut remains))
+            template.and_then(|template| {
+                space.reset(pages, template, &mut remains, &mut views, everything)
+            })
         };
         if done.is_ok() {
-            self.take(*mapping, self.everything()?);
+            self.hide_views(space);
+            self.take(*mapping, everything);
+            destroy_views(pages, &mut views);
+            space.reap_views(pages, everything);
         }
         let given_back = remains.give_back(pages);
         done.map(|()| given_back)

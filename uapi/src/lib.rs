@@ -24,7 +24,8 @@ mod run;
 mod stats;
 
 pub use run::{
-    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, HYPERCALL_LEN, RUN_PAGE_SIZE,
+    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, ViewCause, HYPERCALL_LEN,
+    HYPERCALL_SWITCH_VIEW, RUN_PAGE_SIZE,
 };
 pub use stats::{Event, Stats, EVENTS};
 
@@ -47,27 +48,28 @@ pub const IOCTL_TYPE: u32 = 0xb5;
 pub const INFO: u32 = IOCTL_TYPE << 8;
 /// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
 ///
-/// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page.
+/// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page, or unknown flags.
 pub const VM_CREATE: u32 = (IOCTL_TYPE << 8) | 0x01;
 
 /// VM: maps a region described by a [`Map`].
 ///
 /// Errors: `EEXIST` if a part of the range is mapped; `EINVAL` for an empty or unaligned range, one
 /// beyond [`Info::gpa_bits`], or a permission that no CPU or this one cannot express; `EACCES` to
-/// execute a file on a `noexec` mount; `EBADF` for a file descriptor that is not open
+/// execute a file on a `noexec` mount, or for what [`VmFlags::W_XOR_X`] forbids; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
 /// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
 pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
 /// When the call returns, no vCPU and no mapping of the VM's file can reach the range. Errors:
-/// `EINVAL`, `ENOMEM`, `ENOSPC` (a split would exceed the limit of regions).
+/// `EINVAL`, `ENOMEM`, `ENOSPC` (a split would exceed the limit of regions); `EPERM` if a part of the range
+/// is sealed.
 pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
 /// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM`
 /// if a part of the range is not mapped, as `mprotect(2)`, or if tables that clones have in common had to be
-/// copied and could not; `EINVAL`; `ENOSPC`.
+/// copied and could not; `EINVAL`; `ENOSPC`; `EPERM` if a part of the range is sealed.
 pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
 /// VM: fills a [`Stats`].
 pub const STATS: u32 = (IOCTL_TYPE << 8) | 0x13;
@@ -96,7 +98,8 @@ pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;
 /// VM: forgets the pages in the range of an [`Unmap`]: anonymous ones are zero when they are touched
 /// again, those of a file as the file is then. The regions stay.
 ///
-/// Errors: `EINVAL`; `ENOMEM` if tables that clones have in common had to be copied and could not.
+/// Errors: `EINVAL`; `ENOMEM` if tables that clones have in common had to be copied and could not; `EPERM` if
+/// a part of the range is sealed.
 pub const DISCARD: u32 = (IOCTL_TYPE << 8) | 0x18;
 /// VM: lists the pages of a clone of a template that are not the template's, by a [`Diff`].
 ///
@@ -104,6 +107,40 @@ pub const DISCARD: u32 = (IOCTL_TYPE << 8) | 0x18;
 /// touched for the first time since. Errors: `EINVAL` for a micro-VM that is no clone of a template, an
 /// unaligned start, or room for no range; `EFAULT`; `ENOMEM`.
 pub const DIFF: u32 = (IOCTL_TYPE << 8) | 0x19;
+/// VM: adds a view from a [`ViewCreate`]; returns its number, from 1 on.
+///
+/// A view is another set of permissions over the same memory. What a page allows in it is what its region
+/// and the view allow both. View 0 is always there, allows what the regions allow, and is the one that the
+/// VM file's `mmap(2)`, `pread(2)` and `pwrite(2)` obey. Clones have the same views, and RESET brings the
+/// template's back. Errors: `ENOSPC` beyond [`MAX_VIEWS`]; `EINVAL` for a permission that this CPU cannot
+/// express; `ENOMEM`; `EROFS` for a template.
+pub const VIEW_CREATE: u32 = (IOCTL_TYPE << 8) | 0x1a;
+/// VM: lets a view allow at most the permission in a [`ViewProtect`] in a range, whether or not anything is
+/// mapped there.
+///
+/// When the call returns, no vCPU has more. Errors: `ENOENT` for a view that is not there, or view 0; `EINVAL`;
+/// `ENOSPC` at the limit of ranges, which is that of regions; `EPERM` if a part of the range is sealed;
+/// `ENOMEM`; `EROFS` for a template.
+pub const VIEW_PROTECT: u32 = (IOCTL_TYPE << 8) | 0x1b;
+/// VM: takes the view that a [`ViewDestroy`] names away.
+///
+/// When the call returns, no vCPU is in it; those that were meet [`ExitReason::View`]. Errors: `ENOENT`,
+/// `EROFS`.
+pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
+/// VM: makes the permission and the content of the range of an [`Unmap`] final, until the micro-VM ends, or
+/// is put back to a template in which it was not sealed.
+///
+/// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on. The pages of
+/// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
+/// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable; `EINVAL`; `ENOSPC` at the
+/// limit of regions. With these nothing happened. `EINTR` for a signal, `ENODATA` for a page that the file
+/// does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and the call
+/// can be repeated for the pages that are missing.
+pub const SEAL: u32 = (IOCTL_TYPE << 8) | 0x1d;
+
+/// How many views a micro-VM can have, view 0 among them.
+pub const MAX_VIEWS: u32 = 512;
+
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
@@ -185,6 +222,20 @@ bitflags! {
         const EXEC = 1 << 2;
     }
 
+    /// Flags of a [`VmCreate`].
+    pub struct VmFlags: u32 {
+        /// Nothing is ever writable and executable, at once or one after the other: a range that was
+        /// writable never becomes executable, nor the other way round, until it is unmapped, and its
+        /// content with it. Clones have this as well.
+        const W_XOR_X = 1 << 0;
+    }
+
+    /// Flags of a [`ViewCreate`].
+    pub struct ViewFlags: u32 {
+        /// The guest may switch to the view by itself.
+        const GUEST = 1 << 0;
+    }
+
     /// Flags of a [`Map`].
     pub struct MapFlags: u32 {
         /// The region shows the file `fd` from `offset`: the page cache's own pages, copied when
@@ -236,7 +287,7 @@ pub struct Info {
 pub struct VmCreate {
     /// The size of this structure.
     pub size: u32,
-    /// Zero.
+    /// [`VmFlags`].
     pub flags: u32,
     /// Bytes of anonymous memory, copies and tables that the micro-VM may have; 0 for no limit but
     /// the memory cgroup's.
@@ -381,6 +432,52 @@ pub struct DiffRange {
 
 static_assertions::const_assert_eq!(core::mem::size_of::<DiffRange>(), 16);
 
+/// A view to add.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ViewCreate {
+    /// The size of this structure.
+    pub size: u32,
+    /// [`ViewFlags`].
+    pub flags: u32,
+    /// [`Prot`]: the most that it allows, everywhere.
+    pub prot: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A range of a view, and the most that it allows there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ViewProtect {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+    /// The view.
+    pub view: u32,
+    /// [`Prot`]; 0 hides the range.
+    pub prot: u32,
+}
+
+/// A view to take away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ViewDestroy {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The view.
+    pub view: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 macro_rules! sized {
     ($($type:ty = $len:literal $(, from $first:literal)?);* $(;)?) => {$(
         static_assertions::const_assert_eq!(core::mem::size_of::<$type>(), $len);
@@ -412,4 +509,7 @@ sized! {
     CloneVm = 16;
     Reset = 16;
     Diff = 32;
+    ViewCreate = 16;
+    ViewProtect = 32;
+    ViewDestroy = 16;
 }

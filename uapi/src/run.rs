@@ -10,6 +10,12 @@ pub const RUN_PAGE_SIZE: usize = 4096;
 /// The length in bytes of a `VMCALL`, to step over it.
 pub const HYPERCALL_LEN: u64 = 3;
 
+/// What `rax` holds at a `VMCALL` that switches to the view in `rcx`, from any ring.
+///
+/// It does what VMFUNC leaf 0 does, where the CPU lacks that: if the view is one that the guest may switch
+/// to, `rax` is 0 behind it, and the guest goes on there; else it is [`ExitReason::View`].
+pub const HYPERCALL_SWITCH_VIEW: u64 = 0x7675_0000_0000_0001;
+
 /// The registers of a vCPU in 64-bit mode.
 ///
 /// Everything else is fixed: flat segments by `cpl`, CR0, CR4 and EFER of the module's choosing, no
@@ -46,6 +52,8 @@ pub struct Regs {
     pub kernel_gs_base: u64,
     /// The ring: 0 or 3.
     pub cpl: u64,
+    /// The view; one that is not there is [`ExitReason::View`].
+    pub view: u64,
 }
 
 bitflags! {
@@ -66,7 +74,7 @@ pub enum ExitReason {
     Hypercall = 1,
     /// The guest touched memory it may not: [`Exit::address`] is the guest-physical address,
     /// [`Exit::info`] the [`crate::Prot`] bit it needed, [`Exit::code`] a [`MemoryCause`], and
-    /// [`Exit::linear`] the guest-virtual address if the CPU gave one.
+    /// [`Exit::linear`] the guest-virtual address if the CPU gave one. The view is in [`Regs::view`].
     Memory = 2,
     /// The guest raised an exception: [`Exit::info`] is the vector, [`Exit::code`] the error code,
     /// [`Exit::address`] the linear address of a page fault or DR6's new bits of a debug exception.
@@ -83,6 +91,21 @@ pub enum ExitReason {
     EntryFailed = 7,
     /// The guest executed `HLT` in ring 0; `rip` is at the instruction.
     Halt = 8,
+    /// The guest cannot be in a view: [`Exit::info`] is its number, [`Exit::code`] a [`ViewCause`]. If it
+    /// wanted to switch there, `rip` is at the instruction; else `RUN` was to enter it there.
+    View = 9,
+}
+
+/// Why a guest cannot be in a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ViewCause {
+    /// It is not there, or not there any more.
+    Gone = 1,
+    /// It is not one that the guest may switch to by itself.
+    Refused = 2,
+    /// There is no memory for its tables.
+    Limit = 3,
 }
 
 /// Why an access made [`ExitReason::Memory`].
@@ -97,6 +120,8 @@ pub enum MemoryCause {
     FileEnd = 3,
     /// The memory limit of the micro-VM is reached, or its memory cgroup's.
     Limit = 4,
+    /// The region allows it, and the view does not.
+    Hidden = 5,
 }
 
 /// What an exit says; which fields hold what depends on the reason.
@@ -135,11 +160,11 @@ pub struct RunPage {
     /// Out.
     pub exit: Exit,
     /// Zero.
-    pub reserved: [u64; 484],
+    pub reserved: [u64; 483],
 }
 
-static_assertions::const_assert_eq!(core::mem::size_of::<Regs>(), 176);
+static_assertions::const_assert_eq!(core::mem::size_of::<Regs>(), 184);
 static_assertions::const_assert_eq!(core::mem::size_of::<Exit>(), 40);
 static_assertions::const_assert_eq!(core::mem::size_of::<RunPage>(), RUN_PAGE_SIZE);
 static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, regs), 8);
-static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, exit), 184);
+static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, exit), 192);

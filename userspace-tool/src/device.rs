@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use uvisor_uapi::{self as uapi, Info, VmCreate, ABI_VERSION, DEVICE};
+use uvisor_uapi::{self as uapi, Info, VmCreate, VmFlags, ABI_VERSION, DEVICE};
 
 use crate::{Error, Result, Vm};
 
@@ -84,7 +84,13 @@ impl Device {
 
     /// Makes a micro-VM that may have `memory_limit` bytes of its own; 0 for no limit.
     pub fn create_vm(&self, memory_limit: u64) -> Result<Vm> {
+        self.create_vm_with(memory_limit, VmFlags::empty())
+    }
+
+    /// Makes a micro-VM with a limit as [`Self::create_vm`] has, and `flags`.
+    pub fn create_vm_with(&self, memory_limit: u64, flags: VmFlags) -> Result<Vm> {
         let mut argument = VmCreate {
+            flags: flags.bits(),
             memory_limit,
             ..VmCreate::new()
         };

@@ -38,6 +38,7 @@ pub mod space;
 pub mod stack;
 pub mod task;
 mod vcpu;
+mod views;
 mod vm;
 
 pub use device::Device;
@@ -48,6 +49,6 @@ pub use vm::{GuestMemory, Vm};
 
 pub use uvisor_uapi as uapi;
 pub use uvisor_uapi::{
-    Event, Features, Info, MemoryCause, Mitigations, Prot, Regs, RunFlags, Stats, DEVICE,
-    HYPERCALL_LEN, PAGE_SIZE,
+    Event, Features, Info, MemoryCause, Mitigations, Prot, Regs, RunFlags, Stats, ViewCause,
+    ViewFlags, VmFlags, DEVICE, HYPERCALL_LEN, HYPERCALL_SWITCH_VIEW, PAGE_SIZE,
 };

@@ -312,6 +312,7 @@ impl Task {
                 address,
             } => exception(vector, error_code, address),
             Exit::Hypercall { .. } => (libc::SIGILL, "executed VMCALL".into()),
+            Exit::View { view, .. } => (libc::SIGILL, format!("wanted to switch to view {view}")),
             Exit::Privileged { reason, .. } => (
                 libc::SIGILL,
                 format!("executed a privileged instruction (exit reason {reason})"),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 use uvisor_uapi::{
-    self as uapi, ExitReason, MemoryCause, Prot, Regs, RunFlags, RunPage, RUN_PAGE_SIZE,
+    self as uapi, ExitReason, MemoryCause, Prot, Regs, RunFlags, RunPage, ViewCause, RUN_PAGE_SIZE,
 };
 
 use crate::vm::plain_ioctl;
@@ -57,6 +57,13 @@ pub enum Exit {
     },
     /// The guest executed `HLT` in ring 0; `rip` is at the instruction.
     Halt,
+    /// The guest cannot be in a view that it wants to switch to, or is to begin in.
+    View {
+        /// The number of the view.
+        view: u64,
+        /// Why not.
+        cause: ViewCause,
+    },
 }
 
 /// The parts of a vCPU that other threads and signal handlers may use.
@@ -213,6 +220,7 @@ fn decode(exit: &uapi::Exit) -> Result<Exit> {
     const PRIVILEGED: u32 = ExitReason::Privileged as u32;
     const ENTRY_FAILED: u32 = ExitReason::EntryFailed as u32;
     const HALT: u32 = ExitReason::Halt as u32;
+    const VIEW: u32 = ExitReason::View as u32;
 
     // Apart, so that it is looked for first: each system call of a task is one.
     if exit.reason == HYPERCALL {
@@ -244,6 +252,10 @@ fn decode(exit: &uapi::Exit) -> Result<Exit> {
             })
         }
         HALT => Exit::Halt,
+        VIEW => Exit::View {
+            view: exit.info,
+            cause: view_cause(exit.code).ok_or(Error::UnknownExit(exit.reason))?,
+        },
         unknown => return Err(Error::UnknownExit(unknown)),
     })
 }
@@ -255,9 +267,17 @@ fn cause(code: u64) -> Option<MemoryCause> {
         MemoryCause::Denied,
         MemoryCause::FileEnd,
         MemoryCause::Limit,
+        MemoryCause::Hidden,
     ]
     .into_iter()
     .find(|cause| *cause as u64 == code)
+}
+
+/// Why a guest cannot be in a view, from its number.
+fn view_cause(code: u64) -> Option<ViewCause> {
+    [ViewCause::Gone, ViewCause::Refused, ViewCause::Limit]
+        .into_iter()
+        .find(|cause| *cause as u64 == code)
 }
 
 impl AsFd for Vcpu {
@@ -316,6 +336,8 @@ mod tests {
         );
         assert_eq!(decoded(ExitReason::TripleFault), Exit::TripleFault);
         assert_eq!(decoded(ExitReason::Halt), Exit::Halt);
+        let (view, cause) = (3, ViewCause::Refused);
+        assert_eq!(decoded(ExitReason::View), Exit::View { view, cause });
         assert!(decode(&raw(ExitReason::EntryFailed)).is_err());
         assert!(decode(&raw(ExitReason::None)).is_err());
     }
@@ -324,7 +346,16 @@ mod tests {
     fn every_memory_cause_is_known() {
         assert_eq!(cause(1), Some(MemoryCause::Unmapped));
         assert_eq!(cause(4), Some(MemoryCause::Limit));
+        assert_eq!(cause(5), Some(MemoryCause::Hidden));
         assert_eq!(cause(0), None);
-        assert_eq!(cause(5), None);
+        assert_eq!(cause(6), None);
+    }
+
+    #[test]
+    fn every_view_cause_is_known() {
+        assert_eq!(view_cause(0), None);
+        assert_eq!(view_cause(1), Some(ViewCause::Gone));
+        assert_eq!(view_cause(3), Some(ViewCause::Limit));
+        assert_eq!(view_cause(4), None);
     }
 }

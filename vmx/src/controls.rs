@@ -52,6 +52,13 @@ pub struct Controls {
     pub features: Features,
 }
 
+impl Controls {
+    /// The secondary controls of a micro-VM that has views, where [`Features::vmfunc`] is set.
+    pub fn secondary_with_vmfunc(&self) -> u32 {
+        self.secondary | SecondaryControls::ENABLE_VM_FUNCTIONS.bits()
+    }
+}
+
 /// The optional features of VMX, as negotiated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
@@ -63,7 +70,7 @@ pub struct Features {
     pub ept_1g: bool,
     /// EPT has accessed and dirty bits. With them in use, page walks of the guest count as writes.
     pub ept_ad: bool,
-    /// The CPU can switch the EPT pointer by VMFUNC; the control is off for now.
+    /// The CPU can switch the EPT pointer by VMFUNC, with [`Controls::secondary_with_vmfunc`].
     pub vmfunc: bool,
     /// Translations are tagged with a VPID, and INVVPID can drop those of one or all.
     pub vpid: bool,

@@ -18,7 +18,11 @@ enum Step {
     Unmap(usize, (usize, usize)),
     Protect(usize, (usize, usize), Perm),
     Discard(usize, (usize, usize)),
-    Access(usize, usize, Perm, u64),
+    Seal(usize, (usize, usize)),
+    Access(usize, usize, usize, Perm, u64),
+    AddView(usize, Perm),
+    ProtectView(usize, usize, (usize, usize), Perm),
+    RemoveView(usize, usize),
     Clone(usize),
     Reset(usize),
     Destroy(usize),
@@ -56,8 +60,13 @@ fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
         2 => (member.clone(), segments()).prop_map(|(m, s)| Step::Unmap(m, s)),
         2 => (member.clone(), segments(), perm()).prop_map(|(m, s, p)| Step::Protect(m, s, p)),
         1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Discard(m, s)),
-        14 => (member.clone(), 0..SEGMENTS, access(), 1..1000_u64)
-            .prop_map(|(m, n, a, c)| Step::Access(m, n, a, c)),
+        1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Seal(m, s)),
+        14 => (member.clone(), 0..4_usize, 0..SEGMENTS, access(), 1..1000_u64)
+            .prop_map(|(m, v, n, a, c)| Step::Access(m, v, n, a, c)),
+        1 => (member.clone(), perm()).prop_map(|(m, p)| Step::AddView(m, p)),
+        2 => (member.clone(), 1..4_usize, segments(), perm())
+            .prop_map(|(m, v, s, p)| Step::ProtectView(m, v, s, p)),
+        1 => (member.clone(), 1..4_usize).prop_map(|(m, v)| Step::RemoveView(m, v)),
         3 => member.clone().prop_map(Step::Clone),
         1 => member.clone().prop_map(Step::Reset),
         1 => member.prop_map(Step::Destroy),
@@ -85,8 +94,29 @@ fn do_step(family: &mut Family, step: &Step, template: bool) -> bool {
             family.protect(member(of), segments, perm) == no_memory
         }
         Step::Discard(of, segments) => family.discard(member(of), segments) == no_memory,
-        Step::Access(of, number, access, content) => {
-            family.access(member(of), number, access, content) == Outcome::NoMemory
+        Step::Seal(of, segments) => family.seal(member(of), segments) == no_memory,
+        Step::Access(of, view, number, access, content) => {
+            let of = member(of);
+            let views = &family.members[of].model.views;
+            // Those that are not there are view 0.
+            let view = match view.checked_sub(1).and_then(|at| views.get(at)) {
+                Some(Some(_)) => view,
+                _ => 0,
+            };
+            family.view_access(of, view, number, access, content) == Outcome::NoMemory
+        }
+        Step::AddView(of, perm) => {
+            let of = member(of);
+            let views = &family.members[of].model.views;
+            let count = views.iter().flatten().count();
+            count < 3 && family.add_view(of, perm).is_err()
+        }
+        Step::ProtectView(of, view, segments, perm) => {
+            family.protect_view(member(of), view, segments, perm) == no_memory
+        }
+        Step::RemoveView(of, view) => {
+            family.remove_view(member(of), view);
+            false
         }
         Step::Clone(of) => family.members.len() < 8 && family.clone(member(of)).is_err(),
         Step::Reset(of) => first == 1 && family.reset(member(of), 0).is_err(),
@@ -119,9 +149,15 @@ proptest! {
 
     /// Clones of clones do what their models do, which share nothing.
     #[test]
-    fn are_what_their_models_say(steps in prop::collection::vec(step(), 1..100)) {
+    fn are_what_their_models_say(
+        steps in prop::collection::vec(step(), 1..100),
+        w_xor_x in any::<bool>(),
+    ) {
         let failure = Failure::default();
         let mut family = Family::new(&failure).unwrap();
+        if w_xor_x {
+            family.forbid_writable_executable(0);
+        }
         for (step, fail) in &steps {
             run(&mut family, &failure, step, *fail, false);
         }

@@ -3,21 +3,40 @@
 //! Spaces that are clones of each other, each with a guest in it and a model beside it that shares
 //! nothing: every step is done to both and compared.
 
+use std::collections::BTreeMap;
+
 use uvisor_ept::{
-    Copied, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Remains, Retired,
-    Space, Taken, Usage,
+    destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Owner, Perm, Range, Region,
+    RegionError, Remains, Retired, Taken,
 };
 
-use crate::cpu::{translate, Cpu};
-use crate::host::{file_content, Back, Failure, NoMemory, TestHost, TestStore};
-use crate::model::{gpa, range, Model, Outcome, Refusal, MAX_REGIONS, SEGMENTS};
+use crate::cpu::Cpu;
+use crate::host::{
+    file_content, new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore,
+};
+use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS};
+
+mod check;
+
+/// All addresses.
+pub fn everything() -> Range {
+    Range::new(0, 1 << GPA_BITS, GPA_BITS).unwrap()
+}
 
 /// A space, its guest's CPU and what it should be.
 #[derive(Debug)]
 pub struct Member {
-    space: Space<Back, TestStore<Region<Back>>>,
-    cpu: Cpu,
+    space: TestSpace,
+    /// What the CPU has cached, by the EPT pointer that it is tagged with.
+    caches: BTreeMap<u64, Cpu>,
     pub model: Model,
+}
+
+impl Member {
+    /// INVEPT of all.
+    fn flush(&mut self) {
+        self.caches.clear();
+    }
 }
 
 /// All of them, and the memory that they have in common.
@@ -32,10 +51,10 @@ impl Family {
     pub fn new(failure: &Failure) -> Result<Self, NoMemory> {
         let mut host = TestHost::new();
         host.failure = failure.clone();
-        let space = Space::new(&mut host, TestStore::new(failure), MAX_REGIONS)?;
+        let space = new_space(&mut host, failure, MAX_REGIONS)?;
         let first = Member {
             space,
-            cpu: Cpu::default(),
+            caches: BTreeMap::new(),
             model: Model::new(),
         };
         Ok(Self {
@@ -59,7 +78,7 @@ impl Family {
     /// Flushes, and gives back tables that were exchanged.
     fn give_back(&mut self, of: usize, mut retired: Retired) {
         if !retired.is_empty() {
-            self.members[of].cpu.flush();
+            self.members[of].flush();
         }
         retired.give_back(&mut self.host);
     }
@@ -90,6 +109,7 @@ impl Family {
         let region = Region {
             range: range(from, to),
             perm,
+            marks: Marks::empty(),
             backing: backing.clone(),
         };
         let done = self.members[of].space.map(region);
@@ -100,7 +120,7 @@ impl Family {
     fn reap(&mut self, of: usize, range: Range, taken: Taken) {
         let member = &mut self.members[of];
         if taken == Taken::Something {
-            member.cpu.flush();
+            member.flush();
         }
         member.space.reap(&mut self.host, range);
     }
@@ -123,14 +143,12 @@ impl Family {
         let range = range(from, to);
         let mut done = self.unshare_edges(of, range).map_err(RegionError::Store);
         if done.is_ok() {
-            let taken = self.members[of].space.discard(&self.host, range);
-            self.reap(of, range, taken);
-            done = Ok(());
+            done = self.members[of]
+                .space
+                .discard(&self.host, range)
+                .map(|taken| self.reap(of, range, taken));
         }
-        self.agree(of, done, |model| {
-            model.discard(from, to);
-            Ok(())
-        })
+        self.agree(of, done, |model| model.discard(from, to))
     }
 
     /// Changes the permission of segments.
@@ -157,37 +175,157 @@ impl Family {
         }
         let done = self.members[of].space.protect(&self.host, range, perm);
         if done == Ok(Taken::Something) {
-            self.members[of].cpu.flush();
+            self.members[of].flush();
         }
+        self.members[of].space.reap_views(&mut self.host, range);
         self.agree(of, done, |model| model.protect(from, to, perm).map(drop))
     }
 
-    /// The guest of a member accesses a segment; a write leaves `content`.
+    /// Seals segments.
+    pub fn seal(&mut self, of: usize, (from, to): (usize, usize)) -> Result<(), Refusal> {
+        let done = self.members[of].space.seal(range(from, to));
+        self.agree(of, done, |model| model.seal(from, to))
+    }
+
+    /// From now on, a member has nothing that is writable and executable.
+    pub fn forbid_writable_executable(&mut self, of: usize) {
+        self.members[of].space.forbid_writable_executable();
+        self.members[of].model.w_xor_x = true;
+    }
+
+    /// Adds a view to a member, that allows `perm` everywhere.
+    pub fn add_view(&mut self, of: usize, perm: Perm) -> Result<usize, NoMemory> {
+        let limit = Region {
+            range: everything(),
+            perm,
+            marks: Marks::empty(),
+            backing: Back::Zero,
+        };
+        let store = TestStore::new(&self.host.failure);
+        let member = &mut self.members[of];
+        let added = member.space.add_view(store, limit, true);
+        let added = match added {
+            Err(RegionError::Store(error)) => Err(error),
+            added => {
+                let number = member.model.add_view(perm);
+                assert_eq!(added, Ok(number));
+                Ok(number)
+            }
+        };
+        self.check();
+        added
+    }
+
+    /// Takes a view of a member away.
+    pub fn remove_view(&mut self, of: usize, number: usize) {
+        let member = &mut self.members[of];
+        let view = member.space.remove_view(number);
+        member.model.remove_view(number);
+        member.flush();
+        if let Some(view) = view {
+            view.destroy(&mut self.host);
+        }
+        self.check();
+    }
+
+    /// Lets a view of a member allow at most `perm` in segments.
+    pub fn protect_view(
+        &mut self,
+        of: usize,
+        number: usize,
+        (from, to): (usize, usize),
+        perm: Perm,
+    ) -> Result<(), Refusal> {
+        let range = range(from, to);
+        let member = &mut self.members[of];
+        let done = member.space.protect_view(&self.host, number, range, perm);
+        if done == Ok(Taken::Something) {
+            member.flush();
+        }
+        member.space.reap_views(&mut self.host, range);
+        self.agree(of, done, |model| model.protect_view(number, from, to, perm))
+    }
+
+    /// The guest of a member accesses a segment in view 0; a write leaves `content`.
     pub fn access(&mut self, of: usize, number: usize, access: Perm, content: u64) -> Outcome {
-        let outcome = self.try_access(of, number, access, content);
+        self.view_access(of, 0, number, access, content)
+    }
+
+    /// The guest of a member accesses a segment in a view; a write leaves `content`.
+    pub fn view_access(
+        &mut self,
+        of: usize,
+        view: usize,
+        number: usize,
+        access: Perm,
+        content: u64,
+    ) -> Outcome {
+        let outcome = self.try_access(of, view, number, access, content);
         if outcome != Outcome::NoMemory {
             let model = &mut self.members[of].model;
-            assert_eq!(outcome, model.access(number, access, content));
+            assert_eq!(outcome, model.view_access(view, number, access, content));
+        } else if view != 0 {
+            self.note_page(of, number);
         }
         self.check();
         outcome
     }
 
-    /// [`Family::access`] in the space only.
-    fn try_access(&mut self, of: usize, number: usize, access: Perm, content: u64) -> Outcome {
-        // One fault each for a stale translation, the tables, the page, and a copy of it.
-        for _ in 0..5 {
+    /// Tells a member's model of a page that an access brought into view 0, though not into the view.
+    fn note_page(&mut self, of: usize, number: usize) {
+        let member = &mut self.members[of];
+        let leaf = member.space.tree().get(&self.host, gpa(number));
+        let (Some(leaf), Some(mapped)) = (leaf, &mut member.model.segments[number]) else {
+            return;
+        };
+        let content = mapped.touch(None);
+        if leaf.owner != Owner::File {
+            mapped.touch(Some(content));
+        }
+    }
+
+    /// [`Family::view_access`] in the space only.
+    fn try_access(
+        &mut self,
+        of: usize,
+        view: usize,
+        number: usize,
+        access: Perm,
+        content: u64,
+    ) -> Outcome {
+        // One fault each for a stale translation, the tables, the page, a copy of it, and a view.
+        for _ in 0..6 {
             let member = &mut self.members[of];
-            let eptp = member.space.tree().eptp();
-            if let Some(found) = member.cpu.access(&self.host, eptp, gpa(number), access) {
+            let eptp = if view == 0 {
+                member.space.tree().eptp()
+            } else {
+                match member.space.open_view(&mut self.host, view) {
+                    Ok(Some((eptp, is_new))) => {
+                        if is_new {
+                            member.flush();
+                        }
+                        eptp
+                    }
+                    Ok(None) => panic!("no view {view}"),
+                    Err(NoMemory) => return Outcome::NoMemory,
+                }
+            };
+            let cpu = member.caches.entry(eptp).or_default();
+            if let Some(found) = cpu.access(&self.host, eptp, gpa(number), access) {
                 if access.contains(Perm::W) {
                     self.host.write(found.frame, content);
                 }
                 return Outcome::Content(self.host.frame(found.frame).content);
             }
-            let served = match member.space.fault(&self.host, gpa(number), access) {
+            let fault = member
+                .space
+                .view_fault(&self.host, view, gpa(number), access);
+            let served = match fault {
                 Fault::Unmapped => return Outcome::Unmapped,
                 Fault::Denied => return Outcome::Denied,
+                Fault::Hidden => return Outcome::Hidden,
+                Fault::NoView => panic!("no view {view}"),
+                Fault::Fill => member.space.fill(&mut self.host, view, gpa(number)),
                 Fault::Done => Ok(()),
                 Fault::Reuse => {
                     member.space.reuse(&self.host, gpa(number));
@@ -227,7 +365,7 @@ impl Family {
                     {
                         Copied::Done { old } => {
                             assert_eq!(old.frame, from.frame);
-                            member.cpu.flush();
+                            member.flush();
                             self.host.drop_frame(old.frame);
                         }
                         Copied::Stale => panic!("stale at once"),
@@ -266,7 +404,8 @@ impl Family {
     /// Makes a clone of a member, the last one from then on.
     pub fn clone(&mut self, of: usize) -> Result<(), NoMemory> {
         let member = &mut self.members[of];
-        let shared = member.space.share(&mut self.host);
+        let views = TestSlots::new(&self.host.failure);
+        let shared = member.space.share(&mut self.host, views, everything());
         // What is taken counts also when it failed behind that.
         let (space, taken) = match shared {
             Ok(shared) => shared,
@@ -276,11 +415,12 @@ impl Family {
             }
         };
         if taken == Taken::Something {
-            member.cpu.flush();
+            member.flush();
         }
+        member.space.reap_views(&mut self.host, everything());
         let clone = Member {
             space,
-            cpu: Cpu::default(),
+            caches: BTreeMap::new(),
             model: member.model.clone(),
         };
         self.members.push(clone);
@@ -292,12 +432,19 @@ impl Family {
     pub fn reset(&mut self, of: usize, template: usize) -> Result<u64, NoMemory> {
         let [member, template] = self.members.get_disjoint(of, template);
         let mut remains = Remains::new(&mut self.host)?;
-        let done = member
-            .space
-            .reset(&mut self.host, &mut template.space, &mut remains);
+        let mut views = TestSlots::new(&self.host.failure);
+        let done = member.space.reset(
+            &mut self.host,
+            &mut template.space,
+            &mut remains,
+            &mut views,
+            everything(),
+        );
         if done.is_ok() {
-            member.cpu.flush();
+            member.flush();
             member.model = template.model.clone();
+            destroy_views(&mut self.host, &mut views);
+            member.space.reap_views(&mut self.host, everything());
         }
         let given_back = remains.give_back(&mut self.host);
         let frames = done.map(|()| given_back);
@@ -307,8 +454,7 @@ impl Family {
 
     /// A member goes.
     pub fn destroy(&mut self, which: usize) {
-        let Member { space, mut cpu, .. } = self.members.swap_remove(which);
-        cpu.flush();
+        let Member { space, .. } = self.members.swap_remove(which);
         space.destroy(&mut self.host);
         self.check();
     }
@@ -333,75 +479,6 @@ impl Family {
             assert_eq!(rest.next(), None);
         }
         pages
-    }
-
-    /// What the members have must be what there is: what is private or a table of one member is nobody
-    /// else's, and the rest several have.
-    fn check_usage(&self) {
-        let usages: Vec<_> = self
-            .members
-            .iter()
-            .map(|m| m.space.tree().usage(&self.host))
-            .collect();
-        for (usage, member) in usages.iter().zip(&self.members) {
-            let pages = member.model.0.iter().flatten().filter_map(|m| m.page);
-            let (file, own): (Vec<_>, Vec<_>) = pages.partition(|page| page.owner == Owner::File);
-            assert_eq!(usage.file, file.len() as u64);
-            assert_eq!(usage.private + usage.shared, own.len() as u64);
-        }
-        let sum = |of: fn(&Usage) -> u64| usages.iter().map(of).sum::<u64>();
-        let (frames, tables) = (self.host.frames() as u64, self.host.tables() as u64);
-        let (private, shared) = (sum(|u| u.private), sum(|u| u.shared));
-        assert!(private <= frames && frames <= private + shared / 2);
-        let (own, common) = (sum(|u| u.tables), sum(|u| u.shared_tables));
-        assert!(own <= tables && tables <= own + common / 2);
-    }
-
-    /// Compares all with their models.
-    pub fn check(&self) {
-        self.check_usage();
-        for member in &self.members {
-            let Member { space, cpu, model } = member;
-            assert_eq!(space.regions().as_slice(), model.regions());
-            let eptp = space.tree().eptp();
-            for number in 0..SEGMENTS {
-                let mapped = model.0[number].as_ref();
-                let expected = mapped.and_then(|mapped| Some((mapped.page?, mapped.page_perm()?)));
-                let leaf = space.tree().get(&self.host, gpa(number));
-                let found = translate(&self.host, eptp, gpa(number));
-                let Some((page, perm)) = expected else {
-                    assert_eq!((leaf, found), (None, None), "something is at {number}");
-                    continue;
-                };
-                let leaf = leaf.expect("the leaf is gone");
-                let frame = self.host.frame(leaf.frame);
-                assert_eq!(frame.content, page.content, "at {number}");
-                assert_eq!(leaf.owner == Owner::File, page.owner == Owner::File);
-                let found_perm = found.map_or(Perm::empty(), |found| found.perm);
-                // Nothing but W may be missing, until the first write.
-                assert_eq!(found_perm - Perm::W, perm - Perm::W, "at {number}");
-                assert!(perm.contains(found_perm), "at {number}");
-                if found_perm.contains(Perm::W) {
-                    assert_eq!(leaf.owner, Owner::Private);
-                    assert!(!uvisor_ept::Host::is_frame_shared(&self.host, leaf.frame));
-                }
-            }
-            for (page, cached) in cpu.cached() {
-                let now = translate(&self.host, eptp, Gpa(page << 12));
-                let now = now.expect("a CPU has a page cached that is gone");
-                assert_eq!(now.frame, cached.frame, "a CPU has the old page cached");
-                assert!(
-                    now.perm.contains(cached.perm),
-                    "a CPU has more permission cached"
-                );
-            }
-            for table in cpu.cached_tables() {
-                assert!(
-                    self.host.is_table(table),
-                    "a CPU has a table cached that is gone"
-                );
-            }
-        }
     }
 
     /// Ends all: the memory must be back.

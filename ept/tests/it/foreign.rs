@@ -4,11 +4,11 @@
 
 use proptest::prelude::*;
 use uvisor_ept::{
-    Copied, Fault, Gpa, Hpa, InsertError, Installed, Leaf, Owner, Perm, Range, Region, RegionError,
-    Space, Tree,
+    Copied, Fault, Gpa, Hpa, InsertError, Installed, Leaf, Marks, Owner, Perm, Range, Region,
+    RegionError, Tree,
 };
 
-use crate::host::{Back, Failure, TestHost, TestStore};
+use crate::host::{new_space, Back, Failure, TestHost};
 
 /// Numbers near a power of two, and any.
 fn number() -> impl Strategy<Value = u64> {
@@ -61,16 +61,16 @@ proptest! {
         let mut host = TestHost::new();
         host.exec_only = false;
         let failure = Failure::default();
-        let mut space = Space::new(&mut host, TestStore::new(&failure), 8).unwrap();
+        let mut space = new_space(&mut host, &failure, 8).unwrap();
         if whole {
             let range = Range::new(0, 1 << 48, 48).unwrap();
-            let region = Region { range, perm: Perm::all(), backing: Back::File(0, 0) };
+            let region = Region { range, perm: Perm::all(), marks: Marks::empty(), backing: Back::File(0, 0) };
             prop_assert_eq!(space.map(region), Ok(()));
         }
         for (at, len, perm, access) in steps {
             let gpa = Gpa(at);
             if let Some(range) = Range::new(at & !0xfff, len & !0xfff, 48) {
-                let region = Region { range, perm, backing: Back::Zero };
+                let region = Region { range, perm, marks: Marks::empty(), backing: Back::Zero };
                 let mapped = space.map(region);
                 let refused = !perm.is_expressible(false);
                 prop_assert_eq!(mapped == Err(RegionError::Perm), refused);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
-use uvisor_ept::{Backing, Host, Hpa, Owner, Store};
+use uvisor_ept::{Backing, Host, Hpa, Owner, Region, Slots, Space, Store, View};
 
 /// No memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -247,6 +247,9 @@ unsafe impl Host for TestHost {
     }
 
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
+        if owner == Owner::Lent {
+            return;
+        }
         assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
         self.drop_frame(frame);
     }
@@ -356,4 +359,50 @@ impl<T: Clone> Store<T> for TestStore<T> {
         self.room = self.elements.len();
         element
     }
+}
+
+/// Places for views, which can fail to become more.
+#[derive(Debug)]
+pub struct TestSlots<T>(Vec<Option<T>>, Failure);
+
+impl<T> TestSlots<T> {
+    /// None.
+    pub fn new(failure: &Failure) -> Self {
+        Self(Vec::new(), failure.clone())
+    }
+}
+
+impl<T> Slots<T> for TestSlots<T> {
+    type Error = NoMemory;
+
+    fn as_slice(&self) -> &[Option<T>] {
+        &self.0
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [Option<T>] {
+        &mut self.0
+    }
+
+    fn grow(&mut self) -> Result<(), NoMemory> {
+        self.1.allocate()?;
+        self.0.push(None);
+        Ok(())
+    }
+}
+
+/// Regions of a test.
+pub type TestRegions = TestStore<Region<Back>>;
+/// Views of a test.
+pub type TestViews = TestSlots<View<Back, TestRegions>>;
+/// A space of a test.
+pub type TestSpace = Space<Back, TestRegions, TestViews>;
+
+/// An empty space.
+pub fn new_space(
+    host: &mut TestHost,
+    failure: &Failure,
+    max_regions: usize,
+) -> Result<TestSpace, NoMemory> {
+    let (regions, views) = (TestStore::new(failure), TestSlots::new(failure));
+    Space::new(host, regions, views, max_regions)
 }

@@ -3,11 +3,11 @@
 //! A space with a guest in it, and the model beside it: every step is done to both and compared.
 
 use uvisor_ept::{
-    Copied, Fault, Gpa, Hpa, Installed, Leaf, Owner, Perm, Range, Region, RegionError, Space, Taken,
+    Copied, Fault, Gpa, Hpa, Installed, Leaf, Marks, Owner, Perm, Range, Region, RegionError, Taken,
 };
 
 use crate::cpu::{translate, Cpu};
-use crate::host::{file_content, Back, Failure, NoMemory, TestHost, TestStore};
+use crate::host::{file_content, new_space, Back, Failure, NoMemory, TestHost, TestSpace};
 use crate::model::{gpa, range, Model, Outcome, Refusal, MAX_REGIONS, SEGMENTS};
 
 /// A fault that the module is busy with, and has let go of its lock for.
@@ -49,7 +49,7 @@ pub struct Machine {
     /// The guest's CPU.
     pub cpu: Cpu,
     /// What is tested.
-    pub space: Space<Back, TestStore<Region<Back>>>,
+    pub space: TestSpace,
     /// What it should be.
     pub model: Model,
     /// What was unmapped and not yet reaped, and how many pages it had.
@@ -63,7 +63,7 @@ impl Machine {
     pub fn new(failure: Failure) -> Result<Self, NoMemory> {
         let mut host = TestHost::new();
         host.failure = failure.clone();
-        let space = match Space::new(&mut host, TestStore::new(&failure), MAX_REGIONS) {
+        let space = match new_space(&mut host, &failure, MAX_REGIONS) {
             Ok(space) => space,
             Err(error) => {
                 assert_eq!(host.tables(), 0);
@@ -105,6 +105,7 @@ impl Machine {
         let region = Region {
             range: range(from, to),
             perm,
+            marks: Marks::empty(),
             backing: backing.clone(),
         };
         let done = self.space.map(region);
@@ -289,7 +290,7 @@ impl Machine {
         } else {
             self.space.fault(&self.host, gpa(number), access)
         };
-        let mapped = self.model.0[number].as_ref();
+        let mapped = self.model.segments[number].as_ref();
         assert_eq!(fault == Fault::Unmapped, mapped.is_none());
         if let Some(mapped) = mapped {
             let denied = access.is_empty() || !mapped.perm.contains(access);
@@ -308,7 +309,7 @@ impl Machine {
         let service = self.services.remove(0);
         let number = service.number;
         let mut model = self.model.clone();
-        let expected = match (&service.kind, &mut model.0[number]) {
+        let expected = match (&service.kind, &mut model.segments[number]) {
             (_, None) => Served::Stale,
             (Kind::Install(owner, backing), Some(mapped)) => {
                 if mapped.back != backing.clone().unwrap_or(Back::Zero) {
@@ -353,7 +354,7 @@ impl Machine {
         assert_eq!(self.space.regions().len(), self.model.regions().len());
         let eptp = self.space.tree().eptp();
         for number in 0..SEGMENTS {
-            let mapped = self.model.0[number].as_ref();
+            let mapped = self.model.segments[number].as_ref();
             let expected = mapped.and_then(|mapped| Some((mapped.page?, mapped.page_perm()?)));
             let leaf = self.space.tree().get(&self.host, gpa(number));
             let found = translate(&self.host, eptp, gpa(number));

@@ -2,7 +2,7 @@
 
 //! What a space should be: a list of pages, each with all that is to know about it.
 
-use uvisor_ept::{Gpa, Owner, Perm, Range, Region, RegionError};
+use uvisor_ept::{Gpa, Marks, Owner, Perm, Range, Region, RegionError};
 
 use crate::host::{file_content, Back, NoMemory};
 
@@ -55,6 +55,8 @@ pub struct Page {
 pub struct Mapped {
     /// What the guest may do.
     pub perm: Perm,
+    /// Whether it is sealed, and what it was where nothing may be writable and executable.
+    pub marks: Marks,
     /// What its first page is made from.
     pub back: Back,
     /// Its first page, if it was touched.
@@ -65,7 +67,7 @@ impl Mapped {
     /// What the guest may do with the page as it is.
     pub fn page_perm(&self) -> Option<Perm> {
         Some(match self.page?.owner {
-            Owner::Private | Owner::Shared => self.perm,
+            Owner::Private | Owner::Shared | Owner::Lent => self.perm,
             Owner::File => self.perm - Perm::W,
         })
     }
@@ -100,6 +102,8 @@ pub enum Outcome {
     Unmapped,
     /// The region does not allow it.
     Denied,
+    /// The view does not allow it.
+    Hidden,
     /// It finds this in the page, or leaves it there.
     Content(u64),
     /// A table could not be had.
@@ -111,20 +115,31 @@ pub enum Outcome {
 /// Why a region operation fails.
 pub type Refusal = RegionError<NoMemory>;
 
-/// All segments.
+/// All that is to know about a space.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Model(pub Vec<Option<Mapped>>);
+pub struct Model {
+    /// All segments.
+    pub segments: Vec<Option<Mapped>>,
+    /// Whether nothing may be writable and executable.
+    pub w_xor_x: bool,
+    /// What each view allows in each segment, and last behind all of them; view 1 comes first.
+    pub views: Vec<Option<Vec<Perm>>>,
+}
 
 impl Model {
     /// Nothing is mapped.
     pub fn new() -> Self {
-        Self(vec![None; SEGMENTS])
+        Self {
+            segments: vec![None; SEGMENTS],
+            w_xor_x: false,
+            views: Vec::new(),
+        }
     }
 
     /// The regions: segments that look alike are one.
     pub fn regions(&self) -> Vec<Region<Back>> {
         let mut regions: Vec<Region<Back>> = Vec::new();
-        for (number, mapped) in self.0.iter().enumerate() {
+        for (number, mapped) in self.segments.iter().enumerate() {
             let Some(mapped) = mapped else { continue };
             let here = range(number, number);
             let extended = regions.last().filter(|last| {
@@ -135,18 +150,20 @@ impl Model {
                     }
                     _ => false,
                 };
-                last.range.end() == here.start() && last.perm == mapped.perm && goes_on
+                last.range.end() == here.start()
+                    && (last.perm, last.marks) == (mapped.perm, mapped.marks)
+                    && goes_on
             });
             if let Some(last) = extended {
                 let start = last.range.start().0;
                 let range = Range::new(start, here.end().0 - start, GPA_BITS).unwrap();
                 regions.last_mut().unwrap().range = range;
             } else {
-                let (perm, backing) = (mapped.perm, mapped.back.clone());
                 regions.push(Region {
                     range: here,
-                    perm,
-                    backing,
+                    perm: mapped.perm,
+                    marks: mapped.marks,
+                    backing: mapped.back.clone(),
                 });
             }
         }
@@ -155,7 +172,11 @@ impl Model {
 
     /// The pages that were touched.
     pub fn pages(&self) -> impl Iterator<Item = u64> + '_ {
-        let touched = |number: &usize| self.0[*number].as_ref().is_some_and(|m| m.page.is_some());
+        let touched = |number: &usize| {
+            self.segments[*number]
+                .as_ref()
+                .is_some_and(|m| m.page.is_some())
+        };
         (0..SEGMENTS)
             .filter(touched)
             .map(|number| segment(number).0)
@@ -170,15 +191,15 @@ impl Model {
         tables.len()
     }
 
-    /// Whether the start (or the end) of `from..=to` cuts a region with a permission that `counts`.
-    fn cuts(&self, from: usize, to: usize, counts: impl Fn(Perm) -> bool) -> (bool, bool) {
+    /// Whether the start (or the end) of `from..=to` cuts a region that `counts`.
+    fn cuts(&self, from: usize, to: usize, counts: impl Fn(&Region<Back>) -> bool) -> (bool, bool) {
         let range = range(from, to);
         let cut = |at: Gpa| {
             let regions = self.regions();
             let mut cut = regions
                 .iter()
                 .filter(|r| r.range.start() < at && at < r.range.end());
-            cut.any(|region| counts(region.perm))
+            cut.any(&counts)
         };
         (cut(range.start()), cut(range.end()))
     }
@@ -191,9 +212,34 @@ impl Model {
         Ok(())
     }
 
+    /// The marks of a segment that had `old` and gets `perm`.
+    fn marks(&self, old: Marks, perm: Perm) -> Result<Marks, Refusal> {
+        let mut new = old;
+        if self.w_xor_x && perm.contains(Perm::W) {
+            new |= Marks::WRITABLE;
+        }
+        if self.w_xor_x && perm.contains(Perm::X) {
+            new |= Marks::EXECUTABLE;
+        }
+        if new.contains(Marks::WRITABLE | Marks::EXECUTABLE) {
+            return Err(RegionError::WritableExecutable);
+        }
+        Ok(new)
+    }
+
+    /// Fails if one of the segments `from..=to` is sealed.
+    fn not_sealed(&self, from: usize, to: usize) -> Result<(), Refusal> {
+        let mut mapped = self.segments[from..=to].iter().flatten();
+        if mapped.any(|mapped| mapped.marks.contains(Marks::SEALED)) {
+            return Err(RegionError::Sealed);
+        }
+        Ok(())
+    }
+
     /// Maps the segments `from..=to`.
     pub fn map(&mut self, from: usize, to: usize, perm: Perm, back: &Back) -> Result<(), Refusal> {
-        if self.0[from..=to].iter().any(Option::is_some) {
+        let marks = self.marks(Marks::empty(), perm)?;
+        if self.segments[from..=to].iter().any(Option::is_some) {
             return Err(RegionError::Exists);
         }
         let mut mapped = self.clone();
@@ -203,8 +249,9 @@ impl Model {
                 Back::Zero => Back::Zero,
                 Back::File(file, page) => Back::File(file, page + pages),
             };
-            mapped.0[number] = Some(Mapped {
+            mapped.segments[number] = Some(Mapped {
                 perm,
+                marks,
                 back,
                 page: None,
             });
@@ -218,8 +265,9 @@ impl Model {
 
     /// Unmaps the segments `from..=to`.
     pub fn unmap(&mut self, from: usize, to: usize) -> Result<(), Refusal> {
+        self.not_sealed(from, to)?;
         let mut unmapped = self.clone();
-        unmapped.0[from..=to].fill(None);
+        unmapped.segments[from..=to].fill(None);
         if unmapped.regions().len() > self.regions().len() {
             self.room(1)?;
         }
@@ -229,38 +277,128 @@ impl Model {
 
     /// Whether [`Model::protect`] has to divide a region.
     pub fn divides(&self, from: usize, to: usize, perm: Perm) -> usize {
-        let (start, end) = self.cuts(from, to, |old| old != perm);
+        let (start, end) = self.cuts(from, to, |old| {
+            self.marks(old.marks, perm) != Ok(old.marks) || old.perm != perm
+        });
         usize::from(start) + usize::from(end)
     }
 
     /// Gives the segments `from..=to` a permission. Says whether a page lost some.
     pub fn protect(&mut self, from: usize, to: usize, perm: Perm) -> Result<bool, Refusal> {
-        if self.0[from..=to].iter().any(Option::is_none) {
+        if self.segments[from..=to].iter().any(Option::is_none) {
             return Err(RegionError::Unmapped);
         }
+        for mapped in self.segments[from..=to].iter().flatten() {
+            self.marks(mapped.marks, perm)?;
+        }
+        self.not_sealed(from, to)?;
         self.room(self.divides(from, to, perm))?;
+        let mut changed = self.clone();
         let mut lost = false;
-        for mapped in self.0[from..=to].iter_mut().flatten() {
+        for mapped in changed.segments[from..=to].iter_mut().flatten() {
             let old = mapped.page_perm();
+            mapped.marks = self.marks(mapped.marks, perm)?;
             mapped.perm = perm;
             let new = mapped.page_perm();
             lost |= old
                 .zip(new)
                 .is_some_and(|(old, new)| !(old - new).is_empty());
         }
+        *self = changed;
         Ok(lost)
     }
 
+    /// Seals the segments `from..=to`.
+    pub fn seal(&mut self, from: usize, to: usize) -> Result<(), Refusal> {
+        if self.segments[from..=to].iter().any(Option::is_none) {
+            return Err(RegionError::Unmapped);
+        }
+        let mut mapped = self.segments[from..=to].iter().flatten();
+        if mapped.any(|mapped| mapped.perm.contains(Perm::W)) {
+            return Err(RegionError::Writable);
+        }
+        let (start, end) = self.cuts(from, to, |old| !old.marks.contains(Marks::SEALED));
+        self.room(usize::from(start) + usize::from(end))?;
+        for mapped in self.segments[from..=to].iter_mut().flatten() {
+            mapped.marks |= Marks::SEALED;
+        }
+        Ok(())
+    }
+
+    /// Adds a view that allows `perm` everywhere; its number.
+    pub fn add_view(&mut self, perm: Perm) -> usize {
+        let view = Some(vec![perm; SEGMENTS + 1]);
+        match self.views.iter().position(Option::is_none) {
+            Some(at) => {
+                self.views[at] = view;
+                at + 1
+            }
+            None => {
+                self.views.push(view);
+                self.views.len()
+            }
+        }
+    }
+
+    /// Takes a view away.
+    pub fn remove_view(&mut self, number: usize) {
+        if let Some(view) = self.views.get_mut(number - 1) {
+            *view = None;
+        }
+    }
+
+    /// Lets a view allow at most `perm` in the segments `from..=to`.
+    pub fn protect_view(
+        &mut self,
+        number: usize,
+        from: usize,
+        to: usize,
+        perm: Perm,
+    ) -> Result<(), Refusal> {
+        self.not_sealed(from, to)?;
+        let Some(Some(view)) = self.views.get_mut(number - 1) else {
+            return Err(RegionError::NoView);
+        };
+        let runs = 1 + view.windows(2).filter(|two| two[0] != two[1]).count();
+        let cuts_start = from > 0 && view[from - 1] == view[from] && view[from] != perm;
+        let cuts_end = view[to] == view[to + 1] && view[to] != perm;
+        let cuts = usize::from(cuts_start) + usize::from(cuts_end);
+        if cuts > 0 && runs + cuts > MAX_REGIONS {
+            return Err(RegionError::TooMany);
+        }
+        view[from..=to].fill(perm);
+        Ok(())
+    }
+
+    /// An access of the guest's in a view.
+    pub fn view_access(
+        &mut self,
+        view: usize,
+        number: usize,
+        access: Perm,
+        content: u64,
+    ) -> Outcome {
+        let limit = view
+            .checked_sub(1)
+            .map_or(Perm::all(), |at| self.views[at].as_ref().unwrap()[number]);
+        if self.segments[number].is_some() && !limit.contains(access) {
+            return Outcome::Hidden;
+        }
+        self.access(number, access, content)
+    }
+
     /// Forgets the pages of the segments `from..=to`.
-    pub fn discard(&mut self, from: usize, to: usize) {
-        for mapped in self.0[from..=to].iter_mut().flatten() {
+    pub fn discard(&mut self, from: usize, to: usize) -> Result<(), Refusal> {
+        self.not_sealed(from, to)?;
+        for mapped in self.segments[from..=to].iter_mut().flatten() {
             mapped.page = None;
         }
+        Ok(())
     }
 
     /// An access of the guest's; a write leaves `content`.
     pub fn access(&mut self, number: usize, access: Perm, content: u64) -> Outcome {
-        match &mut self.0[number] {
+        match &mut self.segments[number] {
             None => Outcome::Unmapped,
             Some(mapped) if !mapped.perm.contains(access) => Outcome::Denied,
             Some(mapped) => {

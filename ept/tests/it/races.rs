@@ -2,10 +2,10 @@
 
 //! What may happen between a fault and the page that was made for it, case by case.
 
-use uvisor_ept::{Perm, Range, Space, Taken};
+use uvisor_ept::{Marks, Perm, Range, Taken};
 
 use crate::cpu::Cpu;
-use crate::host::{Back, Failure, TestHost, TestStore};
+use crate::host::{new_space, Back, Failure, TestHost};
 use crate::machine::{Machine, Served};
 use crate::model::Outcome;
 
@@ -149,13 +149,14 @@ fn the_module_may_touch_what_the_guest_may_not() {
 fn detached_memory_stays_until_it_is_reaped() {
     let mut host = TestHost::new();
     let failure = Failure::default();
-    let mut space = Space::new(&mut host, TestStore::new(&failure), 8).unwrap();
+    let mut space = new_space(&mut host, &failure, 8).unwrap();
     let range = Range::new(0x20_0000, 0x20_0000, 48).unwrap();
     let backing = Back::Zero;
     space
         .map(uvisor_ept::Region {
             range,
             perm: RW,
+            marks: Marks::empty(),
             backing,
         })
         .unwrap();

@@ -2,7 +2,7 @@
 
 //! The region map by itself.
 
-use uvisor_ept::{Gpa, Perm, Range, Region, RegionError, RegionMap};
+use uvisor_ept::{Gpa, Marks, Perm, Range, Region, RegionError, RegionMap};
 
 use crate::host::{Back, Failure, TestStore};
 
@@ -21,6 +21,7 @@ fn zeros(from: u64, to: u64, perm: Perm) -> Region<Back> {
     Region {
         range: pages(from, to),
         perm,
+        marks: Marks::empty(),
         backing: Back::Zero,
     }
 }
@@ -30,6 +31,7 @@ fn file(from: u64, to: u64, perm: Perm, page: u64) -> Region<Back> {
     Region {
         range: pages(from, to),
         perm,
+        marks: Marks::empty(),
         backing: Back::File(0, page),
     }
 }
