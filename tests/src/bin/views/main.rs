@@ -2,6 +2,11 @@
 
 //! Views: what the guest sees in each, how it switches, and how they follow the memory below them.
 
+mod attacks;
+mod final_ranges;
+mod following;
+mod limits;
+
 use uvisor::{Device, Exit, Features, MemoryCause, Prot, ViewCause, ViewFlags, PAGE_SIZE};
 use uvisor_tests::heap::{step, text, HEAP};
 use uvisor_tests::kernel::{Kernel, SUPERVISOR};
@@ -262,5 +267,9 @@ fn main() {
         }
     }
     tap.test("without views there is nothing to switch to", without_views);
+    following::test(&mut tap);
+    final_ranges::test(&mut tap);
+    attacks::test(&mut tap);
+    limits::test(&mut tap);
     tap.finish();
 }
