@@ -42,4 +42,4 @@ pub use regions::RegionMap;
 pub use share::{Remains, Retired};
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
-pub use usage::Usage;
+pub use usage::{Count, Usage};

@@ -140,6 +140,34 @@ fn header_says_what_rust_says() {
             reserved
         }
     );
+    layout!(
+        c,
+        "uvisor_list",
+        List {
+            size,
+            flags,
+            entries,
+            count,
+            entry_size,
+            total
+        }
+    );
+    layout!(
+        c,
+        "uvisor_list_entry",
+        ListEntry {
+            id,
+            parent,
+            pid,
+            uid,
+            flags,
+            vcpus,
+            private = "private_",
+            shared,
+            tables,
+            charged
+        }
+    );
     layout!(c, "uvisor_stats", Stats {
         size, flags, private = "private_", file, tables, memory_limit, regions, vcpus, events,
         shared, charged,
@@ -198,6 +226,8 @@ fn header_says_what_rust_says() {
     for (name, value) in [
         ("UVISOR_INFO", uapi::INFO),
         ("UVISOR_VM_CREATE", uapi::VM_CREATE),
+        ("UVISOR_LIST", uapi::LIST),
+        ("UVISOR_LIST_FROZEN", uapi::ListFlags::FROZEN.bits()),
         ("UVISOR_MAP", uapi::MAP),
         ("UVISOR_UNMAP", uapi::UNMAP),
         ("UVISOR_PROTECT", uapi::PROTECT),

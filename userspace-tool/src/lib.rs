@@ -48,6 +48,6 @@ pub use vm::{GuestMemory, Vm};
 
 pub use uvisor_uapi as uapi;
 pub use uvisor_uapi::{
-    Event, Features, Info, MemoryCause, Mitigations, Prot, Regs, RunFlags, Stats, DEVICE,
-    HYPERCALL_LEN, PAGE_SIZE,
+    Event, Features, Info, ListEntry, ListFlags, MemoryCause, Mitigations, Prot, Regs, RunFlags,
+    Stats, DEVICE, HYPERCALL_LEN, PAGE_SIZE,
 };

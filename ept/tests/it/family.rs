@@ -4,8 +4,8 @@
 //! nothing: every step is done to both and compared.
 
 use uvisor_ept::{
-    Copied, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Remains, Retired,
-    Space, Taken, Usage,
+    Copied, Count, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Remains,
+    Retired, Space, Taken, Usage,
 };
 
 use crate::cpu::{translate, Cpu};
@@ -341,7 +341,11 @@ impl Family {
         let usages: Vec<_> = self
             .members
             .iter()
-            .map(|m| m.space.tree().usage(&self.host))
+            .map(|m| {
+                let mut count = Count::new();
+                while count.go_on(&self.host, m.space.tree()) {}
+                count.usage()
+            })
             .collect();
         for (usage, member) in usages.iter().zip(&self.members) {
             let pages = member.model.0.iter().flatten().filter_map(|m| m.page);

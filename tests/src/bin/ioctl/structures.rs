@@ -9,7 +9,8 @@ use uvisor_tests::raw::{fails, ioctl, mmap, munmap, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
 use uvisor_uapi::{
-    CloneVm, Diff, Info, Limits, Map, Protect, Reset, Stats, Unmap, VcpuCreate, VmCreate, PAGE_SIZE,
+    CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Reset, Stats, Unmap, VcpuCreate,
+    VmCreate, PAGE_SIZE,
 };
 
 use crate::{guest, FREE, PAGE};
@@ -61,6 +62,10 @@ pub(crate) fn calls() -> Vec<Call> {
         count: 1,
         ..Diff::new()
     };
+    let list = List {
+        entry_size: ListEntry::MIN_SIZE,
+        ..List::new()
+    };
     let unmap = Unmap {
         gpa,
         len,
@@ -76,6 +81,11 @@ pub(crate) fn calls() -> Vec<Call> {
             returns_fd: true,
             on_device: true,
             ..call("VM_CREATE", uapi::VM_CREATE, bytes(&VmCreate::new()))
+        },
+        Call {
+            writes: true,
+            on_device: true,
+            ..call("LIST", uapi::LIST, bytes(&list))
         },
         Call {
             known_flags: 1,
