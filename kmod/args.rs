@@ -22,6 +22,8 @@ use uvisor_uapi::{
     DiffRange,
     Info,
     Limits,
+    List,
+    ListEntry,
     Map,
     Protect,
     Reset,
@@ -73,18 +75,46 @@ arguments! {
     ViewCreate: uvisor_uapi::ViewFlags::all().bits(),
     ViewProtect,
     ViewDestroy,
+    List,
+}
+
+/// What a call writes an array of.
+///
+/// # Safety
+///
+/// The type is `repr(C)` without padding.
+pub(crate) unsafe trait Element: Copy {}
+// SAFETY: Integers whose sizes are, as `uvisor_uapi` asserts, that of the structure.
+unsafe impl Element for DiffRange {}
+// SAFETY: As above.
+unsafe impl Element for ListEntry {}
+
+/// The bytes of an array.
+fn bytes_of<T: Element>(elements: &[T]) -> &[u8] {
+    let (start, len) = (elements.as_ptr().cast(), core::mem::size_of_val(elements));
+    // SAFETY: By the trait there is no padding, so all bytes are initialised.
+    unsafe { core::slice::from_raw_parts(start, len) }
 }
 
 /// Writes an array to where user space has room for it.
-pub(crate) fn write_all(to: u64, ranges: &[DiffRange]) -> Result {
+pub(crate) fn write_all<T: Element>(to: u64, elements: &[T]) -> Result {
+    let bytes = bytes_of(elements);
     // CAST: An address has 64 bits.
     let to = UserPtr::from_addr(to as usize);
-    // SAFETY: The structure has two integers and no padding (its size is asserted), so all bytes are
-    // initialised.
-    let bytes = unsafe {
-        core::slice::from_raw_parts(ranges.as_ptr().cast::<u8>(), core::mem::size_of_val(ranges))
-    };
     UserSlice::new(to, bytes.len()).writer().write_slice(bytes)
+}
+
+/// Writes an element of an array whose elements have `size` bytes for user space: the first ones of
+/// `element`, or zeros behind them.
+pub(crate) fn write_sized<T: Element>(to: u64, size: usize, element: T) -> Result {
+    let bytes = bytes_of(core::slice::from_ref(&element));
+    // CAST: An address has 64 bits.
+    let mut writer = UserSlice::new(UserPtr::from_addr(to as usize), size).writer();
+    writer.write_slice(bytes.get(..size).unwrap_or(bytes))?;
+    while !writer.is_empty() {
+        writer.write(&0u8)?;
+    }
+    Ok(())
 }
 
 /// Where an argument came from, to write the answer to.

@@ -10,6 +10,7 @@ use kernel::{
         MiscDevice,
         MiscDeviceRegistration, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         global_lock,
@@ -19,13 +20,16 @@ use kernel::{
 
 use uvisor_uapi::{
     self as uapi,
-    Info, //
+    Info,
+    List,
+    ListEntry, //
 };
 
 use crate::{
     args,
     hardware::Hardware,
     memory::MAX_REGIONS,
+    registry::Viewer,
     sys::cpu,
     vm::{
         Vm,
@@ -83,6 +87,12 @@ impl MiscDevice for Device {
                 Ok(0)
             }
             uapi::VM_CREATE => Vm::create(device.hardware.clone(), arg),
+            uapi::LIST => {
+                let (mut list, place) = args::read::<List>(arg)?;
+                fill(&mut list)?;
+                place.write(&list)?;
+                Ok(0)
+            }
             _ => Err(ENOTTY),
         }
     }
@@ -106,4 +116,30 @@ impl Device {
         info.tsc_khz = cpu::tsc_khz().into();
         info
     }
+}
+
+/// `LIST`.
+fn fill(list: &mut List) -> Result {
+    let (room, size) = (list.count, list.entry_size);
+    if size < ListEntry::MIN_SIZE || size % 8 != 0 {
+        return Err(EINVAL);
+    }
+    // CAST: A 32-bit number fits.
+    if size as usize > PAGE_SIZE {
+        return Err(E2BIG);
+    }
+    list.count = 0;
+    list.total = 0;
+    let mut at = list.entries;
+    Viewer::current().for_each(|seen| {
+        list.total = list.total.saturating_add(1);
+        if list.count < room {
+            // CAST: As above.
+            args::write_sized(at, size as usize, seen.describe()?)?;
+            list.count = list.count.saturating_add(1);
+            // OVERFLOW: Where nothing is mapped, nothing is written.
+            at = at.wrapping_add(size.into());
+        }
+        Ok(())
+    })
 }

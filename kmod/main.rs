@@ -26,6 +26,7 @@ mod memory;
 mod mitigations;
 mod page;
 mod pages;
+mod registry;
 mod run;
 mod sys;
 mod vcpu;
@@ -53,6 +54,8 @@ struct Uvisor {
 impl kernel::InPlaceModule for Uvisor {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         sys::frame::init();
+        // SAFETY: Once per load, before the device exists.
+        unsafe { registry::init() };
         try_pin_init!(Self {
             // SAFETY: Once per load, before the device exists.
             _hardware: unsafe { device::Published::new(hardware::Hardware::probe()?) },

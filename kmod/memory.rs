@@ -8,6 +8,7 @@
 
 use core::sync::atomic::{
     AtomicBool,
+    AtomicU32,
     AtomicU64,
     Ordering::{
         Relaxed,
@@ -26,6 +27,7 @@ use kernel::{
 };
 
 use uvisor_ept::{
+    Count,
     Marks,
     Perm,
     Range,
@@ -50,7 +52,11 @@ use crate::{
         Pages,
         Regions, //
     },
-    sys::file::Mapping, //
+    sys::{
+        file::Mapping,
+        irq,
+        task, //
+    }, //
 };
 
 mod fault;
@@ -102,8 +108,20 @@ pub(crate) struct Memory {
     views: SetOnce<ViewTable>,
     /// It is a template: nothing changes it any more, and no vCPU runs.
     frozen: AtomicBool,
+    /// How many vCPUs have it.
+    pub(crate) vcpus: AtomicU32,
     /// What happened outside of vCPUs.
     pub(crate) events: Counters,
+}
+
+/// What a micro-VM holds, in bytes: see [`Stats`].
+#[derive(Default)]
+pub(crate) struct Held {
+    pub(crate) private: u64,
+    pub(crate) shared: u64,
+    pub(crate) file: u64,
+    pub(crate) tables: u64,
+    pub(crate) charged: u64,
 }
 
 /// What the lock protects.
@@ -146,6 +164,11 @@ fn limit_pages(bytes: u64) -> Result<u64> {
         1..PAGE_SIZE => Err(EINVAL),
         _ => Ok(bytes / PAGE_SIZE),
     }
+}
+
+/// How many bytes so many pages have.
+fn bytes(pages: u64) -> u64 {
+    pages.saturating_mul(PAGE_SIZE)
 }
 
 impl Memory {
@@ -198,8 +221,14 @@ impl Memory {
             eptp,
             views,
             frozen: AtomicBool::new(false),
+            vcpus: AtomicU32::new(0),
             events: Counters::new(),
         }))
+    }
+
+    /// The identity of the micro-VM.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The EPT pointer of view 0.
@@ -373,18 +402,43 @@ impl Memory {
         Ok(())
     }
 
-    /// Fills in what is held.
-    pub(crate) fn report(&self, stats: &mut Stats) {
-        let inner = self.inner.lock();
-        let usage = inner.space.as_ref().map(|s| s.usage(&inner.pages));
-        let usage = usage.unwrap_or_default();
-        let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE);
-        stats.private = bytes(usage.private);
-        stats.file = bytes(usage.file);
+    /// What is held; what changes meanwhile is counted as it was before or as it is after. Fails with
+    /// `EINTR` if a signal ends the calling task.
+    pub(crate) fn held(&self) -> Result<Held> {
+        let mut count = Count::new();
+        // There may be much, and nobody must wait for all of it.
+        let charged = loop {
+            let inner = self.inner.lock();
+            let space = inner.space.as_ref().ok_or(ENXIO)?;
+            if !count.go_on_in(&inner.pages, space) {
+                break inner.pages.charged();
+            }
+            drop(inner);
+            if task::is_dying() {
+                return Err(EINTR);
+            }
+            irq::cond_resched();
+        };
+        let usage = count.usage();
         let lists = self.views().map_or(0, |_| ViewTable::PAGES);
-        stats.tables = bytes(usage.tables.saturating_add(lists));
-        stats.shared = bytes(usage.shared.saturating_add(usage.shared_tables));
-        stats.charged = bytes(inner.pages.charged());
+        Ok(Held {
+            private: bytes(usage.private),
+            shared: bytes(usage.shared.saturating_add(usage.shared_tables)),
+            file: bytes(usage.file),
+            tables: bytes(usage.tables.saturating_add(lists)),
+            charged: bytes(charged),
+        })
+    }
+
+    /// Fills in what is held and what happened.
+    pub(crate) fn report(&self, stats: &mut Stats) -> Result {
+        let held = self.held()?;
+        stats.private = held.private;
+        stats.file = held.file;
+        stats.tables = held.tables;
+        stats.shared = held.shared;
+        stats.charged = held.charged;
+        let inner = self.inner.lock();
         stats.memory_limit = match inner.pages.limit() {
             u64::MAX => 0,
             pages => bytes(pages),
@@ -393,5 +447,6 @@ impl Memory {
         // CAST: At most `MAX_REGIONS`.
         stats.regions = regions as u32;
         self.events.report(stats);
+        Ok(())
     }
 }

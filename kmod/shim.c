@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/anon_inodes.h>
+#include <linux/capability.h>
 #include <linux/cc_platform.h>
 #include <linux/dcache.h>
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
@@ -11,9 +12,12 @@
 #include <linux/mm.h>
 #include <linux/mount.h>
 #include <linux/pagemap.h>
+#include <linux/pid.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/smp.h>
+#include <linux/user_namespace.h>
 #include <asm/cpufeature.h>
 #include <asm/desc.h>
 #include <asm/io.h>
@@ -123,6 +127,34 @@ void uvisor_kick_cpu(int cpu)
 int uvisor_sync_cpu(int cpu)
 {
 	return smp_call_function_single(cpu, uvisor_nothing, NULL, 1);
+}
+
+/* --- Tasks --- */
+
+/* The calling process, with a reference. */
+struct pid *uvisor_pid_get(void)
+{
+	return get_task_pid(current, PIDTYPE_TGID);
+}
+
+/*
+ * The number of a process as the calling task has it; 0 if it has none for it. One
+ * that has ended has none: the number may be another's by now.
+ */
+u32 uvisor_pid_number(struct pid *pid)
+{
+	return pid_has_task(pid, PIDTYPE_TGID) ? pid_vnr(pid) : 0;
+}
+
+/* Not a use of the privilege, and no violation if there is none: it is only asked. */
+bool uvisor_is_admin(void)
+{
+	return ns_capable_noaudit(&init_user_ns, CAP_SYS_ADMIN);
+}
+
+bool uvisor_is_dying(void)
+{
+	return fatal_signal_pending(current);
 }
 
 /* --- CPU --- */

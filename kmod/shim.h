@@ -10,6 +10,7 @@
 
 struct address_space;
 struct file;
+struct pid;
 struct vm_area_struct;
 
 /* The kernel's speculation bugs and features that decide our mitigations. */
@@ -40,6 +41,11 @@ void uvisor_cond_resched(void);
 int uvisor_handle_work(void);
 void uvisor_kick_cpu(int cpu);
 int uvisor_sync_cpu(int cpu);
+
+struct pid *uvisor_pid_get(void);
+u32 uvisor_pid_number(struct pid *pid);
+bool uvisor_is_admin(void);
+bool uvisor_is_dying(void);
 
 int uvisor_rdmsr_safe(u32 msr, u64 *value);
 void uvisor_cpu_bugs(struct uvisor_cpu_bugs *bugs);

@@ -54,6 +54,7 @@ use crate::{
     hardware::Hardware,
     memory::Memory,
     pages::MemoryBacking,
+    registry::Listed,
     sys::{
         file::{
             self,
@@ -81,8 +82,8 @@ pub(crate) struct Vm {
     /// at once.
     #[pin]
     template: Mutex<Option<Arc<Self>>>,
-    #[pin]
-    pub(crate) memory: Memory,
+    pub(crate) memory: Arc<Memory>,
+    _listed: Listed,
     /// The counters of each vCPU whose file is open, by its number.
     #[pin]
     vcpus: Mutex<KVec<Option<Arc<Counters>>>>,
@@ -112,7 +113,7 @@ impl Vm {
         let id = hardware.new_id();
         let w_xor_x = create.flags & VmFlags::W_XOR_X.bits() != 0;
         let memory = Memory::new(hardware.clone(), id, create.memory_limit, w_xor_x)?;
-        Self::install(hardware, id, None, memory)
+        Self::install(hardware, id, 0, None, memory)
     }
 
     /// `CLONE`: makes one with the memory of this one and returns its file descriptor.
@@ -121,21 +122,24 @@ impl Vm {
         let id = hardware.new_id();
         let (memory, is_template) = self.memory.share(id, clone.memory_limit)?;
         let template = is_template.then(|| self.into());
-        Self::install(hardware, id, template, memory)
+        Self::install(hardware, id, self.id, template, memory)
     }
 
     /// Makes one with `memory` and returns its file descriptor.
     fn install(
         hardware: Arc<Hardware>,
         id: u64,
+        parent: u64,
         template: Option<Arc<Self>>,
         memory: impl PinInit<Memory, Error>,
     ) -> Result<isize> {
+        let memory = Arc::pin_init(memory, GFP_KERNEL_ACCOUNT)?;
         let vm = Arc::pin_init(
             try_pin_init!(Self {
                 id,
                 template <- new_mutex!(template),
-                memory <- memory,
+                _listed: Listed::new(memory.clone(), parent)?,
+                memory,
                 vcpus <- new_mutex!(KVec::new()),
                 hardware: {
                     hardware.vms.fetch_add(1, Relaxed);
@@ -172,7 +176,7 @@ impl Vm {
             }
             uapi::STATS => {
                 let (_, place) = args::read::<Stats>(arg)?;
-                place.write(&self.stats())?;
+                place.write(&self.stats()?)?;
             }
             uapi::LIMITS => self
                 .memory
@@ -303,14 +307,14 @@ impl Vm {
     }
 
     /// `STATS`.
-    fn stats(&self) -> Stats {
+    fn stats(&self) -> Result<Stats> {
         let mut stats = Stats::new();
-        self.memory.report(&mut stats);
+        self.memory.report(&mut stats)?;
         for counters in self.vcpus.lock().iter().flatten() {
             counters.report(&mut stats);
             stats.vcpus += 1;
         }
-        stats
+        Ok(stats)
     }
 
     /// A number and counters for a new vCPU; `ENOSPC` if there are too many.
@@ -319,6 +323,7 @@ impl Vm {
         let mut vcpus = self.vcpus.lock();
         if let Some((number, slot)) = vcpus.iter_mut().enumerate().find(|(_, s)| s.is_none()) {
             *slot = Some(counters.clone());
+            self.memory.vcpus.fetch_add(1, Relaxed);
             // Its VPID was another vCPU's, which may have had other page tables: INVEPT drops those
             // translations as well.
             self.memory.flush();
@@ -329,6 +334,7 @@ impl Vm {
             return Err(ENOSPC);
         }
         vcpus.push(Some(counters.clone()), GFP_KERNEL_ACCOUNT)?;
+        self.memory.vcpus.fetch_add(1, Relaxed);
         Ok((number, counters))
     }
 
@@ -336,6 +342,7 @@ impl Vm {
     pub(crate) fn remove_vcpu(&self, number: usize) {
         let mut vcpus = self.vcpus.lock();
         if let Some(counters) = vcpus.get_mut(number).and_then(Option::take) {
+            self.memory.vcpus.fetch_sub(1, Relaxed);
             counters.add_to(&self.memory.events);
         }
     }

@@ -43,5 +43,5 @@ pub use regions::RegionMap;
 pub use share::{Remains, Retired};
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
-pub use usage::Usage;
+pub use usage::{Count, Usage};
 pub use view::{destroy_views, Slots, View, MAX_VIEWS};

@@ -19,7 +19,6 @@ use crate::region::{Backing, Marks, Region, RegionError, Store};
 use crate::regions::RegionMap;
 use crate::space::{Fault, Space};
 use crate::tree::{InsertError, Taken, Tree};
-use crate::usage::Usage;
 
 /// How many views there can be, view 0 among them: as many as an EPTP list has entries (26.5.6.3).
 pub const MAX_VIEWS: usize = 512;
@@ -291,15 +290,17 @@ where
         }
     }
 
-    /// Counts all that there is, the tables of views as well; it goes through every table.
-    pub fn usage<H: Host>(&self, host: &H) -> Usage {
-        let mut usage = self.tree().usage(host);
-        for view in self.views.as_slice().iter().flatten() {
-            let tables = view.tree.as_ref().map(|tree| tree.usage(host).tables);
-            // OVERFLOW: There are fewer tables than pages of memory.
-            usage.tables = usage.tables.wrapping_add(tables.unwrap_or(0));
+    /// The largest number that a view can have now.
+    pub(crate) fn max_view(&self) -> usize {
+        self.views.as_slice().len()
+    }
+
+    /// The tree of a view, 0 or another.
+    pub(crate) fn tree_of(&self, number: usize) -> Option<&Tree> {
+        match number {
+            0 => Some(self.tree()),
+            _ => self.view(number)?.tree.as_ref(),
         }
-        usage
     }
 
     /// Takes all pages in `range` out of all views; [`Space::reap_views`] is owed after the flush.

@@ -68,6 +68,11 @@ extern "C" {
     pub(crate) fn uvisor_kick_cpu(cpu: c_int);
     pub(crate) fn uvisor_sync_cpu(cpu: c_int) -> c_int;
 
+    pub(crate) fn uvisor_pid_get() -> *mut bindings::pid;
+    pub(crate) fn uvisor_pid_number(pid: *mut bindings::pid) -> u32;
+    pub(crate) fn uvisor_is_admin() -> bool;
+    pub(crate) fn uvisor_is_dying() -> bool;
+
     pub(crate) fn uvisor_rdmsr_safe(msr: u32, value: *mut u64) -> c_int;
     pub(crate) fn uvisor_cpu_bugs(bugs: *mut CpuBugs);
     pub(crate) fn uvisor_has_vmx() -> bool;

@@ -9,4 +9,5 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod frame;
 pub(crate) mod irq;
+pub(crate) mod task;
 pub(crate) mod vma;

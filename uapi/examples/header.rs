@@ -5,7 +5,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use uvisor_uapi::{Features, MapFlags, Mitigations, Prot, RunFlags, VcpuFlags};
+use uvisor_uapi::{
+    Features, ListFlags, MapFlags, Mitigations, Prot, RunFlags, VcpuFlags, ViewFlags, VmFlags,
+};
 
 /// Appends `#define`s for the bits of a set of flags, named as in Rust.
 macro_rules! flags {
@@ -32,8 +34,11 @@ pub fn header() -> Result<String, Box<dyn std::error::Error>> {
     flags!(defines, Mitigations, "MITIGATION");
     flags!(defines, Prot, "PROT");
     flags!(defines, MapFlags, "MAP");
+    flags!(defines, VmFlags, "VM");
     flags!(defines, VcpuFlags, "VCPU");
+    flags!(defines, ViewFlags, "VIEW");
     flags!(defines, RunFlags, "RUN");
+    flags!(defines, ListFlags, "LIST");
 
     let mut config = cbindgen::Config::from_file(crate_dir.join("cbindgen.toml"))?;
     config.trailer = Some(defines);
@@ -41,6 +46,7 @@ pub fn header() -> Result<String, Box<dyn std::error::Error>> {
     cbindgen::Builder::new()
         .with_config(config)
         .with_src(crate_dir.join("src/lib.rs"))
+        .with_src(crate_dir.join("src/list.rs"))
         .with_src(crate_dir.join("src/run.rs"))
         .with_src(crate_dir.join("src/stats.rs"))
         .generate()?

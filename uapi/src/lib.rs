@@ -20,9 +20,11 @@
 
 #![cfg_attr(not(any(test, MODULE)), no_std)]
 
+mod list;
 mod run;
 mod stats;
 
+pub use list::{List, ListEntry, ListFlags};
 pub use run::{
     Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, ViewCause, HYPERCALL_LEN,
     HYPERCALL_SWITCH_VIEW, RUN_PAGE_SIZE,
@@ -50,6 +52,14 @@ pub const INFO: u32 = IOCTL_TYPE << 8;
 ///
 /// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page, or unknown flags.
 pub const VM_CREATE: u32 = (IOCTL_TYPE << 8) | 0x01;
+/// `/dev/uvisor`: lists the micro-VMs that there are, by a [`List`].
+///
+/// The caller sees those that were made by its own effective user; with `CAP_SYS_ADMIN` in the initial user
+/// namespace, all. Those that are made or closed during the call may be among them, and what is said of
+/// each is of some moment during the call. Errors: `EINVAL` for an element smaller than the first version or
+/// whose size is no multiple of 8, `E2BIG` for one larger than a page; `EFAULT`; `EINTR` if a signal ends
+/// the caller.
+pub const LIST: u32 = (IOCTL_TYPE << 8) | 0x02;
 
 /// VM: maps a region described by a [`Map`].
 ///
@@ -512,4 +522,5 @@ sized! {
     ViewCreate = 16;
     ViewProtect = 32;
     ViewDestroy = 16;
+    List = 32;
 }

@@ -140,6 +140,66 @@ fn header_says_what_rust_says() {
             reserved
         }
     );
+    layout!(
+        c,
+        "uvisor_view_create",
+        ViewCreate {
+            size,
+            flags,
+            prot,
+            reserved
+        }
+    );
+    layout!(
+        c,
+        "uvisor_view_protect",
+        ViewProtect {
+            size,
+            flags,
+            gpa,
+            len,
+            view,
+            prot
+        }
+    );
+    layout!(
+        c,
+        "uvisor_view_destroy",
+        ViewDestroy {
+            size,
+            flags,
+            view,
+            reserved
+        }
+    );
+    layout!(
+        c,
+        "uvisor_list",
+        List {
+            size,
+            flags,
+            entries,
+            count,
+            entry_size,
+            total
+        }
+    );
+    layout!(
+        c,
+        "uvisor_list_entry",
+        ListEntry {
+            id,
+            parent,
+            pid,
+            uid,
+            flags,
+            vcpus,
+            private = "private_",
+            shared,
+            tables,
+            charged
+        }
+    );
     layout!(c, "uvisor_stats", Stats {
         size, flags, private = "private_", file, tables, memory_limit, regions, vcpus, events,
         shared, charged,
@@ -170,6 +230,7 @@ fn header_says_what_rust_says() {
             gs_base,
             kernel_gs_base,
             cpl,
+            view,
         }
     );
     layout!(
@@ -198,6 +259,8 @@ fn header_says_what_rust_says() {
     for (name, value) in [
         ("UVISOR_INFO", uapi::INFO),
         ("UVISOR_VM_CREATE", uapi::VM_CREATE),
+        ("UVISOR_LIST", uapi::LIST),
+        ("UVISOR_LIST_FROZEN", uapi::ListFlags::FROZEN.bits()),
         ("UVISOR_MAP", uapi::MAP),
         ("UVISOR_UNMAP", uapi::UNMAP),
         ("UVISOR_PROTECT", uapi::PROTECT),
@@ -209,6 +272,15 @@ fn header_says_what_rust_says() {
         ("UVISOR_RESET", uapi::RESET),
         ("UVISOR_DISCARD", uapi::DISCARD),
         ("UVISOR_DIFF", uapi::DIFF),
+        ("UVISOR_SEAL", uapi::SEAL),
+        ("UVISOR_VIEW_CREATE", uapi::VIEW_CREATE),
+        ("UVISOR_VIEW_PROTECT", uapi::VIEW_PROTECT),
+        ("UVISOR_VIEW_DESTROY", uapi::VIEW_DESTROY),
+        ("UVISOR_MAX_VIEWS", uapi::MAX_VIEWS),
+        ("UVISOR_VM_W_XOR_X", uapi::VmFlags::W_XOR_X.bits()),
+        ("UVISOR_VIEW_GUEST", uapi::ViewFlags::GUEST.bits()),
+        ("UVISOR_EXIT_REASON_VIEW", uapi::ExitReason::View as u32),
+        ("UVISOR_VIEW_CAUSE_GONE", uapi::ViewCause::Gone as u32),
         ("UVISOR_VCPU_RESET", uapi::VCPU_RESET),
         ("UVISOR_VCPU_SOURCE", uapi::VcpuFlags::SOURCE.bits()),
         ("UVISOR_RUN", uapi::RUN),
@@ -222,6 +294,8 @@ fn header_says_what_rust_says() {
     ] {
         writeln!(c, "_Static_assert({name} == {value}, \"{name}\");").unwrap();
     }
+    let (name, value) = ("UVISOR_HYPERCALL_SWITCH_VIEW", uapi::HYPERCALL_SWITCH_VIEW);
+    writeln!(c, "_Static_assert({name} == {value}ULL, \"{name}\");").unwrap();
     c.push_str("int main(void) { return sizeof(UVISOR_DEVICE) == 1; }\n");
 
     let dir = std::env::temp_dir().join(format!("uvisor-header-{}", std::process::id()));

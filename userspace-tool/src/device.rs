@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use uvisor_uapi::{self as uapi, Info, VmCreate, VmFlags, ABI_VERSION, DEVICE};
+use uvisor_uapi::{self as uapi, Info, List, ListEntry, VmCreate, VmFlags, ABI_VERSION, DEVICE};
 
 use crate::{Error, Result, Vm};
 
@@ -97,6 +97,29 @@ impl Device {
         // SAFETY: This is the structure of this command.
         let fd = unsafe { ioctl(self.as_fd(), uapi::VM_CREATE, "VM_CREATE", &mut argument) }?;
         Ok(Vm::new(new_fd(fd), self.info.gpa_bits))
+    }
+
+    /// The micro-VMs that the caller may see: those of its user, or all; in the order in which they were
+    /// made.
+    pub fn list(&self) -> Result<Vec<ListEntry>> {
+        let mut entries = vec![ListEntry::default(); 64];
+        loop {
+            let mut argument = List {
+                entries: entries.as_mut_ptr() as u64,
+                count: entries.len().try_into().unwrap_or(u32::MAX),
+                entry_size: size_of::<ListEntry>() as u32,
+                ..List::new()
+            };
+            // SAFETY: This is the structure of this command, and the array has as many elements as it says.
+            unsafe { ioctl(self.as_fd(), uapi::LIST, "LIST", &mut argument) }?;
+            let total = usize::try_from(argument.total).unwrap_or(usize::MAX);
+            if total <= entries.len() {
+                entries.truncate(argument.count as usize);
+                return Ok(entries);
+            }
+            // More may have come by then.
+            entries.resize(total.saturating_add(64), ListEntry::default());
+        }
     }
 }
 

@@ -15,3 +15,4 @@ mod random;
 mod regions;
 mod threads;
 mod tree;
+mod usage;

@@ -2,7 +2,7 @@
 
 //! What must be true of a family after each step.
 
-use uvisor_ept::{Gpa, Owner, Perm, Usage};
+use uvisor_ept::{Count, Gpa, Owner, Perm, Usage};
 
 use super::{Family, Member};
 use crate::cpu::{translate, Cpu};
@@ -15,7 +15,11 @@ impl Family {
         let usages: Vec<_> = self
             .members
             .iter()
-            .map(|m| m.space.usage(&self.host))
+            .map(|m| {
+                let mut count = Count::new();
+                while count.go_on_in(&self.host, &m.space) {}
+                count.usage()
+            })
             .collect();
         for (usage, member) in usages.iter().zip(&self.members) {
             let pages = member

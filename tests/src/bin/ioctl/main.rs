@@ -40,6 +40,7 @@ fn unknown_commands() -> Outcome {
     let all = [
         uapi::INFO,
         uapi::VM_CREATE,
+        uapi::LIST,
         uapi::MAP,
         uapi::UNMAP,
         uapi::PROTECT,
@@ -57,7 +58,7 @@ fn unknown_commands() -> Outcome {
     ];
     let unknown = |command: u32| (uapi::IOCTL_TYPE << 8) | command;
     let strange = [
-        unknown(0x02),
+        unknown(0x03),
         unknown(0x0f),
         unknown(0x1f),
         unknown(0x33),
@@ -65,9 +66,9 @@ fn unknown_commands() -> Outcome {
         0xae80,
     ];
     let known = [
-        ("device", guest.device.as_fd(), &all[..2]),
-        ("VM", guest.vm.as_fd(), &all[2..13]),
-        ("vCPU", guest.vcpu.as_fd(), &all[13..]),
+        ("device", guest.device.as_fd(), &all[..3]),
+        ("VM", guest.vm.as_fd(), &all[3..14]),
+        ("vCPU", guest.vcpu.as_fd(), &all[14..]),
     ];
     for (name, fd, own) in known {
         for command in all.into_iter().chain(strange).filter(|c| !own.contains(c)) {

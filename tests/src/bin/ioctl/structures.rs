@@ -9,7 +9,8 @@ use uvisor_tests::raw::{fails, ioctl, mmap, munmap, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
 use uvisor_uapi::{
-    CloneVm, Diff, Info, Limits, Map, Protect, Reset, Stats, Unmap, VcpuCreate, VmCreate, PAGE_SIZE,
+    CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Reset, Stats, Unmap, VcpuCreate,
+    ViewCreate, ViewDestroy, ViewProtect, VmCreate, VmFlags, PAGE_SIZE,
 };
 
 use crate::{guest, FREE, PAGE};
@@ -24,6 +25,8 @@ pub(crate) struct Call {
     known_flags: u32,
     writes: bool,
     returns_fd: bool,
+    /// What it returns, if that is no descriptor.
+    returns: i32,
     on_device: bool,
 }
 
@@ -42,6 +45,7 @@ pub(crate) fn calls() -> Vec<Call> {
         known_flags: 0,
         writes: false,
         returns_fd: false,
+        returns: 0,
         on_device: false,
     };
     let (gpa, len) = (FREE, PAGE_SIZE);
@@ -61,6 +65,20 @@ pub(crate) fn calls() -> Vec<Call> {
         count: 1,
         ..Diff::new()
     };
+    let list = List {
+        entry_size: ListEntry::MIN_SIZE,
+        ..List::new()
+    };
+    let view_protect = ViewProtect {
+        gpa,
+        len,
+        view: 1,
+        ..ViewProtect::new()
+    };
+    let view_destroy = ViewDestroy {
+        view: 1,
+        ..ViewDestroy::new()
+    };
     let unmap = Unmap {
         gpa,
         len,
@@ -75,7 +93,13 @@ pub(crate) fn calls() -> Vec<Call> {
         Call {
             returns_fd: true,
             on_device: true,
+            known_flags: VmFlags::all().bits(),
             ..call("VM_CREATE", uapi::VM_CREATE, bytes(&VmCreate::new()))
+        },
+        Call {
+            writes: true,
+            on_device: true,
+            ..call("LIST", uapi::LIST, bytes(&list))
         },
         Call {
             known_flags: 1,
@@ -84,6 +108,14 @@ pub(crate) fn calls() -> Vec<Call> {
         call("PROTECT", uapi::PROTECT, bytes(&protect)),
         call("UNMAP", uapi::UNMAP, bytes(&unmap)),
         call("DISCARD", uapi::DISCARD, bytes(&unmap)),
+        call("SEAL", uapi::SEAL, bytes(&unmap)),
+        Call {
+            known_flags: uapi::ViewFlags::all().bits(),
+            returns: 2,
+            ..call("VIEW_CREATE", uapi::VIEW_CREATE, bytes(&ViewCreate::new()))
+        },
+        call("VIEW_PROTECT", uapi::VIEW_PROTECT, bytes(&view_protect)),
+        call("VIEW_DESTROY", uapi::VIEW_DESTROY, bytes(&view_destroy)),
         Call {
             returns_fd: true,
             ..call("CLONE", uapi::CLONE, bytes(&CloneVm::new()))
@@ -115,7 +147,10 @@ impl Call {
     /// Makes the call at `at` in a fresh micro-VM in which it works.
     fn at(&self, at: usize) -> Result<(), i32> {
         let guest = guest();
-        if self.command == uapi::PROTECT {
+        let flags = uvisor::ViewFlags::empty();
+        let view = guest.vm.create_view(uvisor::Prot::READ, flags);
+        assert_eq!(view.expect("VIEW_CREATE"), 1);
+        if [uapi::PROTECT, uapi::SEAL].contains(&self.command) {
             let prot = uvisor::Prot::READ;
             guest.vm.map_anonymous(FREE, PAGE_SIZE, prot).expect("MAP");
         }
@@ -132,7 +167,7 @@ impl Call {
             // SAFETY: The call made it for us.
             drop(unsafe { OwnedFd::from_raw_fd(value) });
         } else {
-            assert_eq!(value, 0, "{}: returned", self.name);
+            assert_eq!(value, self.returns, "{}: returned", self.name);
         }
         Ok(())
     }
