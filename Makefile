@@ -40,6 +40,7 @@ module: $(ROOT) build/stamps/vendored
 .PHONY: tool
 tool: $(ROOT)
 	$(IN) cargo build --release --locked --workspace
+	$(IN) cargo build --release --locked -p uvisor --examples
 
 .PHONY: test
 test: all ## all tests: on this machine, and in test machines (15 minutes)

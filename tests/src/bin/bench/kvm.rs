@@ -9,8 +9,8 @@ use std::ptr::{self, NonNull};
 
 use uvisor_tests::kvm::{cmd, Cpuid, Region, Regs, Segment, Sregs, EXIT_IO, RDI, RFLAGS, RIP, RSI};
 
-use crate::machine::{code, Machine, Program, ANON, ANON_LEN};
-use crate::measure::Laps;
+use crate::machine::{code, Machine, Program, ANON, ANON_LEN, PAGE};
+use crate::measure::{time, Laps, Samples, Summary};
 use crate::native::Memory;
 use crate::report::Events;
 
@@ -170,6 +170,32 @@ impl KvmVm {
         region(&self.vm, self.memory.len() as u32, gpa, len, flags, &memory);
         self.memory.push(memory);
     }
+}
+
+/// A VM with as much memory as a template has, filled by the host with a word a page, up to its first
+/// instruction: what KVM has to do each time, as it has no templates.
+pub fn from_scratch(system: &System, bytes: u64, count: usize) -> Summary {
+    /// Where the memory is: below what the page tables map.
+    const HEAP: u64 = 1 << 30;
+    let build = || {
+        let mut machine = KvmVm::create(system, &mut Laps::new());
+        let mut memory = Memory::map(bytes, None);
+        for page in 0..bytes / PAGE {
+            memory.write((page * PAGE) as usize, &page.to_le_bytes());
+        }
+        machine.add_region(HEAP, bytes, 0, memory);
+        machine.run();
+        machine
+    };
+    let samples: Samples = (0..count)
+        .map(|_| {
+            let mut machine = None;
+            let ticks = time(|| machine = Some(build()));
+            drop(machine);
+            ticks
+        })
+        .collect();
+    samples.summary()
 }
 
 /// Sets a memory slot.

@@ -20,6 +20,7 @@ mod measure;
 mod native;
 mod report;
 mod uv;
+mod views;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -166,6 +167,11 @@ fn measure(report: &mut Report) -> Result<(), String> {
     }
     programs(report, System::Native, &[]);
 
+    let system = if has_kvm() {
+        System::Borrowed
+    } else {
+        System::Owned
+    };
     for (bytes, [clone, destroy, reset, copy]) in [(SMALL, Work::SMALL), (LARGE, Work::LARGE)] {
         let forks = if bytes == SMALL { LIVES } else { LIVES / 10 };
         report.add(
@@ -175,11 +181,6 @@ fn measure(report: &mut Report) -> Result<(), String> {
             Events::default(),
         );
         let clones = clones::of_template(&uvisor, bytes, LIVES);
-        let system = if has_kvm() {
-            System::Borrowed
-        } else {
-            System::Owned
-        };
         for (work, figure) in [
             (clone, clones.clone),
             (destroy, clones.destroy),
@@ -189,6 +190,13 @@ fn measure(report: &mut Report) -> Result<(), String> {
             report.add(work, system, figure.summary, figure.events);
         }
     }
+
+    match views::vmfunc() {
+        Ok(figure) => report.add(Work::ViewVmfunc, system, figure.summary, figure.events),
+        Err(why) => report.missing(Work::ViewVmfunc, system, why),
+    }
+    let figure = views::hypercall();
+    report.add(Work::ViewHypercall, system, figure.summary, figure.events);
 
     if !has_kvm() {
         machine::<uv::MicroVm>(report, System::Owned, &uvisor, nothing, &file);
@@ -205,6 +213,11 @@ fn measure(report: &mut Report) -> Result<(), String> {
     programs(report, System::Borrowed, &UVCTL_RUN);
     let kvm = kvm::System::new().map_err(|e| format!("/dev/kvm: {e}"))?;
     machine::<kvm::KvmVm>(report, System::Kvm, &kvm, nothing, &file);
+    for (work, bytes) in [(Work::Clone, SMALL), (Work::CloneLarge, LARGE)] {
+        let count = if bytes == SMALL { LIVES / 3 } else { 3 };
+        let summary = kvm::from_scratch(&kvm, bytes, count);
+        report.add(work, System::Kvm, summary, Events::default());
+    }
     Ok(())
 }
 

@@ -87,6 +87,8 @@ pub enum Work {
     ResetLarge,
     Copy,
     CopyLarge,
+    ViewVmfunc,
+    ViewHypercall,
 }
 
 impl Work {
@@ -100,7 +102,7 @@ impl Work {
         Self::CopyLarge,
     ];
 
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Create,
         Self::Destroy,
         Self::KernelExit,
@@ -118,6 +120,8 @@ impl Work {
         Self::ResetLarge,
         Self::Copy,
         Self::CopyLarge,
+        Self::ViewVmfunc,
+        Self::ViewHypercall,
     ];
 
     fn name(self) -> &'static str {
@@ -131,14 +135,16 @@ impl Work {
             Self::Getppid => "getppid in a task",
             Self::Read => "read of 1 byte in a task",
             Self::True => "start to end of true",
-            Self::Clone => "clone (fork), 16 MiB",
-            Self::CloneLarge => "clone (fork), 1 GiB",
+            Self::Clone => "clone (fork; KVM: build), 16 MiB",
+            Self::CloneLarge => "clone (fork; KVM: build), 1 GiB",
             Self::DestroyClone => "destroy a clone, 16 MiB",
             Self::DestroyCloneLarge => "destroy a clone, 1 GiB",
             Self::Reset => "reset after 10 pages, 16 MiB",
             Self::ResetLarge => "reset after 10 pages, 1 GiB",
             Self::Copy => "copy-on-write of a page, 16 MiB",
             Self::CopyLarge => "copy-on-write of a page, 1 GiB",
+            Self::ViewVmfunc => "switch of views by VMFUNC",
+            Self::ViewHypercall => "switch of views by hypercall",
         }
     }
 
@@ -154,6 +160,8 @@ impl Work {
             Self::DestroyClone | Self::DestroyCloneLarge => Some(60_000),
             Self::Reset | Self::ResetLarge => Some(40_000),
             Self::Copy | Self::CopyLarge => Some(2_500),
+            Self::ViewVmfunc => Some(20),
+            Self::ViewHypercall => Some(450),
             _ => None,
         }
     }
