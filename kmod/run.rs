@@ -15,32 +15,19 @@ use uvisor_uapi::{
     Exit,
     ExitReason,
     Mitigations,
-    ViewCause,
-    HYPERCALL_SWITCH_VIEW, //
+    ViewCause, //
 };
-use uvisor_vmx::{
-    insn,
-    Access,
-    BasicReason,
-    EptViolation,
-    Event as VmxEvent,
-    ExitReason as VmxReason, //
-};
+use uvisor_vmx::insn;
 use x86::vmx::vmcs::ro;
 
 use crate::{
-    cpuid::CpuidTable,
     host::{
         Constants,
         HostState, //
     },
     mitigations,
-    page::{
-        RunPage,
-        Word, //
-    },
+    page::Word,
     sys::{
-        cpu,
         ffi,
         fpu,
         irq::{
@@ -62,6 +49,8 @@ use crate::{
     }, //
 };
 
+mod exits;
+
 /// How often a window goes on after an exit that it handled itself; with the preemption timer, and
 /// interrupts, which end each stay, this bounds the time with interrupts off.
 const MAX_RESUMES: u32 = 256;
@@ -73,25 +62,19 @@ enum Leave {
     Host,
     /// A signal or a kick waits.
     Interrupted,
-    /// The guest touched memory that is not there yet, or that it may not: see [`State::fault`].
+    /// The guest touched memory that is not there yet, or that it may not: see [`Wants::fault`].
     Fault,
     /// User space's business, which the run page says.
     Exit,
     /// The CPU refused the entry, as the run page says.
     Refused,
-    /// The guest is to be in a view, by its own will or that of who called RUN, that was not opened yet or
-    /// that it cannot be in.
-    View {
-        /// Its number.
-        view: u64,
-        /// Whether it is the guest's will.
-        by_guest: bool,
-    },
+    /// The guest is to be in a view that was not opened yet or that it cannot be in: see [`Wants::view`].
+    View,
 }
 
 /// What memory the guest touched.
 #[derive(Clone, Copy)]
-pub(crate) struct GuestFault {
+struct GuestFault {
     gpa: u64,
     access: Perm,
     linear: u64,
@@ -99,11 +82,37 @@ pub(crate) struct GuestFault {
 
 impl GuestFault {
     /// None.
-    pub(crate) const NONE: Self = Self {
+    const NONE: Self = Self {
         gpa: 0,
         access: Perm::empty(),
         linear: 0,
     };
+}
+
+/// What a window was left for, if not for the host.
+#[derive(Clone, Copy)]
+pub(crate) struct Wants {
+    /// With [`Leave::Fault`].
+    fault: GuestFault,
+    /// With [`Leave::View`]: the number of the view.
+    view: u64,
+    /// With [`Leave::View`]: whether it is the guest's will, and not that of who called RUN.
+    by_guest: bool,
+}
+
+impl Wants {
+    /// Nothing.
+    pub(crate) const NOTHING: Self = Self {
+        fault: GuestFault::NONE,
+        view: 0,
+        by_guest: false,
+    };
+
+    /// To be in a view.
+    fn view(&mut self, view: u64, by_guest: bool) -> Leave {
+        (self.view, self.by_guest) = (view, by_guest);
+        Leave::View
+    }
 }
 
 /// How a RUN ended that did not fail; the run page says more.
@@ -128,13 +137,13 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
             Leave::Interrupted => return Err(EINTR),
             Leave::Refused => return Ok(Ended::Refused),
             Leave::Fault => {
-                if !resolve(vcpu, state.view, &state.fault) {
+                if !resolve(vcpu, state.view, &state.wants.fault) {
                     vcpu.events.bump(Event::ExitUser);
                     return Ok(Ended::Exit);
                 }
             }
-            Leave::View { view, by_guest } => {
-                if !open_view(vcpu, view, by_guest) {
+            Leave::View => {
+                if !open_view(vcpu, state.wants.view, state.wants.by_guest) {
                     vcpu.events.bump(Event::ExitUser);
                     return Ok(Ended::Exit);
                 }
@@ -242,19 +251,13 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     let mut entered = state.fixed.eptp;
     if let Some(views) = views {
         let Some(eptp) = views.eptp(view) else {
-            return Ok(Leave::View {
-                view,
-                by_guest: false,
-            });
+            return Ok(state.wants.view(view, false));
         };
         entered = eptp;
         vmcs.set_eptp(eptp);
         vmcs.set_eptp_list(views.list(), &hardware.controls);
     } else if view != 0 {
-        return Ok(Leave::View {
-            view,
-            by_guest: false,
-        });
+        return Ok(state.wants.view(view, false));
     }
     if *given {
         vmcs.load_regs(&vcpu.page)?;
@@ -276,7 +279,7 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     );
     fpu::enter_guest(&irq, &hardware.fpu, &mut local.fpu, &state.fpu);
 
-    let leave = stay(vcpu, &mut vmcs, &mut state.fault, &irq);
+    let leave = stay(vcpu, &mut vmcs, &mut state.wants, &irq);
 
     fpu::leave_guest(&irq, &hardware.fpu, &local.fpu, &mut state.fpu);
     host.restore(&irq, &mut state.msrs, hardware);
@@ -317,7 +320,7 @@ fn flush(vcpu: &Vcpu, _window: &Window<'_>, eptp: u64) -> Result {
 
 /// The guest runs, again and again as long as its exits can be handled here.
 #[inline(always)]
-fn stay(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, fault: &mut GuestFault, irq: &IrqOff) -> Leave {
+fn stay(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, wants: &mut Wants, irq: &IrqOff) -> Leave {
     let mitigations = vcpu.vm.hardware.mitigations;
     if mitigations.contains(Mitigations::L1D_FLUSH) {
         mitigations::flush_l1d();
@@ -339,7 +342,7 @@ fn stay(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, fault: &mut GuestFault, irq: &IrqOff) 
             return Leave::Refused;
         }
         resume = 1;
-        match handle(vcpu, vmcs, fault, irq) {
+        match exits::handle(vcpu, vmcs, wants, irq) {
             Some(leave) => return leave,
             None if left == 0 => return Leave::Host,
             None => left -= 1,
@@ -355,200 +358,4 @@ impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.leave();
     }
-}
-
-/// Handles an exit in the window, or says why to leave it.
-#[inline(always)]
-fn handle(
-    vcpu: &Vcpu,
-    vmcs: &mut Vmcs<'_>,
-    guest_fault: &mut GuestFault,
-    irq: &IrqOff,
-) -> Option<Leave> {
-    // CAST: The field has 32 bits.
-    let reason = VmxReason(vmcs.read(ro::EXIT_REASON) as u32);
-    if reason.is_just(BasicReason::VMCALL) {
-        hypercall(vcpu, vmcs)
-    } else if reason.is_just(BasicReason::CPUID) {
-        vcpu.events.bump(Event::ExitCpuid);
-        cpuid(&vcpu.vm.hardware.cpuid, &vcpu.page);
-        vmcs.skip_instruction();
-        None
-    } else {
-        handle_other(vcpu, vmcs, reason, guest_fault, irq)
-    }
-}
-
-/// Handles an exit that is not among those that count: these are looked for first.
-#[inline(never)]
-fn handle_other(
-    vcpu: &Vcpu,
-    vmcs: &mut Vmcs<'_>,
-    reason: VmxReason,
-    guest_fault: &mut GuestFault,
-    irq: &IrqOff,
-) -> Option<Leave> {
-    let events = &vcpu.events;
-    if reason.entry_failed() {
-        return Some(entry_failed(vcpu, vmcs, reason.basic(), irq));
-    }
-    Some(match reason.basic() {
-        BasicReason::EPT_VIOLATION => {
-            events.bump(Event::ExitEpt);
-            *guest_fault = fault(vmcs);
-            Leave::Fault
-        }
-        BasicReason::EXTERNAL_INTERRUPT => {
-            // It was not acknowledged, and is taken when interrupts are on again.
-            events.bump(Event::ExitInterrupt);
-            Leave::Host
-        }
-        BasicReason::PREEMPTION_TIMER => {
-            events.bump(Event::ExitTimer);
-            Leave::Host
-        }
-        // With a modifier, as a lock of the bus in the instruction before.
-        BasicReason::VMCALL => return hypercall(vcpu, vmcs),
-        // One that the CPU did not do by itself.
-        BasicReason::VMFUNC if vcpu.page.get(Word::RAX) as u32 == 0 => {
-            return switch_view(vcpu, vmcs);
-        }
-        BasicReason::EXCEPTION_OR_NMI => return exception(vcpu, vmcs, irq),
-        BasicReason::TRIPLE_FAULT => exit(vcpu, vmcs, ExitReason::TripleFault, 0, 0),
-        BasicReason::HLT => exit(vcpu, vmcs, ExitReason::Halt, 0, 0),
-        // Signals to this CPU that VMX operation holds back.
-        BasicReason::INIT | BasicReason::SIPI => Leave::Host,
-        basic => {
-            let qualification = vmcs.qualification();
-            let reason = ExitReason::Privileged;
-            exit(vcpu, vmcs, reason, basic.0.into(), qualification)
-        }
-    })
-}
-
-/// An entry that the CPU began and gave up.
-#[cold]
-fn entry_failed(vcpu: &Vcpu, vmcs: &Vmcs<'_>, basic: BasicReason, irq: &IrqOff) -> Leave {
-    if basic == BasicReason::MACHINE_CHECK {
-        cpu::run_machine_check_handler(irq);
-    }
-    vcpu.page.set_exit(&Exit {
-        reason: ExitReason::EntryFailed as u32,
-        info: basic.0.into(),
-        code: vmcs.qualification(),
-        ..Exit::default()
-    });
-    Leave::Refused
-}
-
-/// VMCALL.
-#[inline(always)]
-fn hypercall(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>) -> Option<Leave> {
-    vcpu.events.bump(Event::ExitHypercall);
-    if vcpu.page.get(Word::RAX) == HYPERCALL_SWITCH_VIEW {
-        let leave = switch_view(vcpu, vmcs);
-        if leave.is_none() {
-            vcpu.page.set(Word::RAX, 0);
-        }
-        return leave;
-    }
-    let ring = vmcs.ring();
-    Some(exit(vcpu, vmcs, ExitReason::Hypercall, ring, 0))
-}
-
-/// The guest goes to the view in ECX, or the window is left to open that.
-fn switch_view(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>) -> Option<Leave> {
-    // CAST: As VMFUNC, the lower half is looked at.
-    let view = u64::from(vcpu.page.get(Word::RCX) as u32);
-    let views = vcpu.vm.memory.views();
-    match views.and_then(|views| views.eptp_for_guest(view)) {
-        Some(eptp) => {
-            vmcs.switch_eptp(eptp);
-            vmcs.skip_instruction();
-            None
-        }
-        None => Some(Leave::View {
-            view,
-            by_guest: true,
-        }),
-    }
-}
-
-/// CPUID.
-#[inline(always)]
-fn cpuid(table: &CpuidTable, page: &RunPage) {
-    // CAST: The instruction takes the lower halves, and clears the upper ones.
-    let (leaf, subleaf) = (page.get(Word::RAX) as u32, page.get(Word::RCX) as u32);
-    let [a, b, c, d] = table.get(leaf, subleaf);
-    page.set(Word::RAX, a.into());
-    page.set(Word::RBX, b.into());
-    page.set(Word::RCX, c.into());
-    page.set(Word::RDX, d.into());
-}
-
-/// An exit for user space.
-#[inline(always)]
-fn exit(vcpu: &Vcpu, vmcs: &Vmcs<'_>, reason: ExitReason, info: u64, code: u64) -> Leave {
-    vcpu.page.set_exit(&Exit {
-        reason: reason as u32,
-        // CAST: At most 15.
-        insn_len: vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u32,
-        info,
-        code,
-        address: 0,
-        linear: 0,
-    });
-    Leave::Exit
-}
-
-/// An EPT violation.
-fn fault(vmcs: &Vmcs<'_>) -> GuestFault {
-    let violation = EptViolation::decode(vmcs.qualification());
-    GuestFault {
-        gpa: vmcs.read(ro::GUEST_PHYSICAL_ADDR_FULL),
-        access: match violation.access() {
-            Access::Read => Perm::R,
-            Access::Write => Perm::W,
-            Access::Fetch => Perm::X,
-        },
-        linear: if violation.linear_valid {
-            vmcs.linear_address()
-        } else {
-            u64::MAX
-        },
-    }
-}
-
-/// An exception of the guest's, or an NMI or a machine check of the host's.
-#[cold]
-fn exception(vcpu: &Vcpu, vmcs: &Vmcs<'_>, irq: &IrqOff) -> Option<Leave> {
-    // CAST: The field has 32 bits.
-    let event = VmxEvent::decode(vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) as u32)?;
-    if event.is_nmi() {
-        vcpu.events.bump(Event::ExitNmi);
-        cpu::run_nmi_handler(irq);
-        return Some(Leave::Host);
-    }
-    if event.is_machine_check() {
-        cpu::run_machine_check_handler(irq);
-        return Some(Leave::Host);
-    }
-    vcpu.events.bump(Event::ExitException);
-    vcpu.page.set_exit(&Exit {
-        reason: ExitReason::Exception as u32,
-        // CAST: At most 15.
-        insn_len: vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u32,
-        info: event.vector.into(),
-        code: if event.error_code_valid {
-            vmcs.read(ro::VMEXIT_INTERRUPTION_ERR_CODE)
-        } else {
-            0
-        },
-        address: match event.vector {
-            VmxEvent::PAGE_FAULT | VmxEvent::DEBUG => vmcs.qualification(),
-            _ => 0,
-        },
-        linear: 0,
-    });
-    Some(Leave::Exit)
 }

@@ -38,7 +38,7 @@ use crate::{
     run::{
         self,
         Ended,
-        GuestFault, //
+        Wants, //
     },
     sys::{
         cpu,
@@ -120,8 +120,8 @@ pub(crate) struct State {
     pub(crate) fixed: Fixed,
     pub(crate) msrs: GuestMsrs,
     pub(crate) fpu: FpuArea,
-    /// The memory that the guest touched, if that ended a window.
-    pub(crate) fault: GuestFault,
+    /// What the last window was left for.
+    pub(crate) wants: Wants,
     /// The view that it is in.
     pub(crate) view: u64,
 }
@@ -182,7 +182,7 @@ impl Vcpu {
             },
             msrs,
             fpu,
-            fault: GuestFault::NONE,
+            wants: Wants::NOTHING,
             view: 0,
         };
         let undo = vm.clone();
