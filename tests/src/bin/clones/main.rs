@@ -2,6 +2,7 @@
 
 //! Clones, templates and resets: what one does, the others do not see.
 
+mod disposal;
 mod hard;
 mod limits;
 
@@ -397,6 +398,10 @@ fn main() {
     tap.test("a file's pages in clones", hard::files);
     tap.test("FREEZE and RESET of what is in use", hard::in_use);
     tap.test("clones made by several threads", hard::in_parallel);
+    tap.test(
+        "nothing is left in any register after a reset",
+        disposal::registers,
+    );
     tap.test("errors", errors);
     tap.finish();
 }
