@@ -10,7 +10,7 @@ use uvisor_ept::{
     RegionError, Remains, Retired, Taken,
 };
 
-use crate::cpu::Cpu;
+use crate::cpu::{translate, Cpu};
 use crate::host::{
     file_content, new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore,
 };
@@ -269,6 +269,13 @@ impl Family {
         }
         self.check();
         outcome
+    }
+
+    /// Whether a CPU finds a segment in a view of a member, without a fault.
+    pub fn is_mapped_in(&self, of: usize, view: usize, number: usize) -> bool {
+        let view = self.members[of].space.view(view).expect("a view");
+        let eptp = view.eptp().expect("an open view");
+        translate(&self.host, eptp, gpa(number)).is_some()
     }
 
     /// Tells a member's model of a page that an access brought into view 0, though not into the view.

@@ -16,3 +16,4 @@ mod regions;
 mod threads;
 mod tree;
 mod usage;
+mod views;
