@@ -41,6 +41,23 @@ fn hide_and_restrict() {
     family.end();
 }
 
+/// What is taken from a view, or from memory, is taken from what a CPU has of the view as well.
+#[test]
+fn lose_what_is_taken() {
+    let mut family = with_view();
+    let write = |family: &mut Family, number| family.view_access(0, 1, number, Perm::W, 7);
+    for number in [0, 2, 3] {
+        assert_eq!(write(&mut family, number), Outcome::Content(7));
+    }
+    family.protect_view(0, 1, (0, 0), Perm::R).unwrap();
+    assert_eq!(write(&mut family, 0), Outcome::Hidden);
+    family.protect(0, (2, 2), Perm::R).unwrap();
+    assert_eq!(write(&mut family, 2), Outcome::Denied);
+    family.unmap(0, (3, 3)).unwrap();
+    assert_eq!(write(&mut family, 3), Outcome::Unmapped);
+    family.end();
+}
+
 /// A view costs its tables when it is used, and nothing in a clone that does not use it.
 #[test]
 fn cost_what_is_used() {
