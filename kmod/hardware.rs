@@ -208,7 +208,7 @@ impl Hardware {
         features.set(Features::EPT_2M, f.ept_2m);
         features.set(Features::EPT_1G, f.ept_1g);
         features.set(Features::EPT_AD, f.ept_ad);
-        features.set(Features::VMFUNC, f.vmfunc);
+        features.set(Features::VMFUNC, f.vmfunc && f.invept_all);
         features.set(Features::VPID, f.vpid);
         features.set(Features::PREEMPTION_TIMER, f.preemption_timer);
         features.set(

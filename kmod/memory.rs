@@ -131,6 +131,8 @@ struct Inner {
     space: Option<GuestSpace>,
     /// User mappings, while the micro-VM's file is open.
     mapping: Option<Mapping>,
+    /// How many SEALs are still fetching pages.
+    sealing: u32,
 }
 
 impl Drop for Inner {
@@ -201,6 +203,7 @@ impl Memory {
             pages,
             space: Some(space),
             mapping: None,
+            sealing: 0,
         };
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {
@@ -321,6 +324,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         // Before anything is copied for nothing.
@@ -361,6 +365,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         if perm.contains(Perm::X)

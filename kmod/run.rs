@@ -70,6 +70,8 @@ enum Leave {
     Refused,
     /// The guest is to be in a view that was not opened yet or that it cannot be in: see [`Wants::view`].
     View,
+    /// The view that the guest is in is not there any more.
+    Gone,
 }
 
 /// What memory the guest touched.
@@ -142,9 +144,12 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
                     return Ok(Ended::Exit);
                 }
             }
+            Leave::Gone => {
+                no_view(vcpu, state.view, ViewCause::Gone);
+                return Ok(Ended::Exit);
+            }
             Leave::View => {
                 if !open_view(vcpu, state.wants.view, state.wants.by_guest) {
-                    vcpu.events.bump(Event::ExitUser);
                     return Ok(Ended::Exit);
                 }
             }
@@ -162,13 +167,20 @@ fn open_view(vcpu: &Vcpu, view: u64, by_guest: bool) -> bool {
         Ok(false) => ViewCause::Gone,
         Err(_) => ViewCause::Limit,
     };
+    no_view(vcpu, view, cause);
+    false
+}
+
+/// Says in the run page that the guest cannot be in a view.
+#[cold]
+fn no_view(vcpu: &Vcpu, view: u64, cause: ViewCause) {
+    vcpu.events.bump(Event::ExitUser);
     vcpu.page.set_exit(&Exit {
         reason: ExitReason::View as u32,
         info: view,
         code: cause as u64,
         ..Exit::default()
     });
-    false
 }
 
 /// Gives the guest the memory that it touched in a view, or says in the run page why not.
@@ -250,6 +262,13 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     let view = state.view;
     let mut entered = state.fixed.eptp;
     if let Some(views) = views {
+        let serial = views.serial(view);
+        if *given {
+            state.view_serial = serial;
+        } else if state.view_serial != serial {
+            // Another one may have its number.
+            return Ok(Leave::Gone);
+        }
         let Some(eptp) = views.eptp(view) else {
             return Ok(state.wants.view(view, false));
         };
@@ -284,20 +303,21 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     fpu::leave_guest(&irq, &hardware.fpu, &local.fpu, &mut state.fpu);
     host.restore(&irq, &mut state.msrs, hardware);
     vmcs.store_regs(&vcpu.page);
-    if let Some(views) = views {
-        let eptp = vmcs.eptp();
-        if eptp != entered {
-            // Views that go away are found until all CPUs have left them.
-            state.view = views.view_of(eptp).ok_or(EIO)?;
-        }
-        vcpu.page.set(Word::VIEW, state.view);
-    }
     vcpu.page
         .set(Word::KERNEL_GS_BASE, state.msrs.kernel_gs_base);
     if barriers && foreign {
         // KVM's own barrier does not know that another guest ran between two stays of its own.
         mitigations::barrier();
         vcpu.events.bump(Event::Ibpb);
+    }
+    if let Some(views) = views {
+        let eptp = vmcs.eptp();
+        if eptp != entered {
+            // Views that go away are found until all CPUs have left them.
+            state.view = views.view_of(eptp).ok_or(EIO)?;
+            state.view_serial = views.serial(state.view);
+        }
+        vcpu.page.set(Word::VIEW, state.view);
     }
     Ok(leave)
 }
@@ -307,15 +327,10 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
 fn flush(vcpu: &Vcpu, _window: &Window<'_>, eptp: u64) -> Result {
     let features = &vcpu.vm.hardware.controls.features;
     vcpu.events.bump(Event::Invept);
-    let invept = |eptp| {
-        // SAFETY: The window is open; the type is one that the CPU has.
-        unsafe { insn::invept(eptp) }.map_err(|_| EIO)
-    };
-    match vcpu.vm.memory.views() {
-        None => invept(features.invept_single.then_some(eptp)),
-        Some(_) if features.invept_all => invept(None),
-        Some(views) => views.eptps().try_for_each(|eptp| invept(Some(eptp))),
-    }
+    // Views are only where there is the other type.
+    let one = features.invept_single && vcpu.vm.memory.views().is_none();
+    // SAFETY: The window is open; the type is one that the CPU has.
+    unsafe { insn::invept(one.then_some(eptp)) }.map_err(|_| EIO)
 }
 
 /// The guest runs, again and again as long as its exits can be handled here.

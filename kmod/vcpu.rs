@@ -124,6 +124,8 @@ pub(crate) struct State {
     pub(crate) wants: Wants,
     /// The view that it is in.
     pub(crate) view: u64,
+    /// Which one that is, of all that had this number.
+    pub(crate) view_serial: u64,
 }
 
 // SAFETY: `VmcsRegion` has a `Cell`, which only whoever uses the state reaches.
@@ -184,6 +186,7 @@ impl Vcpu {
             fpu,
             wants: Wants::NOTHING,
             view: 0,
+            view_serial: 0,
         };
         let undo = vm.clone();
         let vcpu = Arc::pin_init(

@@ -186,7 +186,7 @@ impl<'w> Vmcs<'w> {
     #[inline(always)]
     fn put(&mut self, field: u32, value: u64) {
         // SAFETY: `_window` is open, so we are in VMX operation and have a current VMCS; `new` went on
-        // only if all fields existed. Host-state fields are written in `set_host` and `set_host_cpu`
+        // only if all fields existed, but for those of VMFUNC, of which the capability MSRs say so. Host-state fields are written in `set_host` and `set_host_cpu`
         // only.
         unsafe { insn::vmwrite_known(field, value) };
     }

@@ -71,11 +71,6 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
             .filter(|region| region.range.contains(gpa))
     }
 
-    /// How many regions there can be.
-    pub(crate) fn max_regions(&self) -> usize {
-        self.max_regions
-    }
-
     /// Whether a part of `range` has one of these marks.
     pub(crate) fn has(&self, range: Range, marks: Marks) -> bool {
         self.iter(range)

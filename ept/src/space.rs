@@ -122,6 +122,8 @@ pub struct Space<B, S, V> {
     regions: RegionMap<B, S>,
     /// The views but view 0, which is `tree`; view `n` is in place `n - 1`.
     pub(crate) views: V,
+    /// The largest serial of a view so far.
+    pub(crate) last_serial: u64,
     /// Whether nothing may be writable and executable, at once or one after the other.
     w_xor_x: bool,
 }
@@ -146,6 +148,7 @@ where
             tree,
             regions: RegionMap::new(store, max_regions),
             views,
+            last_serial: 0,
             w_xor_x: false,
         })
     }
@@ -460,6 +463,7 @@ where
             tree,
             regions,
             views,
+            last_serial: self.last_serial,
             w_xor_x: self.w_xor_x,
         };
         Ok((clone, taken))
@@ -468,8 +472,8 @@ where
     /// Gives this space the regions, pages and views of `template`: see [`Tree::reset`]. If it fails,
     /// nothing happened.
     ///
-    /// `views` must be empty. EPT pointers stay as they are, as far as the template has such views; the
-    /// others' views come back in `views`, to be given back by [`destroy_views`], after the flush, after
+    /// `views` must be empty. EPT pointers stay as they are, as far as the template has the same views; the
+    /// others come back in `views`, to be given back by [`destroy_views`], after the flush, after
     /// which the caller also calls [`Space::reap_views`] with all addresses, which are `everything`.
     pub fn reset<H: Host>(
         &mut self,

@@ -52,12 +52,19 @@ pub struct View<B, S> {
     tree: Option<Tree>,
     /// Whether the guest may switch to it by itself.
     guest: bool,
+    /// Which one it is: never given to another one, but to that of a clone.
+    serial: u64,
 }
 
 impl<B: Backing, S: Store<Region<B>>> View<B, S> {
     /// Whether the guest may switch to it by itself.
     pub fn is_for_guest(&self) -> bool {
         self.guest
+    }
+
+    /// Which one it is, of all that ever had its number; not 0.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The EPT pointer, if the view was opened.
@@ -78,6 +85,7 @@ impl<B: Backing, S: Store<Region<B>>> View<B, S> {
             limits: self.limits.share()?,
             tree: None,
             guest: self.guest,
+            serial: self.serial,
         })
     }
 
@@ -126,12 +134,15 @@ where
     Ok(())
 }
 
-/// Gives views of `to`, which have no tables, those of the views of the same numbers in `from`.
+/// Gives views of `to`, which have no tables, those that they have in `from`, where they are the same ones.
 pub(crate) fn keep_trees<B, S, V: Slots<View<B, S>>>(from: &mut V, to: &mut V) {
     let pairs = from.as_mut_slice().iter_mut().zip(to.as_mut_slice());
     for (from, to) in pairs {
         if let (Some(from), Some(to)) = (from, to) {
-            to.tree = from.tree.take();
+            // Of another one, a CPU may have more cached than this one allows.
+            if from.serial == to.serial {
+                to.tree = from.tree.take();
+            }
         }
     }
 }
@@ -144,8 +155,9 @@ where
 {
     /// The view of this number, which is not 0.
     pub fn view(&self, number: usize) -> Option<&View<B, S>> {
-        let at = number.checked_sub(1)?;
-        self.views.as_slice().get(at)?.as_ref()
+        let views = self.views.as_slice();
+        let at = index_nospec(number.checked_sub(1)?, views.len());
+        views.get(at)?.as_ref()
     }
 
     /// Whether there is another view than view 0.
@@ -155,20 +167,22 @@ where
 
     /// [`Space::view`], to be changed.
     fn view_mut(&mut self, number: usize) -> Option<&mut View<B, S>> {
-        let at = number.checked_sub(1)?;
-        self.views.as_mut_slice().get_mut(at)?.as_mut()
+        let views = self.views.as_mut_slice();
+        let at = index_nospec(number.checked_sub(1)?, views.len());
+        views.get_mut(at)?.as_mut()
     }
 
     /// Adds a view that allows, everywhere, at most what `limit` has, which is to cover all addresses;
-    /// `store` is for its limits. Gives its number.
+    /// `store` is for its limits, of which there can be `max_limits`. Gives its number.
     pub fn add_view(
         &mut self,
         store: S,
+        max_limits: usize,
         limit: Region<B>,
         guest: bool,
     ) -> Result<usize, RegionError<S::Error>> {
         self.check(limit.perm)?;
-        let mut limits = RegionMap::new(store, self.regions().max_regions());
+        let mut limits = RegionMap::new(store, max_limits);
         limits.insert(limit)?;
         let free = self.views.as_slice().iter().position(Option::is_none);
         let at = match free {
@@ -183,11 +197,13 @@ where
                 at
             }
         };
+        self.last_serial = self.last_serial.saturating_add(1);
         // INVARIANT: there is no leaf yet.
         let view = View {
             limits,
             tree: None,
             guest,
+            serial: self.last_serial,
         };
         match self.views.as_mut_slice().get_mut(at) {
             Some(slot) => *slot = Some(view),
@@ -199,12 +215,13 @@ where
     /// Takes a view away; its EPT pointer must not be used any more. The caller flushes, and then gives it
     /// back by [`View::destroy`].
     pub fn remove_view(&mut self, number: usize) -> Option<View<B, S>> {
-        let at = number.checked_sub(1)?;
-        self.views.as_mut_slice().get_mut(at)?.take()
+        let views = self.views.as_mut_slice();
+        let at = index_nospec(number.checked_sub(1)?, views.len());
+        views.get_mut(at)?.take()
     }
 
-    /// Lets a view allow at most `perm` in `range`. After a flush, if something was taken, the caller calls
-    /// [`Space::reap_views`] with the same range.
+    /// Lets a view allow at most `perm` in `range`. If something was taken, the caller flushes, and then
+    /// calls [`Space::reap_view`] with the same range.
     pub fn protect_view<H: Host>(
         &mut self,
         host: &H,
@@ -312,7 +329,15 @@ where
         taken
     }
 
-    /// Gives back tables of views of a range that was taken out of them, after the flush.
+    /// Gives back tables of a view of a range that was taken out of it, after the flush.
+    pub fn reap_view<H: Host>(&mut self, host: &mut H, number: usize, range: Range) {
+        let view = self.view_mut(number);
+        if let Some(tree) = view.and_then(|view| view.tree.as_mut()) {
+            tree.reap(host, range);
+        }
+    }
+
+    /// Gives back tables of all views of a range that was taken out of all, after the flush.
     pub fn reap_views<H: Host>(&mut self, host: &mut H, range: Range) {
         for tree in trees(&mut self.views) {
             tree.reap(host, range);
@@ -329,6 +354,19 @@ where
             }
         }
     }
+}
+
+/// `at` if that is below `len`, and else no index; where a CPU only speculates that it is, 0.
+#[inline]
+fn index_nospec(at: usize, len: usize) -> usize {
+    if at >= len {
+        return usize::MAX;
+    }
+    // So that the compiler does not see that the mask is all ones here.
+    let at = core::hint::black_box(at);
+    // CAST: The sign says which is larger, as neither is near the end of the address space.
+    let mask = (at.wrapping_sub(len) as isize >> (isize::BITS - 1)) as usize;
+    at & mask
 }
 
 /// The trees of all views that have one.

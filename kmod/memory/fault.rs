@@ -162,6 +162,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            ..
         } = inner;
         let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
         // Under the lock, so that whoever froze it knows that nobody writes any more.

@@ -10,6 +10,7 @@ use uvisor_uapi::MemoryCause;
 use super::{
     fault::Access,
     region_error,
+    Inner,
     Memory,
     NoPage, //
 };
@@ -27,11 +28,32 @@ impl Memory {
             self.check_not_frozen()?;
             let space = inner.space.as_mut().ok_or(ENXIO)?;
             space.seal(range).map_err(region_error)?;
+            // There are fewer threads.
+            inner.sealing = inner.sealing.saturating_add(1);
         }
+        let done = self.own_pages_of_files(range);
+        let mut inner = self.inner.lock();
+        inner.sealing = inner.sealing.saturating_sub(1);
+        done
+    }
+
+    /// Fails with `EBUSY` while pages of a sealed range are still the file's: whoever copies the micro-VM,
+    /// or goes back, would take it for final.
+    pub(super) fn check_not_sealing(inner: &Inner) -> Result {
+        if inner.sealing == 0 {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
+    /// Makes the pages of files in a range the micro-VM's own; fails with `ENODATA` if there are not all.
+    fn own_pages_of_files(&self, range: Range) -> Result {
+        let mut done = Ok(());
         let mut rest = Some(range);
         while let Some(part) = rest {
             let Some(of_file) = self.next_of_file(part)? else {
-                return Ok(());
+                break;
             };
             for gpa in of_file.pages() {
                 if current!().signal_pending() {
@@ -40,16 +62,15 @@ impl Memory {
                 irq::cond_resched();
                 match self.serve(gpa, Access::Own, true, |_| ()) {
                     Ok(Some(())) => {}
-                    Ok(None) | Err(NoPage::Busy) => return Err(EINTR),
-                    Err(NoPage::Frozen) => return Err(EROFS),
+                    Ok(None) | Err(NoPage::Busy | NoPage::Frozen) => return Err(EINTR),
                     Err(NoPage::Cause(MemoryCause::Limit)) => return Err(ENOBUFS),
-                    // A RESET meanwhile, or a file that has become shorter.
-                    Err(NoPage::Cause(_)) => return Err(ENODATA),
+                    // The others are fetched all the same.
+                    Err(NoPage::Cause(_)) => done = Err(ENODATA),
                 }
             }
             rest = part.after(&of_file);
         }
-        Ok(())
+        done
     }
 
     /// The first part of `range` that shows a file.

@@ -27,10 +27,12 @@ impl Memory {
         let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
         let (space, is_template) = {
             let mut inner = self.inner.lock();
+            Self::check_not_sealing(&inner)?;
             let Inner {
                 pages: source,
                 space,
                 mapping,
+                ..
             } = &mut *inner;
             let space = space.as_mut().ok_or(ENXIO)?;
             let everything = self.everything()?;
@@ -65,6 +67,7 @@ impl Memory {
     /// Makes it a template; no vCPU runs from then on.
     pub(crate) fn freeze(&self) -> Result {
         let inner = self.inner.lock();
+        Self::check_not_sealing(&inner)?;
         self.frozen.store(true, Relaxed);
         // A CPU that enters later sees it, and those that are inside leave.
         self.take(inner.mapping, self.everything()?);
@@ -75,10 +78,12 @@ impl Memory {
     pub(crate) fn reset(&self, template: &Self) -> Result<u64> {
         let mut inner = self.inner.lock();
         self.check_not_frozen()?;
+        Self::check_not_sealing(&inner)?;
         let Inner {
             pages,
             space,
             mapping,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         // A micro-VM at its limit is one that is worth resetting.

@@ -46,6 +46,9 @@ use crate::{
     sys::frame, //
 };
 
+/// How many ranges a view can tell apart; they are not charged to the micro-VM.
+const MAX_LIMITS: usize = 1024;
+
 /// The memory of a micro-VM, as `uvisor_ept` has it.
 pub(crate) type GuestSpace = Space<MemoryBacking, Regions, ViewSlots>;
 
@@ -75,10 +78,10 @@ impl Slots<View<MemoryBacking, Regions>> for ViewSlots {
     }
 }
 
-/// A page of EPT pointers, by the number of the view, 0 for none; CPUs and windows read it at any time.
-struct EptpList(Charged);
+/// A page with a word for each view, by its number, 0 for none; CPUs and windows read it at any time.
+struct ViewPage(Charged);
 
-impl EptpList {
+impl ViewPage {
     /// An empty one.
     fn new(pages: &Pages) -> Result<Self> {
         Ok(Self(pages.zeroed()?))
@@ -91,32 +94,40 @@ impl EptpList {
         unsafe { &*frame::virt(self.0.phys()).cast() }
     }
 
-    /// The EPT pointer of a view.
-    #[inline]
-    fn get(&self, view: u64) -> Option<u64> {
-        let view = usize::try_from(view).ok()?;
-        let eptp = self.entries().get(view)?.load(Relaxed);
-        (eptp != 0).then_some(eptp)
+    /// The word of a view.
+    #[inline(always)]
+    fn get(&self, view: u64) -> u64 {
+        // CAST: There are fewer.
+        if view >= MAX_VIEWS as u64 {
+            return 0;
+        }
+        // The guest chooses it: no CPU may speculate beyond the page, nor the compiler see that it cannot be.
+        // CAST: Below `MAX_VIEWS`.
+        let at = core::hint::black_box(view) as usize & (MAX_VIEWS - 1);
+        self.entries().get(at).map_or(0, |e| e.load(Relaxed))
     }
 }
 
 /// By what CPUs find the views.
 pub(crate) struct ViewTable {
     /// The EPTP list of VMFUNC: the views that the guest may switch to, and that were opened.
-    guest: EptpList,
-    /// All views that were opened, and view 0.
-    all: EptpList,
+    guest: ViewPage,
+    /// The EPT pointers of all views that were opened, and of view 0.
+    all: ViewPage,
+    /// Which views these are: see [`View::serial`].
+    serials: ViewPage,
 }
 
 impl ViewTable {
     /// How many pages it has.
-    pub(crate) const PAGES: u64 = 2;
+    pub(crate) const PAGES: u64 = 3;
 
     /// One with view 0.
     pub(super) fn new(pages: &Pages, eptp: u64) -> Result<Self> {
         let table = Self {
-            guest: EptpList::new(pages)?,
-            all: EptpList::new(pages)?,
+            guest: ViewPage::new(pages)?,
+            all: ViewPage::new(pages)?,
+            serials: ViewPage::new(pages)?,
         };
         let [first, ..] = table.all.entries();
         first.store(eptp, Relaxed);
@@ -132,13 +143,19 @@ impl ViewTable {
     /// The EPT pointer of a view, if it was opened.
     #[inline]
     pub(crate) fn eptp(&self, view: u64) -> Option<u64> {
-        self.all.get(view)
+        Some(self.all.get(view)).filter(|&eptp| eptp != 0)
+    }
+
+    /// Which view it is that has this number now.
+    #[inline]
+    pub(crate) fn serial(&self, view: u64) -> u64 {
+        self.serials.get(view)
     }
 
     /// The EPT pointer of a view that the guest may switch to, if it was opened.
     #[inline]
     pub(crate) fn eptp_for_guest(&self, view: u64) -> Option<u64> {
-        self.guest.get(view)
+        Some(self.guest.get(view)).filter(|&eptp| eptp != 0)
     }
 
     /// The view that has an EPT pointer.
@@ -150,34 +167,35 @@ impl ViewTable {
         at.map(|at| at as u64)
     }
 
-    /// All EPT pointers.
-    pub(crate) fn eptps(&self) -> impl Iterator<Item = u64> + '_ {
-        let entries = self.all.entries().iter();
-        entries.map(|e| e.load(Relaxed)).filter(|&eptp| eptp != 0)
-    }
-
-    /// Writes to `list` what `space` has, of the views that are `wanted`.
+    /// Writes to a page what `word` says of the views that were opened in `space`.
     fn write(
-        list: &EptpList,
+        page: &ViewPage,
         space: &GuestSpace,
-        wanted: impl Fn(&View<MemoryBacking, Regions>) -> bool,
+        word: impl Fn(&View<MemoryBacking, Regions>, u64) -> u64,
     ) {
-        for (view, entry) in list.entries().iter().enumerate().skip(1) {
-            let view = space.view(view).filter(|view| wanted(view));
-            let eptp = view.and_then(View::eptp).unwrap_or(0);
-            entry.store(eptp, Release);
+        for (number, entry) in page.entries().iter().enumerate().skip(1) {
+            let view = space.view(number);
+            let view = view.and_then(|view| Some(word(view, view.eptp()?)));
+            entry.store(view.unwrap_or(0), Release);
         }
     }
 
     /// Shows CPUs the views that `space` has.
     fn show(&self, space: &GuestSpace) {
-        Self::write(&self.all, space, |_| true);
+        Self::write(&self.serials, space, |view, _| view.serial());
+        Self::write(&self.all, space, |_, eptp| eptp);
         self.show_guest(space);
     }
 
     /// Lets the guest switch to the views that `space` has, and no others.
     fn show_guest(&self, space: &GuestSpace) {
-        Self::write(&self.guest, space, View::is_for_guest);
+        Self::write(&self.guest, space, |view, eptp| {
+            if view.is_for_guest() {
+                eptp
+            } else {
+                0
+            }
+        });
     }
 }
 
@@ -201,6 +219,10 @@ impl Memory {
     pub(crate) fn create_view(&self, perm: Perm, guest: bool) -> Result<usize> {
         let mut inner = self.inner.lock();
         self.check_not_frozen()?;
+        // A flush of one EPT context would not reach those that are not shown yet, or not any more.
+        if !self.hardware.controls.features.invept_all {
+            return Err(EOPNOTSUPP);
+        }
         self.need_view_table(&inner.pages)?;
         let space = inner.space.as_mut().ok_or(ENXIO)?;
         let everywhere = Region {
@@ -210,7 +232,7 @@ impl Memory {
             backing: MemoryBacking::Anonymous,
         };
         space
-            .add_view(Regions::new(), everywhere, guest)
+            .add_view(Regions::new(), MAX_LIMITS, everywhere, guest)
             .map_err(region_error)
     }
 
@@ -225,8 +247,9 @@ impl Memory {
         if taken.map_err(region_error)? == Taken::Something {
             // User mappings are of view 0.
             self.flush();
+            // CAST: As above.
+            space.reap_view(pages, view as usize, range);
         }
-        space.reap_views(pages, range);
         Ok(())
     }
 

@@ -37,7 +37,7 @@ use bitflags::bitflags;
 pub const DEVICE: &str = "/dev/uvisor";
 
 /// The version of this interface; it changes only when something here stops to be compatible.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The size of a page, the unit of all memory operations.
 pub const PAGE_SIZE: u64 = 4096;
@@ -91,19 +91,21 @@ pub const LIMITS: u32 = (IOCTL_TYPE << 8) | 0x14;
 ///
 /// The clone has the regions and the memory of this micro-VM, as they are at one point in time during the
 /// call, and no vCPU. Until one of the two writes to a page, both have it in common, and its tables. What
-/// the call costs does not depend on how much memory there is. Errors: as [`VM_CREATE`].
+/// the call costs does not depend on how much memory there is; but the tables of this micro-VM's views are
+/// given back, and filled again. Errors: as [`VM_CREATE`]; `EBUSY` while a [`SEAL`] is under way.
 pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 /// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
 /// structure (the argument must be 0).
 ///
-/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`VCPU_CREATE`], [`RUN`], [`VCPU_RESET`] and
-/// writes by `pwrite(2)` fail with `EROFS`; writes through a mapping raise `SIGBUS`. It is then no clone of
-/// a template any more, if it was one.
+/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`SEAL`], [`VIEW_CREATE`], [`VIEW_PROTECT`],
+/// [`VIEW_DESTROY`], [`VCPU_CREATE`], [`RUN`], [`VCPU_RESET`] and writes by `pwrite(2)` fail with `EROFS`;
+/// writes through a mapping raise `SIGBUS`. It is then no clone of a template any more, if it was one. Errors:
+/// `EBUSY` while a [`SEAL`] is under way.
 pub const FREEZE: u32 = (IOCTL_TYPE << 8) | 0x16;
 /// VM: puts a clone of a template back to what it was when it was made, and fills a [`Reset`].
 ///
 /// What it costs grows with what the clone changed. Its vCPUs are put back by [`VCPU_RESET`]. Errors:
-/// `EINVAL` for a micro-VM that is no clone of a template; `ENOMEM`.
+/// `EINVAL` for a micro-VM that is no clone of a template; `EBUSY` while a [`SEAL`] is under way; `ENOMEM`.
 pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;
 /// VM: forgets the pages in the range of an [`Unmap`]: anonymous ones are zero when they are touched
 /// again, those of a file as the file is then. The regions stay.
@@ -121,31 +123,34 @@ pub const DIFF: u32 = (IOCTL_TYPE << 8) | 0x19;
 ///
 /// A view is another set of permissions over the same memory. What a page allows in it is what its region
 /// and the view allow both. View 0 is always there, allows what the regions allow, and is the one that the
-/// VM file's `mmap(2)`, `pread(2)` and `pwrite(2)` obey. Clones have the same views, and RESET brings the
-/// template's back. Errors: `ENOSPC` beyond [`MAX_VIEWS`]; `EINVAL` for a permission that this CPU cannot
-/// express; `ENOMEM`; `EROFS` for a template.
+/// VM file's `mmap(2)`, `pread(2)` and `pwrite(2)` obey: who serves a guest in another view must not follow its
+/// pointers to where that view does not reach. Clones have the same views, and RESET brings the template's
+/// back. Errors: `ENOSPC` beyond [`MAX_VIEWS`]; `EINVAL` for a permission that this CPU cannot express, and
+/// for unknown flags; `EOPNOTSUPP` on a CPU that cannot flush all EPT contexts at once; `ENOMEM`; `EROFS` for
+/// a template.
 pub const VIEW_CREATE: u32 = (IOCTL_TYPE << 8) | 0x1a;
 /// VM: lets a view allow at most the permission in a [`ViewProtect`] in a range, whether or not anything is
 /// mapped there.
 ///
 /// When the call returns, no vCPU has more. Errors: `ENOENT` for a view that is not there, or view 0; `EINVAL`;
-/// `ENOSPC` at the limit of ranges, which is that of regions; `EPERM` if a part of the range is sealed;
+/// `ENOSPC` beyond 1024 ranges that differ; `EPERM` if a part of the range is sealed;
 /// `ENOMEM`; `EROFS` for a template.
 pub const VIEW_PROTECT: u32 = (IOCTL_TYPE << 8) | 0x1b;
 /// VM: takes the view that a [`ViewDestroy`] names away.
 ///
-/// When the call returns, no vCPU is in it; those that were meet [`ExitReason::View`]. Errors: `ENOENT`,
-/// `EROFS`.
+/// When the call returns, no vCPU is in it; those that were meet [`ExitReason::View`], also if another view has
+/// its number by then. Errors: `ENOENT`, `EROFS`.
 pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// VM: makes the permission and the content of the range of an [`Unmap`] final, until the micro-VM ends, or
 /// is put back to a template in which it was not sealed.
 ///
-/// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on. The pages of
+/// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
+/// to be set up before, and the most that a view made later allows there is what it is made with. The pages of
 /// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
 /// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable; `EINVAL`; `ENOSPC` at the
-/// limit of regions. With these nothing happened. `EINTR` for a signal, `ENODATA` for a page that the file
-/// does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and the call
-/// can be repeated for the pages that are missing.
+/// limit of regions; `EROFS`. With these nothing happened. `EINTR` for a signal, `ENODATA` if there were pages
+/// that the file does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and
+/// the call can be repeated for the pages that are missing, which are still the file's.
 pub const SEAL: u32 = (IOCTL_TYPE << 8) | 0x1d;
 
 /// How many views a micro-VM can have, view 0 among them.
@@ -236,7 +241,8 @@ bitflags! {
     pub struct VmFlags: u32 {
         /// Nothing is ever writable and executable, at once or one after the other: a range that was
         /// writable never becomes executable, nor the other way round, until it is unmapped, and its
-        /// content with it. Clones have this as well.
+        /// content with it. Clones have this as well. A file that is mapped executable is as those leave it
+        /// who may write it: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
     }
 

@@ -203,7 +203,7 @@ impl Family {
         };
         let store = TestStore::new(&self.host.failure);
         let member = &mut self.members[of];
-        let added = member.space.add_view(store, limit, true);
+        let added = member.space.add_view(store, MAX_REGIONS, limit, true);
         let added = match added {
             Err(RegionError::Store(error)) => Err(error),
             added => {
@@ -241,8 +241,8 @@ impl Family {
         let done = member.space.protect_view(&self.host, number, range, perm);
         if done == Ok(Taken::Something) {
             member.flush();
+            member.space.reap_view(&mut self.host, number, range);
         }
-        member.space.reap_views(&mut self.host, range);
         self.agree(of, done, |model| model.protect_view(number, from, to, perm))
     }
 
