@@ -4,6 +4,8 @@
 
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use uvisor::{Prot, ViewFlags, Vm, PAGE_SIZE};
 use uvisor_tests::heap::{held, text, HEAP};
@@ -108,6 +110,13 @@ fn file() -> Outcome {
         .vm
         .map_file(FILE, 4 * PAGE_SIZE, Prot::READ, file.as_fd(), 0)
         .map_err(text)?;
+    // Behind what the file does not have.
+    let last = FILE + 4 * PAGE_SIZE;
+    let end = memory_file(&[3; 4096]);
+    guest
+        .vm
+        .map_file(last, PAGE_SIZE, Prot::READ, end.as_fd(), 0)
+        .map_err(text)?;
     let read = |at: u64| {
         let mut byte = [0];
         guest.vm.read_at(at, &mut byte).map_err(text)?;
@@ -131,9 +140,11 @@ fn file() -> Outcome {
     equal("of a file that is empty now", read(FILE + PAGE_SIZE)?, 8)?;
     equal(
         "a page that the file does not have",
-        errno(guest.vm.seal(FILE + 2 * PAGE_SIZE, 2 * PAGE_SIZE)),
+        errno(guest.vm.seal(FILE + 2 * PAGE_SIZE, 3 * PAGE_SIZE)),
         Err(Some(libc::ENODATA)),
     )?;
+    end.write_at(&[4], 0).map_err(text)?;
+    equal("what lies behind it is sealed", read(last)?, 3)?;
     drop(guest);
     equal("held after all", held(), before)
 }
@@ -172,6 +183,43 @@ fn at_the_limit() -> Outcome {
         equal("pages that are the file's", stats.file, 0)?;
         equal("pages of its own", stats.private, len)?;
     }
+    Ok(())
+}
+
+/// A clone that is made while a range is being sealed either has it sealed with its content, or not sealed, or
+/// is refused; so is a template.
+fn clones_meanwhile() -> Outcome {
+    const PAGES: u64 = 2048;
+    let file = memory_file(&vec![7; PAGES as usize * 4096]);
+    let mut busy = 0;
+    for round in 0..6 {
+        let vm = Arc::new(Guest::new(read_write()).vm);
+        let (at, len) = (FILE, PAGES * PAGE_SIZE);
+        vm.map_file(at, len, Prot::READ, file.as_fd(), 0)
+            .map_err(text)?;
+        let sealer = Arc::clone(&vm);
+        let thread = std::thread::spawn(move || sealer.seal(at, len).map_err(text));
+        while !thread.is_finished() {
+            let clone = match vm.share(0) {
+                Ok(clone) => clone,
+                Err(error) => {
+                    equal("refused", error.errno(), Some(libc::EBUSY))?;
+                    busy += 1;
+                    continue;
+                }
+            };
+            if clone.unmap(at, len).is_err() {
+                let stats = clone.stats().map_err(text)?;
+                equal("pages of a sealed range that are the file's", stats.file, 0)?;
+                equal("its own", stats.shared >= len, true)?;
+            }
+        }
+        thread.join().map_err(|_| "panic".to_owned())??;
+        vm.freeze().map_err(text)?;
+        let stats = vm.stats().map_err(text)?;
+        equal(&format!("round {round}: the file's"), stats.file, 0)?;
+    }
+    println!("# {busy} clones were refused");
     Ok(())
 }
 
@@ -224,6 +272,7 @@ pub(crate) fn test(tap: &mut Tap) {
     tap.test("SEAL: memory", memory);
     tap.test("SEAL: a file", file);
     tap.test("SEAL at each memory limit", at_the_limit);
+    tap.test("clones while a range is being sealed", clones_meanwhile);
     let features = uvisor::Device::open().and_then(|device| device.info());
     let features = features.map_or(0, |info| info.features);
     if features & uvisor::Features::EXEC_ONLY.bits() != 0 {

@@ -304,6 +304,30 @@ fn destroyed_while_running(code: &'static [u8]) -> Outcome {
     Ok(())
 }
 
+/// A vCPU whose view went does not find itself in another one that has its number by then.
+fn made_anew_while_running() -> Outcome {
+    for round in 0..40 {
+        let mut guest = guest(reader())?;
+        let view = guest.vm.create_view(ALL, ViewFlags::GUEST).map_err(text)?;
+        let regs = guest.vcpu.regs_mut();
+        (regs.view, regs.rsi, regs.rdi) = (view.into(), HEAP, DATA);
+        let mut number = 0;
+        let (exit, at) = while_running(guest, |vm| {
+            vm.destroy_view(view)?;
+            number = vm.create_view(ALL, ViewFlags::empty())?;
+            Ok(())
+        })?;
+        equal("the number is used again", number, view)?;
+        let gone = Exit::View {
+            view: view.into(),
+            cause: ViewCause::Gone,
+        };
+        equal(&format!("the exit in round {round}"), exit, gone)?;
+        equal("the view it names", at, view.into())?;
+    }
+    Ok(())
+}
+
 /// Writes in two views of one micro-VM, and of its clone, at once.
 fn writes_on_two_cpus() -> Outcome {
     let guest = guest(read_write())?;
@@ -360,6 +384,7 @@ pub(crate) fn test(tap: &mut Tap) {
         for name in [
             "a view is hidden while it runs",
             "a view goes while it runs",
+            "a view goes and another gets its number",
             "views on two CPUs",
         ] {
             tap.skip(name, "needs two CPUs");
@@ -373,6 +398,10 @@ pub(crate) fn test(tap: &mut Tap) {
     tap.test("a view goes while a guest runs in it", || {
         destroyed_while_running(reader())
     });
+    tap.test(
+        "a view goes, and another gets its number, while a guest runs in it",
+        made_anew_while_running,
+    );
     if super::has_vmfunc() {
         tap.test("a view goes while a guest goes in and out of it", || {
             destroyed_while_running(restless())
