@@ -4,6 +4,8 @@
 
 mod clones;
 mod cpu;
+mod effort;
+mod exhaustive;
 mod failures;
 mod family;
 mod foreign;
@@ -13,5 +15,7 @@ mod model;
 mod races;
 mod random;
 mod regions;
+mod state;
+mod step;
 mod threads;
 mod tree;
