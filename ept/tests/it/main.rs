@@ -2,7 +2,9 @@
 
 //! Tests of the whole crate, through what it gives to the module.
 
+mod bytes;
 mod clones;
+mod corpus;
 mod cpu;
 mod effort;
 mod exhaustive;
