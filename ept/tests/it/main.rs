@@ -11,9 +11,12 @@ mod exhaustive;
 mod failures;
 mod family;
 mod foreign;
+mod guest;
 mod host;
 mod machine;
 mod model;
+#[cfg(not(miri))]
+mod orders;
 mod races;
 mod random;
 mod regions;
