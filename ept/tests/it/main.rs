@@ -19,6 +19,7 @@ mod model;
 mod orders;
 mod races;
 mod random;
+mod ranges;
 mod regions;
 mod state;
 mod step;
