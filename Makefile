@@ -50,6 +50,10 @@ test: all ## all tests: on this machine, and in test machines (15 minutes)
 test-long: all ## the same with more random cases, CPU models and interleavings (hours)
 	tests/run --long
 
+.PHONY: fuzz
+fuzz: $(ROOT) ## fuzz the page tables for TIME seconds (600)
+	tests/fuzz $(or $(TIME),600)
+
 .PHONY: bench
 bench: all ## the benchmarks against KVM and processes, in instructions
 	tests/vm/bench

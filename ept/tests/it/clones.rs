@@ -3,30 +3,18 @@
 //! Clones: what one does, the others do not see, and what nobody did costs nothing.
 
 use proptest::prelude::*;
-use uvisor_ept::{Gpa, Perm, RegionError};
+use uvisor_ept::{Gpa, Perm};
 
 use crate::family::Family;
 use crate::host::{Back, Failure};
-use crate::model::{segment, Outcome, SEGMENTS};
+use crate::model::{gpa, Outcome, SEGMENTS};
+use crate::step::{run, Rules, Step};
 
 const RW: Perm = Perm::from_bits_truncate(3);
-
-/// A step; the first number says which member, modulo how many there are.
-#[derive(Clone, Debug)]
-enum Step {
-    Map(usize, (usize, usize), Perm, Option<u32>),
-    Unmap(usize, (usize, usize)),
-    Protect(usize, (usize, usize), Perm),
-    Discard(usize, (usize, usize)),
-    Seal(usize, (usize, usize)),
-    Access(usize, usize, usize, Perm, u64),
-    AddView(usize, Perm),
-    ProtectView(usize, usize, (usize, usize), Perm),
-    RemoveView(usize, usize),
-    Clone(usize),
-    Reset(usize),
-    Destroy(usize),
-}
+const RULES: Rules = Rules {
+    template: false,
+    members: 8,
+};
 
 /// A segment, often one of a few, so that much happens to the same.
 fn segment_number() -> impl Strategy<Value = usize> {
@@ -82,69 +70,6 @@ fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
     )
 }
 
-/// Does a step; whether it ran out of memory. The first member is the template of `template`.
-fn do_step(family: &mut Family, step: &Step, template: bool) -> bool {
-    // A template is not changed.
-    let first = usize::from(template && family.members.len() > 1);
-    let member = |number: usize| first + number % (family.members.len() - first);
-    let no_memory = Err(RegionError::Store(crate::host::NoMemory));
-    match step.clone() {
-        Step::Map(of, segments, perm, file) => {
-            let start = segment(segments.0).0;
-            let back = file.map_or(Back::Zero, |file| Back::File(file, start));
-            family.map(member(of), segments, perm, &back) == no_memory
-        }
-        Step::Unmap(of, segments) => family.unmap(member(of), segments) == no_memory,
-        Step::Protect(of, segments, perm) => {
-            family.protect(member(of), segments, perm) == no_memory
-        }
-        Step::Discard(of, segments) => family.discard(member(of), segments) == no_memory,
-        Step::Seal(of, segments) => family.seal(member(of), segments) == no_memory,
-        Step::Access(of, view, number, access, content) => {
-            let of = member(of);
-            let views = &family.members[of].model.views;
-            // Those that are not there are view 0.
-            let view = match view.checked_sub(1).and_then(|at| views.get(at)) {
-                Some(Some(_)) => view,
-                _ => 0,
-            };
-            family.view_access(of, view, number, access, content) == Outcome::NoMemory
-        }
-        Step::AddView(of, perm) => {
-            let of = member(of);
-            let views = &family.members[of].model.views;
-            let count = views.iter().flatten().count();
-            count < 3 && family.add_view(of, perm).is_err()
-        }
-        Step::ProtectView(of, view, segments, perm) => {
-            family.protect_view(member(of), view, segments, perm) == no_memory
-        }
-        Step::RemoveView(of, view) => {
-            family.remove_view(member(of), view);
-            false
-        }
-        Step::Clone(of) => family.members.len() < 8 && family.clone(member(of)).is_err(),
-        Step::Reset(of) => first == 1 && family.reset(member(of), 0).is_err(),
-        Step::Destroy(which) => {
-            if family.members.len() > 2 {
-                family.destroy(member(which));
-            }
-            false
-        }
-    }
-}
-
-/// Does a step, and again without a failure if it ran out of memory.
-fn run(family: &mut Family, failure: &Failure, step: &Step, fail: Option<usize>, template: bool) {
-    failure.after(fail);
-    let no_memory = do_step(family, step, template);
-    assert!(!no_memory || fail.is_some());
-    failure.after(None);
-    if no_memory {
-        assert!(!do_step(family, step, template));
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if cfg!(miri) { 4 } else { 200 },
@@ -170,8 +95,8 @@ proptest! {
                 family.add_view(0, Perm::all()).unwrap();
             }
         }
-        for (step, fail) in &steps {
-            run(&mut family, &failure, step, *fail, false);
+        for step in &steps {
+            run(&mut family, &failure, step, RULES);
         }
         family.end();
     }
@@ -184,15 +109,15 @@ proptest! {
     ) {
         let failure = Failure::default();
         let mut family = Family::new(&failure).unwrap();
-        for (step, fail) in &before {
-            if !matches!(step, Step::Clone(_)) {
-                run(&mut family, &failure, step, *fail, false);
+        for step in &before {
+            if !matches!(step.0, Step::Clone(_)) {
+                run(&mut family, &failure, step, RULES);
             }
         }
         family.clone(0).unwrap();
         let frozen = family.members[0].model.clone();
-        for (step, fail) in &after {
-            run(&mut family, &failure, step, *fail, true);
+        for step in &after {
+            run(&mut family, &failure, step, Rules { template: true, ..RULES });
         }
         for clone in 1..family.members.len() {
             family.reset(clone, 0).unwrap();
@@ -242,10 +167,7 @@ fn copy_one_table_a_level_and_one_frame() {
     family.access(1, 1, Perm::W, 78);
     assert_eq!(family.host.tables(), tables + 3);
     assert_eq!(family.host.frames(), frames + 2);
-    assert_eq!(
-        family.differences(1, 0),
-        [crate::model::gpa(0), crate::model::gpa(1)]
-    );
+    assert_eq!(family.differences(1, 0), [gpa(0), gpa(1)]);
     assert_eq!(family.reset(1, 0), Ok(2));
     assert_eq!(family.host.tables(), tables);
     assert_eq!(family.host.frames(), frames);
@@ -272,12 +194,16 @@ fn read_without_a_copy() {
 #[test]
 fn take_over_what_others_let_go_of() {
     let mut family = template(3);
-    let frames = family.host.frames();
     family.destroy(0);
+    let frames = |family: &Family| {
+        let tree = family.members[0].space.tree();
+        [0, 1, 2].map(|number| tree.get(&family.host, gpa(number)).unwrap().frame)
+    };
+    let (before, tables) = (frames(&family), family.host.tables());
     for number in 0..3 {
         family.access(0, number, Perm::W, 100);
     }
-    assert_eq!(family.host.frames(), frames);
+    assert_eq!((frames(&family), family.host.tables()), (before, tables));
     family.end();
 }
 

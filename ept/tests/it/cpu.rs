@@ -5,12 +5,11 @@
 //! It is written without the crate's own notion of an entry. A real CPU may forget what it cached
 //! at any time; this one never does, so that a missing flush is always seen.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use uvisor_ept::{Gpa, Host, Hpa, Perm};
 
-use crate::host::TestHost;
+use crate::host::{NumberMap, TestHost};
 
 /// The width of a physical address.
 const PHYSICAL_BITS: u32 = 46;
@@ -28,10 +27,10 @@ pub struct Translation {
 #[derive(Default, Debug)]
 pub struct Cpu {
     /// Translations by page number.
-    tlb: HashMap<u64, Translation>,
+    tlb: NumberMap<u64, Translation>,
     /// Tables by their level and the part of the page number that leads to them, with what the
     /// levels above allow.
-    tables: HashMap<(u32, u64), (u64, Perm)>,
+    tables: NumberMap<(u32, u64), (u64, Perm)>,
 }
 
 impl Cpu {
@@ -86,6 +85,13 @@ impl Cpu {
         self.tlb
             .iter()
             .map(|(&page, &translation)| (page, translation))
+    }
+
+    /// All of the table cache: the level and the part of the page number that leads to a table, the table,
+    /// and what the levels above allow.
+    pub fn table_cache(&self) -> impl Iterator<Item = (u32, u64, u64, Perm)> + '_ {
+        let entries = self.tables.iter();
+        entries.map(|(&(level, part), &(table, perm))| (level, part, table, perm))
     }
 
     /// The tables that are cached.

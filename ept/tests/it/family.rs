@@ -14,7 +14,7 @@ use crate::cpu::{translate, Cpu};
 use crate::host::{
     file_content, new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore,
 };
-use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS};
+use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS, SEGMENTS};
 
 mod check;
 
@@ -26,9 +26,9 @@ pub fn everything() -> Range {
 /// A space, its guest's CPU and what it should be.
 #[derive(Debug)]
 pub struct Member {
-    space: TestSpace,
+    pub space: TestSpace,
     /// What the CPU has cached, by the EPT pointer that it is tagged with.
-    caches: BTreeMap<u64, Cpu>,
+    pub caches: BTreeMap<u64, Cpu>,
     pub model: Model,
 }
 
@@ -44,6 +44,9 @@ impl Member {
 pub struct Family {
     pub host: TestHost,
     pub members: Vec<Member>,
+    /// The segments that are compared after each step; all that is in others is still counted. If there
+    /// is none, nothing is compared.
+    pub watched: Vec<usize>,
 }
 
 impl Family {
@@ -60,6 +63,7 @@ impl Family {
         Ok(Self {
             host,
             members: vec![first],
+            watched: (0..SEGMENTS).collect(),
         })
     }
 

@@ -4,6 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 
@@ -43,6 +45,34 @@ impl Failure {
     }
 }
 
+/// A map by numbers that nobody chooses to harm, so that a fast hash will do.
+pub type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// The hash of numbers: each is mixed in by a multiplication.
+#[derive(Default)]
+pub struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = self.0.rotate_left(5) ^ number;
+        self.0 = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// A frame of guest memory.
 #[derive(Debug)]
 pub struct Frame {
@@ -58,15 +88,15 @@ pub struct Frame {
 #[derive(Default, Debug)]
 pub struct TestHost {
     /// The tables, on the heap, so that a sanitizer sees what is used after it was freed.
-    tables: HashMap<u64, Box<[AtomicU64; 512]>>,
+    tables: NumberMap<u64, Box<[AtomicU64; 512]>>,
     /// References on each table.
-    table_refs: RefCell<HashMap<u64, usize>>,
+    table_refs: RefCell<NumberMap<u64, usize>>,
     /// The frames that have a reference.
-    frames: HashMap<u64, Frame>,
+    frames: NumberMap<u64, Frame>,
     /// References that leaves of other tables took on frames.
-    shared: RefCell<HashMap<u64, usize>>,
+    shared: RefCell<NumberMap<u64, usize>>,
     /// The frames of files' pages, with a reference each, by file and page number.
-    cache: HashMap<(u32, u64), Hpa>,
+    cache: NumberMap<(u32, u64), Hpa>,
     /// How many pages there ever were.
     pages: u64,
     /// Which allocation fails.
@@ -98,6 +128,16 @@ impl TestHost {
     /// Whether there is such a table.
     pub fn is_table(&self, address: u64) -> bool {
         self.tables.contains_key(&address)
+    }
+
+    /// How many references there are on a table that must exist.
+    pub fn table_references(&self, table: Hpa) -> usize {
+        self.table_refs.borrow()[&table.0]
+    }
+
+    /// How many references there are on a frame that must exist.
+    pub fn frame_references(&self, frame: Hpa) -> usize {
+        self.frame(frame).refs + self.shared.borrow().get(&frame.0).unwrap_or(&0)
     }
 
     /// How many references there are on all frames but the page cache's own.
@@ -243,7 +283,7 @@ unsafe impl Host for TestHost {
     }
 
     fn is_frame_shared(&self, frame: Hpa) -> bool {
-        self.frame(frame).refs + self.shared.borrow().get(&frame.0).unwrap_or(&0) > 1
+        self.frame_references(frame) > 1
     }
 
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
@@ -291,7 +331,6 @@ impl Backing for Back {
 }
 
 /// An array that can fail to grow, and that wants room to be reserved before each insertion.
-#[derive(Debug)]
 pub struct TestStore<T> {
     /// The elements.
     elements: Rc<Vec<T>>,
@@ -309,6 +348,17 @@ impl<T> TestStore<T> {
             room: 0,
             failure: failure.clone(),
         }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for TestStore<T> {
+    /// With the address of the elements, which tells who has them in common.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestStore")
+            .field("at", &Rc::as_ptr(&self.elements))
+            .field("elements", &self.elements)
+            .field("room", &self.room)
+            .finish()
     }
 }
 

@@ -2,17 +2,27 @@
 
 //! Tests of the whole crate, through what it gives to the module.
 
+mod bytes;
 mod clones;
+mod corpus;
 mod cpu;
+mod effort;
+mod exhaustive;
 mod failures;
 mod family;
 mod foreign;
+mod guest;
 mod host;
 mod machine;
 mod model;
+#[cfg(not(miri))]
+mod orders;
 mod races;
 mod random;
+mod ranges;
 mod regions;
+mod state;
+mod step;
 mod threads;
 mod tree;
 mod usage;

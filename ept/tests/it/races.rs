@@ -92,8 +92,12 @@ fn the_same_backing_by_another_region_will_do() {
 #[test]
 fn the_permission_is_that_of_the_end() {
     for perm in [Perm::empty(), Perm::R, Perm::R | Perm::X, Perm::X] {
-        for backing in [Back::Zero, FILE] {
+        // The last one makes a copy of a page that is mapped.
+        for (backing, is_mapped) in [(Back::Zero, false), (FILE, false), (FILE, true)] {
             let mut machine = machine(RW, &backing);
+            if is_mapped {
+                let _ = machine.access(2, Perm::R, 0);
+            }
             machine.begin(2, Perm::W, false);
             machine.protect(1, 3, perm).unwrap();
             assert_eq!(machine.finish(), Some(Ok(Served::Done)));

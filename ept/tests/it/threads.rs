@@ -5,13 +5,14 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use uvisor_ept::{Gpa, Host, Hpa, Leaf, Owner, Perm, Remains, Retired, Tree};
+use uvisor_ept::{Host, Hpa, Owner, Remains};
+
+use crate::guest::{Frames, Guest};
 
 /// How many pages of memory there are.
 const MEMORY: usize = 20_000;
 /// How many pages the guests have, in several tables of each level.
 const PAGES: u64 = 64;
-const RW: Perm = Perm::from_bits_truncate(3);
 /// What is in a page that was given back.
 const POISON: u64 = 0x00de_ad00_0000_0000;
 
@@ -81,9 +82,19 @@ impl Pages {
         self.0.held.fetch_sub(1, Ordering::Relaxed);
         self.0.free.lock().unwrap().insert(0, number(page));
     }
+}
 
-    fn content(&self, page: Hpa) -> &AtomicU64 {
-        &self.0.words[number(page)][0]
+impl Frames for Pages {
+    fn new_frame(&mut self) -> Hpa {
+        self.allocate()
+    }
+
+    fn read(&self, frame: Hpa) -> u64 {
+        self.0.words[number(frame)][0].load(Ordering::Relaxed)
+    }
+
+    fn write(&self, frame: Hpa, value: u64) {
+        self.0.words[number(frame)][0].store(value, Ordering::Relaxed);
     }
 }
 
@@ -127,79 +138,6 @@ unsafe impl Host for Pages {
     fn put_frame(&mut self, frame: Hpa, _: Owner) {
         if self.put(frame) {
             self.give_back(frame);
-        }
-    }
-}
-
-/// Where a guest has a page.
-fn gpa(page: u64) -> Gpa {
-    let (leaf, table, directory) = (page % 8, page / 8 % 4, page / 32);
-    Gpa((leaf + (table << 9) + (directory << 18)) << 12)
-}
-
-/// A tree and what must be in its pages.
-struct Guest {
-    tree: Tree,
-    model: Vec<u64>,
-}
-
-impl Guest {
-    /// Writes as the module does: own tables first, then an own frame.
-    fn write(&mut self, pages: &mut Pages, page: u64, value: u64) {
-        let at = gpa(page);
-        let mut retired = Retired::new();
-        self.tree.unshare(pages, at, &mut retired).unwrap();
-        retired.give_back(pages);
-        let frame = match self.tree.get(pages, at) {
-            Some(leaf) if leaf.owner == Owner::Private => {
-                assert!(leaf.perm.contains(Perm::W));
-                assert!(!pages.is_shared(leaf.frame), "two may write to one page");
-                leaf.frame
-            }
-            Some(leaf) if !pages.is_shared(leaf.frame) => {
-                let own = Leaf {
-                    perm: RW,
-                    owner: Owner::Private,
-                    ..leaf
-                };
-                self.tree.replace(pages, at, own).unwrap();
-                leaf.frame
-            }
-            mapped => {
-                let leaf = Leaf {
-                    frame: pages.allocate(),
-                    perm: RW,
-                    owner: Owner::Private,
-                };
-                // Nobody sees the page before its content.
-                pages.content(leaf.frame).store(value, Ordering::Relaxed);
-                match mapped {
-                    Some(_) => {
-                        let old = self.tree.replace(pages, at, leaf).unwrap();
-                        pages.put_frame(old.frame, old.owner);
-                    }
-                    None => self.tree.insert(pages, at, leaf).unwrap(),
-                }
-                leaf.frame
-            }
-        };
-        pages.content(frame).store(value, Ordering::Relaxed);
-        self.model[page as usize] = value;
-    }
-
-    fn check(&self, pages: &Pages) {
-        for (page, wanted) in self.model.iter().enumerate() {
-            let leaf = self.tree.get(pages, gpa(page as u64)).expect("a page");
-            let seen = pages.content(leaf.frame).load(Ordering::Relaxed);
-            assert_eq!(seen, *wanted, "page {page}");
-        }
-    }
-
-    fn clone(&mut self, pages: &mut Pages) -> Self {
-        let (tree, _) = self.tree.share(pages).unwrap();
-        Self {
-            tree,
-            model: self.model.clone(),
         }
     }
 }
@@ -270,10 +208,7 @@ fn share_tables_without_a_common_lock() {
         _ => 100_000,
     };
     let mut pages = Pages::new();
-    let mut template = Guest {
-        tree: Tree::new(&mut pages).unwrap(),
-        model: vec![0; PAGES as usize],
-    };
+    let mut template = Guest::new(&mut pages, PAGES);
     for page in 0..PAGES {
         template.write(&mut pages, page, 1000 + page);
     }
