@@ -58,7 +58,11 @@ use crate::{
 };
 
 mod fault;
+mod inside;
+mod mapped;
 mod template;
+
+use mapped::Mapped;
 
 /// How many regions a micro-VM can have; as many as Linux gives a process.
 pub(crate) const MAX_REGIONS: usize = 65530;
@@ -96,7 +100,7 @@ pub(crate) struct Memory {
     eptp: u64,
     /// It is a template: nothing changes it any more, and no vCPU runs.
     frozen: AtomicBool,
-    /// How many vCPUs have it.
+    /// How many vCPUs have it; grows only with the lock held.
     pub(crate) vcpus: AtomicU32,
     /// What happened outside of vCPUs.
     pub(crate) events: Counters,
@@ -119,6 +123,8 @@ struct Inner {
     space: Option<Space<MemoryBacking, Regions>>,
     /// User mappings, while the micro-VM's file is open.
     mapping: Option<Mapping>,
+    /// Pages that they may have.
+    mapped: Mapped,
 }
 
 impl Drop for Inner {
@@ -180,6 +186,7 @@ impl Memory {
             pages,
             space: Some(space),
             mapping: None,
+            mapped: Mapped::new(),
         };
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {
@@ -242,6 +249,17 @@ impl Memory {
         self.inner.lock().mapping = mapping;
     }
 
+    /// Counts a vCPU that is about to be made. Whoever has the lock knows how many there are at most.
+    pub(crate) fn add_vcpu(&self) {
+        let _inner = self.inner.lock();
+        self.vcpus.fetch_add(1, Relaxed);
+    }
+
+    /// Takes back [`Memory::add_vcpu`], when the vCPU is gone.
+    pub(crate) fn remove_vcpu(&self) {
+        self.vcpus.fetch_sub(1, Relaxed);
+    }
+
     /// The range of an ioctl.
     pub(crate) fn range(&self, start: u64, len: u64) -> Result<Range> {
         Range::new(start, len, self.hardware.gpa_bits).ok_or(EINVAL)
@@ -292,6 +310,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         for at_end in [false, true] {
@@ -330,6 +349,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         if perm.contains(Perm::X)

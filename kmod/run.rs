@@ -143,6 +143,20 @@ fn resolve(vcpu: &Vcpu, fault: &GuestFault) -> bool {
     false
 }
 
+/// [`resolve`] without leaving the window, if that is possible.
+fn resolve_inside(vcpu: &Vcpu, fault: &GuestFault, irq: &IrqOff) -> bool {
+    let vm = &*vcpu.vm;
+    if !vm.memory.fault_inside(irq, Gpa(fault.gpa), fault.access) {
+        return false;
+    }
+    if vm.hardware.mitigations.contains(Mitigations::L1D_FLUSH) {
+        // More than registers was touched.
+        mitigations::flush_l1d();
+    }
+    // SAFETY: This is in a window. What fails here fails again, and is reported, in the next one.
+    unsafe { flush_stale(vcpu, irq) }.is_ok()
+}
+
 /// One window; the first one of a RUN in which the guest runs takes the registers that were `given` in
 /// the run page.
 #[inline(always)]
@@ -180,13 +194,8 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         &state.fixed,
     )?;
 
-    if let Some(generation) = vm.memory.stale(irq.cpu()) {
-        let one = hardware.controls.features.invept_single;
-        vcpu.events.bump(Event::Invept);
-        // SAFETY: The window is open; the type is one that the CPU has.
-        unsafe { insn::invept(one.then_some(state.fixed.eptp)) }.map_err(|_| EIO)?;
-        vm.memory.set_flushed(irq.cpu(), generation);
-    }
+    // SAFETY: The window is open.
+    unsafe { flush_stale(vcpu, &irq) }?;
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
     let local = unsafe { this.local(&irq) };
     let barriers = hardware.mitigations.contains(Mitigations::IBPB);
@@ -234,6 +243,24 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         vcpu.events.bump(Event::Ibpb);
     }
     Ok(leave)
+}
+
+/// Executes INVEPT if translations that this CPU may have cached must go before it enters.
+///
+/// # Safety
+///
+/// A window must be open.
+#[inline(always)]
+unsafe fn flush_stale(vcpu: &Vcpu, irq: &IrqOff) -> Result {
+    let memory = &vcpu.vm.memory;
+    if let Some(generation) = memory.stale(irq.cpu()) {
+        let one = vcpu.vm.hardware.controls.features.invept_single;
+        vcpu.events.bump(Event::Invept);
+        // SAFETY: By the caller's promise; the type is one that the CPU has.
+        unsafe { insn::invept(one.then_some(memory.eptp())) }.map_err(|_| EIO)?;
+        memory.set_flushed(irq.cpu(), generation);
+    }
+    Ok(())
 }
 
 /// The guest runs, again and again as long as its exits can be handled here.
@@ -317,6 +344,9 @@ fn handle_other(
         BasicReason::EPT_VIOLATION => {
             events.bump(Event::ExitEpt);
             *guest_fault = fault(vmcs);
+            if resolve_inside(vcpu, guest_fault, irq) {
+                return None;
+            }
             Leave::Fault
         }
         BasicReason::EXTERNAL_INTERRUPT => {

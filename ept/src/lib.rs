@@ -39,7 +39,7 @@ pub use entry::{Leaf, Owner, Perm};
 pub use host::Host;
 pub use region::{Backing, Region, RegionError, Store};
 pub use regions::RegionMap;
-pub use share::{Remains, Retired};
+pub use share::Retired;
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
 pub use usage::{Count, Usage};

@@ -37,7 +37,7 @@ use crate::entry::{Leaf, Owner, Perm};
 use crate::host::Host;
 use crate::region::{Backing, Region, RegionError, Store};
 use crate::regions::RegionMap;
-use crate::share::{Remains, Retired};
+use crate::share::Retired;
 use crate::tree::{InsertError, Taken, Tree};
 
 /// What an access to a page needs.
@@ -265,18 +265,15 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         let Some(region) = self.regions.find(gpa) else {
             return Copied::Stale;
         };
-        // Its permission may have changed, its frame must not have.
-        match self.tree.get(host, gpa) {
-            Some(now) if now.owner != Owner::Private && now.frame == from.frame => {}
-            _ => return Copied::Stale,
-        }
         // INVARIANT: inside the region, with its permission.
         let leaf = Leaf {
             frame,
             perm: region.perm,
             owner: Owner::Private,
         };
-        match self.tree.replace(host, gpa, leaf) {
+        // Its permission may have changed, its frame must not have.
+        let same = |now: Leaf| now.owner != Owner::Private && now.frame == from.frame;
+        match self.tree.replace_if(host, gpa, leaf, same) {
             Some(old) => Copied::Done { old },
             None => Copied::Stale,
         }
@@ -349,18 +346,19 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
         Ok((Self { tree, regions }, taken))
     }
 
-    /// Gives this space the regions and pages of `template`: see [`Tree::reset`]. If it fails, nothing
-    /// happened.
-    pub fn reset<H: Host>(
-        &mut self,
-        host: &mut H,
-        template: &mut Self,
-        remains: &mut Remains,
-    ) -> Result<(), S::Error> {
+    /// Gives this space the regions of `template`, and hides its pages until [`Space::restore`]: see
+    /// [`Tree::hide`]. If it fails, nothing happened.
+    pub fn hide<H: Host>(&mut self, host: &mut H, template: &mut Self) -> Result<(), S::Error> {
         self.regions = template.regions.share()?;
-        // INVARIANT: the template's leaves, in its regions.
-        self.tree.reset(host, &mut template.tree, remains);
+        // INVARIANT: there is no leaf for now.
+        self.tree.hide(host);
         Ok(())
+    }
+
+    /// Gives this space the pages of `template`, whose regions it has: see [`Tree::restore`].
+    pub fn restore<H: Host>(&mut self, host: &mut H, template: &mut Self, keep: u32) -> u64 {
+        // INVARIANT: the template's leaves, in its regions.
+        self.tree.restore(host, &mut template.tree, keep)
     }
 
     /// Whether [`Space::protect`] of this range would find all of it mapped, and the permission one that

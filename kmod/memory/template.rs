@@ -8,7 +8,6 @@ use kernel::prelude::*;
 
 use uvisor_ept::{
     Gpa,
-    Remains,
     Taken, //
 };
 
@@ -71,21 +70,17 @@ impl Memory {
             pages,
             space,
             mapping,
+            mapped,
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        // A micro-VM at its limit is one that is worth resetting.
-        let mut remains = pages.beyond_limit(Remains::new)?;
-        let done = {
-            // The younger one's lock comes first: a template is older than its clones.
-            let mut template = template.inner.lock();
-            let template = template.space.as_mut().ok_or(ENXIO);
-            template.and_then(|template| space.reset(pages, template, &mut remains))
-        };
-        if done.is_ok() {
-            self.take(*mapping, self.everything()?);
-        }
-        let given_back = remains.give_back(pages);
-        done.map(|()| given_back)
+        // The younger one's lock comes first: a template is older than its clones.
+        let mut template = template.inner.lock();
+        let template = template.space.as_mut().ok_or(ENXIO)?;
+        space.hide(pages, template)?;
+        self.take(*mapping, self.everything()?);
+        mapped.clear();
+        let keep = pages.tables_to_keep();
+        Ok(pages.keeping(|pages| space.restore(pages, template, keep)))
     }
 
     /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns

@@ -86,6 +86,11 @@ extern "C" {
     pub(crate) fn cpu_mitigations_off() -> bool;
 
     pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
+    pub(crate) fn uvisor_pages_alloc(
+        zero: bool,
+        order: u32,
+        zeroed: *mut bool,
+    ) -> bindings::phys_addr_t;
     pub(crate) fn uvisor_page_get(phys: bindings::phys_addr_t) -> bool;
     pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
     pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
@@ -97,6 +102,7 @@ extern "C" {
     pub(crate) fn uvisor_file_page(
         file: *mut bindings::file,
         index: u64,
+        at_hand: bool,
         phys: *mut bindings::phys_addr_t,
     ) -> c_int;
 

@@ -4,8 +4,8 @@
 //! nothing: every step is done to both and compared.
 
 use uvisor_ept::{
-    Copied, Count, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Remains,
-    Retired, Space, Taken, Usage,
+    Copied, Count, Fault, Gpa, Hpa, Installed, Owner, Perm, Range, Region, RegionError, Retired,
+    Space, Taken, Usage,
 };
 
 use crate::cpu::{translate, Cpu};
@@ -25,6 +25,8 @@ pub struct Member {
 pub struct Family {
     pub host: TestHost,
     pub members: Vec<Member>,
+    /// How many resets there were: each keeps another number of tables.
+    resets: u32,
 }
 
 impl Family {
@@ -41,6 +43,7 @@ impl Family {
         Ok(Self {
             host,
             members: vec![first],
+            resets: 0,
         })
     }
 
@@ -291,18 +294,16 @@ impl Family {
     /// Resets a member to another, which is a template: nobody changes it.
     pub fn reset(&mut self, of: usize, template: usize) -> Result<u64, NoMemory> {
         let [member, template] = self.members.get_disjoint(of, template);
-        let mut remains = Remains::new(&mut self.host)?;
-        let done = member
+        member.space.hide(&mut self.host, &mut template.space)?;
+        member.cpu.flush();
+        let keep = self.resets % 5;
+        self.resets += 1;
+        let frames = member
             .space
-            .reset(&mut self.host, &mut template.space, &mut remains);
-        if done.is_ok() {
-            member.cpu.flush();
-            member.model = template.model.clone();
-        }
-        let given_back = remains.give_back(&mut self.host);
-        let frames = done.map(|()| given_back);
+            .restore(&mut self.host, &mut template.space, keep);
+        member.model = template.model.clone();
         self.check();
-        frames
+        Ok(frames)
     }
 
     /// A member goes.

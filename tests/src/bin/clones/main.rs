@@ -3,6 +3,7 @@
 //! Clones, templates and resets: what one does, the others do not see.
 
 mod hard;
+mod inside;
 mod limits;
 
 use uvisor::{Event, Exit, Prot, Vm, PAGE_SIZE};
@@ -205,7 +206,9 @@ fn reset() -> Outcome {
         )?;
         equal("pages given back", clone.reset().map_err(text)?, 10 * round)?;
         equal("diff after the reset", clone.diff().map_err(text)?, vec![])?;
-        equal("held", held(), after)?;
+        // It may keep a few pages for its next changes, always the same number.
+        let kept = held() - after;
+        check(&format!("kept {kept}"), kept <= 24 * PAGE_SIZE)?;
         vcpu.reset().map_err(text)?;
         equal("registers", vcpu.regs(), parent.vcpu.regs())?;
         for page in 0..PAGES {
@@ -397,6 +400,9 @@ fn main() {
     tap.test("a file's pages in clones", hard::files);
     tap.test("FREEZE and RESET of what is in use", hard::in_use);
     tap.test("clones made by several threads", hard::in_parallel);
+    tap.test("copies in the window, and user mappings", inside::copies);
+    tap.test("zeros in frames that were used", inside::zeros);
+    tap.test("limits and what is kept", inside::limits);
     tap.test("errors", errors);
     tap.finish();
 }
