@@ -60,6 +60,7 @@ use crate::{
 mod fault;
 mod inside;
 mod mapped;
+mod reclaim;
 mod template;
 
 use mapped::Mapped;
@@ -125,6 +126,8 @@ struct Inner {
     mapping: Option<Mapping>,
     /// Pages that they may have.
     mapped: Mapped,
+    /// The number of the page from which pages of files are given back next.
+    next_file: u64,
 }
 
 impl Drop for Inner {
@@ -187,6 +190,7 @@ impl Memory {
             space: Some(space),
             mapping: None,
             mapped: Mapped::new(),
+            next_file: 0,
         };
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{
     AtomicU64,
+    AtomicUsize,
     Ordering::{
         AcqRel,
         Acquire,
@@ -42,6 +43,9 @@ use crate::{
 
 /// How many tables a reset leaves at most.
 const MAX_KEPT: u64 = 16;
+
+/// The references that all leaves have on pages of files.
+pub(crate) static FILE_PAGES: AtomicUsize = AtomicUsize::new(0);
 
 mod spare;
 
@@ -289,6 +293,16 @@ impl Pages {
         unsafe { Account::uncharge(phys) };
     }
 
+    /// Counts a page of a file to which a leaf has a reference from now on.
+    pub(crate) fn count_file(&self) {
+        FILE_PAGES.fetch_add(1, Relaxed);
+    }
+
+    /// Gives back what is kept.
+    pub(crate) fn clear_spare(&mut self) {
+        self.spare.clear();
+    }
+
     /// Counts work that is about that of giving back so many frames, and lets another task run now and
     /// then.
     fn freed(&mut self, work: u32) {
@@ -366,7 +380,10 @@ unsafe impl Host for Pages {
         unsafe {
             match owner {
                 Owner::Private | Owner::Shared => share(frame.0),
-                Owner::File => frame::get(frame.0)?,
+                Owner::File => {
+                    frame::get(frame.0)?;
+                    self.count_file();
+                }
             }
         }
         Ok(())
@@ -388,8 +405,11 @@ unsafe impl Host for Pages {
                 // SAFETY: That was the last one, so nobody uses it.
                 unsafe { self.give_back(frame.0) };
             }
-            // SAFETY: As with the others.
-            Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
+            Owner::File => {
+                // SAFETY: As with the others.
+                drop(unsafe { Frame::from_raw(frame.0) });
+                FILE_PAGES.fetch_sub(1, Relaxed);
+            }
         }
         self.freed(1);
     }

@@ -16,7 +16,10 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/shrinker.h>
+#include <linux/sizes.h>
 #include <linux/smp.h>
+#include <linux/swap.h>
 #include <linux/user_namespace.h>
 #include <asm/cpufeature.h>
 #include <asm/desc.h>
@@ -223,6 +226,19 @@ u32 uvisor_tsc_khz(void)
 /* --- Pages --- */
 
 /*
+ * Is there hardly more memory than what others need to go on? A micro-VM's is none
+ * that the OOM killer finds: with the last of it taken, it would end somebody else.
+ */
+static bool uvisor_is_memory_short(void)
+{
+	unsigned long spare = clamp(totalram_pages() / 32, SZ_8M / PAGE_SIZE, SZ_256M / PAGE_SIZE);
+
+	if (global_zone_page_state(NR_FREE_PAGES) > 2 * spare)
+		return false;
+	return si_mem_available() + get_nr_swap_pages() < (long)spare;
+}
+
+/*
  * A frame or table of a micro-VM. A failure is the micro-VM's to bear, so it
  * neither warns nor sends the OOM killer after anybody.
  */
@@ -231,6 +247,8 @@ phys_addr_t uvisor_page_alloc(bool zero)
 	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
 	struct page *page;
 
+	if (uvisor_is_memory_short())
+		return 0;
 	page = alloc_page(zero ? gfp | __GFP_ZERO : gfp);
 	return page ? page_to_phys(page) : 0;
 }
@@ -245,6 +263,8 @@ phys_addr_t uvisor_pages_alloc(bool zero, unsigned int order, bool *zeroed)
 	gfp_t gfp = (GFP_KERNEL_ACCOUNT & ~__GFP_RECLAIM) | __GFP_NOWARN;
 	struct page *page;
 
+	if (uvisor_is_memory_short())
+		return 0;
 	if (zero)
 		gfp |= __GFP_ZERO;
 	page = alloc_pages(gfp, order);
@@ -304,6 +324,24 @@ void *uvisor_page_virt(phys_addr_t phys)
 void uvisor_copy(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
+}
+
+struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_fn scan)
+{
+	struct shrinker *shrinker = shrinker_alloc(0, "uvisor");
+
+	if (!shrinker)
+		return NULL;
+	shrinker->count_objects = count;
+	shrinker->scan_objects = scan;
+	shrinker_register(shrinker);
+	return shrinker;
+}
+
+/* Not where who looks for memory may hold locks of a file system. */
+bool uvisor_shrinker_may_wait(const struct shrink_control *control)
+{
+	return control->gfp_mask & __GFP_FS;
 }
 
 /* --- Files --- */

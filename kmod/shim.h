@@ -11,6 +11,8 @@
 struct address_space;
 struct file;
 struct pid;
+struct shrink_control;
+struct shrinker;
 struct vm_area_struct;
 
 /* The kernel's speculation bugs and features that decide our mitigations. */
@@ -64,6 +66,10 @@ void uvisor_page_put(phys_addr_t phys);
 void *uvisor_page_words(phys_addr_t phys);
 void *uvisor_page_virt(phys_addr_t phys);
 void uvisor_copy(void *to, const void *from, size_t len);
+
+typedef unsigned long (*uvisor_shrinker_fn)(struct shrinker *, struct shrink_control *);
+struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_fn scan);
+bool uvisor_shrinker_may_wait(const struct shrink_control *control);
 
 int uvisor_file_check(struct file *file);
 bool uvisor_file_noexec(struct file *file);

@@ -23,6 +23,7 @@
 
 mod addr;
 mod entry;
+mod files;
 mod geometry;
 mod host;
 mod region;
@@ -36,6 +37,7 @@ mod used;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};
+pub use files::Files;
 pub use host::Host;
 pub use region::{Backing, Region, RegionError, Store};
 pub use regions::RegionMap;

@@ -34,6 +34,7 @@
 
 use crate::addr::{Gpa, Hpa, Range};
 use crate::entry::{Leaf, Owner, Perm};
+use crate::files::Files;
 use crate::host::Host;
 use crate::region::{Backing, Region, RegionError, Store};
 use crate::regions::RegionMap;
@@ -372,6 +373,11 @@ impl<B: Backing, S: Store<Region<B>>> Space<B, S> {
     /// stay. Flush and reap are as with [`Space::unmap`].
     pub fn discard<H: Host>(&mut self, host: &H, range: Range) -> Taken {
         self.tree.detach(host, range)
+    }
+
+    /// Takes pages of files out: see [`Tree::detach_files`].
+    pub fn detach_files<H: Host>(&mut self, host: &H, start: u64, most: u32) -> Files {
+        self.tree.detach_files(host, start, most)
     }
 
     /// Gives back everything. No CPU may have anything of this space cached, nor run in it.

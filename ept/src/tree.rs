@@ -70,7 +70,8 @@ pub enum InsertError<E> {
 /// # Invariants
 ///
 /// `root` and what entries above the leaves' level point to are tables of the host; each has a
-/// reference for each entry that points to it, in all trees; all but the root have an entry in use.
+/// reference for each entry that points to it, in all trees; all but the root, and
+/// those from which pages of files were taken ([`Tree::detach_files`]), have an entry in use.
 /// Each leaf has one reference on its frame. A table that others may have as well is pointed to without
 /// `W`, and is not changed (see [`share`](crate::share)).
 #[must_use = "its memory is given back by `destroy` only"]

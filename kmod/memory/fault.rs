@@ -159,6 +159,7 @@ impl Memory {
             space,
             mapping,
             mapped,
+            ..
         } = inner;
         let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
         // Under the lock, so that whoever froze it knows that nobody writes any more.
@@ -287,7 +288,10 @@ impl Memory {
                 // The tables have the reference now.
                 match frame {
                     NewFrame::Own(frame) => drop(frame.into_raw()),
-                    NewFrame::File(frame) => drop(frame.into_raw()),
+                    NewFrame::File(frame) => {
+                        let _ = frame.into_raw();
+                        pages.count_file();
+                    }
                 }
                 Ok(true)
             }

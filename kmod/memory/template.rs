@@ -71,6 +71,7 @@ impl Memory {
             space,
             mapping,
             mapped,
+            ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         // The younger one's lock comes first: a template is older than its clones.

@@ -58,6 +58,10 @@ pub(crate) struct Descriptor {
     pub(crate) base: u64,
 }
 
+/// What a shrinker is asked.
+pub(crate) type ShrinkerFn =
+    unsafe extern "C" fn(*mut bindings::shrinker, *mut bindings::shrink_control) -> c_ulong;
+
 // The lint is wrong about kernel types with zero-sized members, which are fine behind a pointer.
 #[allow(improper_ctypes)]
 extern "C" {
@@ -96,6 +100,12 @@ extern "C" {
     pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_copy(to: *mut c_void, from: *const c_void, len: usize);
+
+    pub(crate) fn uvisor_shrinker_new(
+        count: ShrinkerFn,
+        scan: ShrinkerFn,
+    ) -> *mut bindings::shrinker;
+    pub(crate) fn uvisor_shrinker_may_wait(control: *const bindings::shrink_control) -> bool;
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
