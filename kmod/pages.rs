@@ -277,7 +277,7 @@ impl Pages {
     /// # Safety
     ///
     /// It must be a charged one without references, and no CPU use it.
-    #[inline]
+    #[inline(never)]
     unsafe fn give_back(&mut self, phys: u64) {
         if self.keeps {
             // SAFETY: By the caller's promise it is alive.
@@ -296,6 +296,19 @@ impl Pages {
     /// Counts a page of a file to which a leaf has a reference from now on.
     pub(crate) fn count_file(&self) {
         FILE_PAGES.fetch_add(1, Relaxed);
+    }
+
+    /// Drops the reference that a leaf had on the page of a file.
+    ///
+    /// # Safety
+    ///
+    /// The reference must be the caller's.
+    #[inline(never)]
+    unsafe fn put_file(&mut self, phys: u64) {
+        // SAFETY: By the caller's promise.
+        drop(unsafe { Frame::from_raw(phys) });
+        FILE_PAGES.fetch_sub(1, Relaxed);
+        self.freed(1);
     }
 
     /// Gives back what is kept.
@@ -394,24 +407,18 @@ unsafe impl Host for Pages {
         unsafe { is_shared(frame.0) }
     }
 
-    #[inline]
+    // Most frames in tables that go are clones' in common, and stay.
+    #[inline(always)]
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
-        match owner {
-            Owner::Private | Owner::Shared => {
-                // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
-                if !unsafe { put(frame.0) } {
-                    return;
-                }
-                // SAFETY: That was the last one, so nobody uses it.
-                unsafe { self.give_back(frame.0) };
-            }
-            Owner::File => {
-                // SAFETY: As with the others.
-                drop(unsafe { Frame::from_raw(frame.0) });
-                FILE_PAGES.fetch_sub(1, Relaxed);
-            }
+        if owner == Owner::File {
+            // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
+            unsafe { self.put_file(frame.0) };
+        // SAFETY: As above.
+        } else if unsafe { put(frame.0) } {
+            // SAFETY: That was the last one, so nobody uses it.
+            unsafe { self.give_back(frame.0) };
+            self.freed(1);
         }
-        self.freed(1);
     }
 
     fn exec_only(&self) -> bool {
