@@ -155,7 +155,7 @@ pub(crate) unsafe fn fault(memory: &Memory, vmf: *mut bindings::vm_fault) -> bin
     let write = unsafe { (*vmf).flags } & bindings::fault_flag_FAULT_FLAG_WRITE != 0;
     memory.events.add(Event::HostFault, 1);
     let access = if write { Perm::R | Perm::W } else { Perm::R };
-    let inserted = memory.with_page(gpa, access, |leaf| {
+    let inserted = memory.with_page_to_map(gpa, access, |leaf| {
         let writable = leaf.perm.contains(Perm::W);
         // SAFETY: The fault holds the vma. Our tables have the frame, and before it goes from there
         // or loses a permission, user mappings are zapped, with the lock that is held now.

@@ -48,6 +48,7 @@ struct Uvisor {
     // Dropped first: no file can be opened from then on, and none is open, since each pins the module.
     #[pin]
     _device: MiscDeviceRegistration<device::Device>,
+    _shrinker: sys::shrinker::Shrinker<registry::AllMemory>,
     _hardware: device::Published,
 }
 
@@ -59,6 +60,7 @@ impl kernel::InPlaceModule for Uvisor {
         try_pin_init!(Self {
             // SAFETY: Once per load, before the device exists.
             _hardware: unsafe { device::Published::new(hardware::Hardware::probe()?) },
+            _shrinker: sys::shrinker::Shrinker::register()?,
             _device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"uvisor" }),
         })
     }

@@ -60,6 +60,9 @@ use crate::{
 };
 
 mod fault;
+mod inside;
+mod mapped;
+mod reclaim;
 mod seal;
 mod template;
 mod views;
@@ -69,6 +72,8 @@ use views::{
     ViewSlots,
     ViewTable, //
 };
+
+use mapped::Mapped;
 
 /// How many regions a micro-VM can have; as many as Linux gives a process.
 pub(crate) const MAX_REGIONS: usize = 65530;
@@ -108,7 +113,7 @@ pub(crate) struct Memory {
     views: SetOnce<ViewTable>,
     /// It is a template: nothing changes it any more, and no vCPU runs.
     frozen: AtomicBool,
-    /// How many vCPUs have it.
+    /// How many vCPUs have it; grows only with the lock held.
     pub(crate) vcpus: AtomicU32,
     /// What happened outside of vCPUs.
     pub(crate) events: Counters,
@@ -133,6 +138,10 @@ struct Inner {
     mapping: Option<Mapping>,
     /// How many SEALs are still fetching pages.
     sealing: u32,
+    /// Pages that they may have.
+    mapped: Mapped,
+    /// The number of the page from which pages of files are given back next.
+    next_file: u64,
 }
 
 impl Drop for Inner {
@@ -199,11 +208,13 @@ impl Memory {
         let eptp = space.tree().eptp();
         let has_views = space.has_views();
         // From here on, what fails gives the space back.
-        let inner = Inner {
+        let mut inner = Inner {
             pages,
             space: Some(space),
             mapping: None,
             sealing: 0,
+            mapped: Mapped::new(),
+            next_file: 0,
         };
         let mut flushed = KVec::with_capacity(hardware.cpu_count(), GFP_KERNEL_ACCOUNT)?;
         for _ in 0..hardware.cpu_count() {
@@ -211,7 +222,7 @@ impl Memory {
         }
         let views = SetOnce::new();
         if has_views {
-            views.populate(ViewTable::new(&inner.pages, eptp)?);
+            views.populate(ViewTable::new(&mut inner.pages, eptp)?);
         }
         Ok(try_pin_init!(Self {
             hardware,
@@ -269,6 +280,17 @@ impl Memory {
     /// closed, and so has none.
     pub(crate) fn set_mapping(&self, mapping: Option<Mapping>) {
         self.inner.lock().mapping = mapping;
+    }
+
+    /// Counts a vCPU that is about to be made. Whoever has the lock knows how many there are at most.
+    pub(crate) fn add_vcpu(&self) {
+        let _inner = self.inner.lock();
+        self.vcpus.fetch_add(1, Relaxed);
+    }
+
+    /// Takes back [`Memory::add_vcpu`], when the vCPU is gone.
+    pub(crate) fn remove_vcpu(&self) {
+        self.vcpus.fetch_sub(1, Relaxed);
     }
 
     /// The range of an ioctl.

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::{
     AtomicU64,
+    AtomicUsize,
     Ordering::{
         AcqRel,
         Acquire,
@@ -39,6 +40,16 @@ use crate::{
         irq, //
     }, //
 };
+
+/// How many tables a reset leaves at most.
+const MAX_KEPT: u64 = 16;
+
+/// The references that all leaves have on pages of files.
+pub(crate) static FILE_PAGES: AtomicUsize = AtomicUsize::new(0);
+
+mod spare;
+
+use spare::Spare;
 
 /// How many frames are given back before another task may run.
 const FREE_BATCH: u32 = 256;
@@ -79,18 +90,15 @@ impl Account {
         )?)
     }
 
-    /// Fails with `ENOMEM` at the limit.
-    fn check_limit(&self) -> Result {
-        if self.charged.load(Relaxed) < self.limit.load(Relaxed) {
-            Ok(())
-        } else {
-            Err(ENOMEM)
-        }
+    /// How many more there may be.
+    fn room(&self) -> u64 {
+        let limit = self.limit.load(Relaxed);
+        limit.saturating_sub(self.charged.load(Relaxed))
     }
 
     /// Charges `page`, which nobody else has, to an account, and gives up its reference; its first
     /// reference from now on is the caller's.
-    fn charge(self: &Arc<Self>, page: Frame) -> u64 {
+    fn charge(self: &Arc<Self>, page: Frame) -> Charged {
         let phys = page.into_raw();
         // SAFETY: `Frame::new` made it, and it is alive until `uncharge`.
         let (references, account) = unsafe { words(phys) };
@@ -102,7 +110,7 @@ impl Account {
         );
         self.charged.fetch_add(1, Relaxed);
         self.hardware.pages.fetch_add(1, Relaxed);
-        phys
+        Charged(phys)
     }
 
     /// Gives back a page that [`Account::charge`] charged.
@@ -187,8 +195,11 @@ impl Drop for Charged {
 /// Where the pages of one micro-VM come from and go to.
 pub(crate) struct Pages {
     account: Arc<Account>,
-    /// Whether the limit is looked at.
-    is_limited: bool,
+    spare: Spare,
+    /// Nothing may be asked of the kernel now.
+    is_inside: bool,
+    /// Frames that are given back are kept for the next ones.
+    keeps: bool,
     /// Frames given back since another task could run.
     freed: u32,
 }
@@ -198,50 +209,128 @@ impl Pages {
     pub(crate) fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Self> {
         Ok(Self {
             account: Account::new(hardware, limit)?,
-            is_limited: true,
+            spare: Spare::new(),
+            is_inside: false,
+            keeps: false,
             freed: 0,
         })
     }
 
-    /// A charged page.
-    fn page(&self, new: impl FnOnce() -> Result<Frame>) -> Result<Charged> {
-        if self.is_limited {
-            self.account.check_limit()?;
+    /// A charged page; not zeroed if the caller overwrites all of it.
+    #[inline]
+    fn page(&mut self, zeroed: bool) -> Result<Charged> {
+        if let Some(page) = self.spare.take(zeroed) {
+            return Ok(page);
         }
-        Ok(Charged(self.account.charge(new()?)))
+        if self.is_inside || self.account.room() == 0 {
+            return Err(ENOMEM);
+        }
+        Ok(self.account.charge(Frame::new(zeroed)?))
+    }
+
+    /// A charged page for the guest, as [`Self::page`].
+    #[inline]
+    fn frame(&mut self, zeroed: bool) -> Result<Charged> {
+        if self.spare.is_empty() && !self.is_inside {
+            self.spare.refill(&self.account, zeroed);
+        }
+        self.page(zeroed)
     }
 
     /// A zeroed frame.
-    pub(crate) fn zeroed(&self) -> Result<Charged> {
-        self.page(|| Frame::new(true))
+    pub(crate) fn zeroed(&mut self) -> Result<Charged> {
+        self.frame(true)
     }
 
     /// A frame with the content of the one at `from`.
     ///
     /// # Safety
     ///
-    /// As [`Frame::copy_of`].
-    pub(crate) unsafe fn copy_of(&self, from: u64) -> Result<Charged> {
+    /// `from` must be a page of the direct map that stays alive during the call. Somebody may write
+    /// it meanwhile: the copy then has a mix, as with any memory that is shared.
+    pub(crate) unsafe fn copy_of(&mut self, from: u64) -> Result<Charged> {
+        let copy = self.frame(false)?;
+        // SAFETY: By the caller's promise, and the new page is ours alone.
+        unsafe { frame::copy_page(frame::virt(copy.phys()), frame::virt(from)) };
+        Ok(copy)
+    }
+
+    /// What `work` needs comes from what is kept, or it fails with `ENOMEM`: it neither asks the kernel for
+    /// memory nor lets other tasks run.
+    pub(crate) fn inside<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.is_inside = true;
+        let result = work(self);
+        self.is_inside = false;
+        result
+    }
+
+    /// Frames that `work` gives back are kept for the next ones, some of them.
+    pub(crate) fn keeping<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
+        self.keeps = true;
+        let result = work(self);
+        self.keeps = false;
+        result
+    }
+
+    /// Gives a page back that nobody has any more, or keeps it.
+    ///
+    /// # Safety
+    ///
+    /// It must be a charged one without references, and no CPU use it.
+    #[inline(never)]
+    unsafe fn give_back(&mut self, phys: u64) {
+        if self.keeps {
+            // SAFETY: By the caller's promise it is alive.
+            let (references, account) = unsafe { words(phys) };
+            // CAST: A pointer has 64 bits.
+            if account.load(Relaxed) == Arc::as_ptr(&self.account).addr() as u64 {
+                references.store(1, Relaxed);
+                self.spare.keep(Charged(phys));
+                return;
+            }
+        }
         // SAFETY: By the caller's promise.
-        self.page(|| unsafe { Frame::copy_of(from) })
+        unsafe { Account::uncharge(phys) };
+    }
+
+    /// Counts a page of a file to which a leaf has a reference from now on.
+    pub(crate) fn count_file(&self) {
+        FILE_PAGES.fetch_add(1, Relaxed);
+    }
+
+    /// Drops the reference that a leaf had on the page of a file.
+    ///
+    /// # Safety
+    ///
+    /// The reference must be the caller's.
+    #[inline(never)]
+    unsafe fn put_file(&mut self, phys: u64) {
+        // SAFETY: By the caller's promise.
+        drop(unsafe { Frame::from_raw(phys) });
+        FILE_PAGES.fetch_sub(1, Relaxed);
+        self.freed(1);
+    }
+
+    /// Gives back what is kept.
+    pub(crate) fn clear_spare(&mut self) {
+        self.spare.clear();
     }
 
     /// Counts work that is about that of giving back so many frames, and lets another task run now and
     /// then.
     fn freed(&mut self, work: u32) {
         self.freed = self.freed.saturating_add(work);
-        if self.freed >= FREE_BATCH {
+        if self.freed >= FREE_BATCH && !self.is_inside {
             self.freed = 0;
             irq::cond_resched();
         }
     }
 
-    /// What `work` allocates is charged, but not limited: for what makes memory less.
-    pub(crate) fn beyond_limit<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> R {
-        self.is_limited = false;
-        let result = work(self);
-        self.is_limited = true;
-        result
+    /// How many tables may stay that a reset could give back: not so many that they would be missed.
+    pub(crate) fn tables_to_keep(&self) -> u32 {
+        let share = self.limit() / 8;
+        // CAST: At most `MAX_KEPT`.
+        share.min(MAX_KEPT) as u32
     }
 
     /// How many pages there may be.
@@ -250,7 +339,9 @@ impl Pages {
     }
 
     /// Sets how many pages there may be.
-    pub(crate) fn set_limit(&self, limit: u64) {
+    pub(crate) fn set_limit(&mut self, limit: u64) {
+        // What is kept is no way around a lower limit.
+        self.spare.clear();
         self.account.limit.store(limit, Relaxed);
     }
 
@@ -266,7 +357,7 @@ unsafe impl Host for Pages {
     type Error = Error;
 
     fn alloc_table(&mut self) -> Result<Hpa> {
-        Ok(Hpa(self.zeroed()?.into_raw()))
+        Ok(Hpa(self.page(true)?.into_raw()))
     }
 
     fn share_table(&self, table: Hpa) {
@@ -290,6 +381,7 @@ unsafe impl Host for Pages {
         self.freed(FREE_BATCH / 8);
     }
 
+    #[inline(always)]
     fn entries(&self, table: Hpa) -> &[AtomicU64; 512] {
         // SAFETY: A page of ours that lives as long as the tree has it; all accesses to it, the
         // CPU's walks among them, are atomic.
@@ -301,7 +393,10 @@ unsafe impl Host for Pages {
         unsafe {
             match owner {
                 Owner::Private | Owner::Shared => share(frame.0),
-                Owner::File => frame::get(frame.0)?,
+                Owner::File => {
+                    frame::get(frame.0)?;
+                    self.count_file();
+                }
                 // Views do not share tables.
                 Owner::Lent => {}
             }
@@ -314,22 +409,22 @@ unsafe impl Host for Pages {
         unsafe { is_shared(frame.0) }
     }
 
-    #[inline]
+    // Most frames in tables that go are clones' in common, and stay.
+    #[inline(always)]
     fn put_frame(&mut self, frame: Hpa, owner: Owner) {
         match owner {
+            // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
+            Owner::File => unsafe { self.put_file(frame.0) },
+            Owner::Lent => {}
             Owner::Private | Owner::Shared => {
-                // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
-                if !unsafe { put(frame.0) } {
-                    return;
+                // SAFETY: As above.
+                if unsafe { put(frame.0) } {
+                    // SAFETY: That was the last one, so nobody uses it.
+                    unsafe { self.give_back(frame.0) };
+                    self.freed(1);
                 }
-                // SAFETY: That was the last one, so nobody uses it.
-                unsafe { Account::uncharge(frame.0) };
             }
-            Owner::Lent => return,
-            // SAFETY: As with the others.
-            Owner::File => drop(unsafe { Frame::from_raw(frame.0) }),
         }
-        self.freed(1);
     }
 
     fn exec_only(&self) -> bool {

@@ -200,6 +200,29 @@ fn resolve(vcpu: &Vcpu, view: u64, fault: &GuestFault) -> bool {
     false
 }
 
+/// [`resolve`] without leaving the window, if that is possible.
+fn resolve_inside(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, fault: &GuestFault, irq: &IrqOff) -> bool {
+    let vm = &*vcpu.vm;
+    let view = match vm.memory.views() {
+        None => Some(0),
+        // The guest may have gone to another one since it was entered.
+        Some(views) => views.view_of(vmcs.eptp()),
+    };
+    let Some(view) = view else { return false };
+    if !vm
+        .memory
+        .fault_inside(irq, view, Gpa(fault.gpa), fault.access)
+    {
+        return false;
+    }
+    if vm.hardware.mitigations.contains(Mitigations::L1D_FLUSH) {
+        // More than registers was touched.
+        mitigations::flush_l1d();
+    }
+    // SAFETY: This is in a window. What fails here fails again, and is reported, in the next one.
+    unsafe { flush_stale(vcpu, irq) }.is_ok()
+}
+
 /// One window; the first one of a RUN in which the guest runs takes the registers that were `given` in
 /// the run page.
 #[inline(always)]
@@ -237,10 +260,8 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         &state.fixed,
     )?;
 
-    if let Some(generation) = vm.memory.stale(irq.cpu()) {
-        flush(vcpu, &window, state.fixed.eptp)?;
-        vm.memory.set_flushed(irq.cpu(), generation);
-    }
+    // SAFETY: The window is open.
+    unsafe { flush_stale(vcpu, &irq) }?;
     // SAFETY: `irq` was made on this CPU, and this is the only such reference.
     let local = unsafe { this.local(&irq) };
     let barriers = hardware.mitigations.contains(Mitigations::IBPB);
@@ -322,15 +343,24 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     Ok(leave)
 }
 
-/// Drops what this CPU has cached of the micro-VM's memory.
-#[inline(never)]
-fn flush(vcpu: &Vcpu, _window: &Window<'_>, eptp: u64) -> Result {
-    let features = &vcpu.vm.hardware.controls.features;
-    vcpu.events.bump(Event::Invept);
-    // Views are only where there is the other type.
-    let one = features.invept_single && vcpu.vm.memory.views().is_none();
-    // SAFETY: The window is open; the type is one that the CPU has.
-    unsafe { insn::invept(one.then_some(eptp)) }.map_err(|_| EIO)
+/// Drops what this CPU may have cached of the micro-VM's memory, if that must go before it enters.
+///
+/// # Safety
+///
+/// A window must be open.
+#[inline(always)]
+unsafe fn flush_stale(vcpu: &Vcpu, irq: &IrqOff) -> Result {
+    let memory = &vcpu.vm.memory;
+    if let Some(generation) = memory.stale(irq.cpu()) {
+        // Views are only where there is the other type.
+        let features = &vcpu.vm.hardware.controls.features;
+        let one = features.invept_single && memory.views().is_none();
+        vcpu.events.bump(Event::Invept);
+        // SAFETY: By the caller's promise; the type is one that the CPU has.
+        unsafe { insn::invept(one.then_some(memory.eptp())) }.map_err(|_| EIO)?;
+        memory.set_flushed(irq.cpu(), generation);
+    }
+    Ok(())
 }
 
 /// The guest runs, again and again as long as its exits can be handled here.

@@ -16,7 +16,10 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/shrinker.h>
+#include <linux/sizes.h>
 #include <linux/smp.h>
+#include <linux/swap.h>
 #include <linux/user_namespace.h>
 #include <asm/cpufeature.h>
 #include <asm/desc.h>
@@ -223,15 +226,53 @@ u32 uvisor_tsc_khz(void)
 /* --- Pages --- */
 
 /*
+ * Is there hardly more memory than what others need to go on? A micro-VM's is none
+ * that the OOM killer finds: with the last of it taken, it would end somebody else.
+ */
+static bool uvisor_is_memory_short(void)
+{
+	unsigned long spare = clamp(totalram_pages() / 32, SZ_8M / PAGE_SIZE, SZ_256M / PAGE_SIZE);
+
+	if (global_zone_page_state(NR_FREE_PAGES) > 2 * spare)
+		return false;
+	return si_mem_available() + get_nr_swap_pages() < (long)spare;
+}
+
+/*
  * A frame or table of a micro-VM. A failure is the micro-VM's to bear, so it
  * neither warns nor sends the OOM killer after anybody.
  */
 phys_addr_t uvisor_page_alloc(bool zero)
 {
 	gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
-	struct page *page = alloc_page(zero ? gfp | __GFP_ZERO : gfp);
+	struct page *page;
 
+	if (uvisor_is_memory_short())
+		return 0;
+	page = alloc_page(zero ? gfp | __GFP_ZERO : gfp);
 	return page ? page_to_phys(page) : 0;
+}
+
+/*
+ * Several of them in a row, if there are some at hand: nobody is made to wait or to
+ * give memory back for those that may not be needed. A kernel that initialises all
+ * it allocates says so in @zeroed.
+ */
+phys_addr_t uvisor_pages_alloc(bool zero, unsigned int order, bool *zeroed)
+{
+	gfp_t gfp = (GFP_KERNEL_ACCOUNT & ~__GFP_RECLAIM) | __GFP_NOWARN;
+	struct page *page;
+
+	if (uvisor_is_memory_short())
+		return 0;
+	if (zero)
+		gfp |= __GFP_ZERO;
+	page = alloc_pages(gfp, order);
+	if (!page)
+		return 0;
+	split_page(page, order);
+	*zeroed = want_init_on_alloc(gfp);
+	return page_to_phys(page);
 }
 
 #ifndef CONFIG_SPARSEMEM_VMEMMAP
@@ -285,6 +326,24 @@ void uvisor_copy(void *to, const void *from, size_t len)
 	memcpy(to, from, len);
 }
 
+struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_fn scan)
+{
+	struct shrinker *shrinker = shrinker_alloc(0, "uvisor");
+
+	if (!shrinker)
+		return NULL;
+	shrinker->count_objects = count;
+	shrinker->scan_objects = scan;
+	shrinker_register(shrinker);
+	return shrinker;
+}
+
+/* Not where who looks for memory may hold locks of a file system. */
+bool uvisor_shrinker_may_wait(const struct shrink_control *control)
+{
+	return control->gfp_mask & __GFP_FS;
+}
+
 /* --- Files --- */
 
 /* Where the pages of @file are: of an overlay's file, in the layer below. */
@@ -332,17 +391,12 @@ bool uvisor_file_noexec(struct file *file)
 	       (file->f_path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
 }
 
-/* The folio of @index, read if need be; not while the file's blocks are taken away. */
+/* The folio of @index, which is read; not while the file's blocks are taken away. */
 static struct folio *uvisor_read_folio(struct file *file, struct inode *inode, u64 index)
 {
 	struct address_space *mapping = inode->i_mapping;
-	struct folio *folio = filemap_get_folio(mapping, index);
+	struct folio *folio;
 
-	if (!IS_ERR(folio)) {
-		if (folio_test_uptodate(folio))
-			return folio;
-		folio_put(folio);
-	}
 	filemap_invalidate_lock_shared(mapping);
 	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
 		folio = ERR_PTR(-ENXIO);
@@ -353,11 +407,35 @@ static struct folio *uvisor_read_folio(struct file *file, struct inode *inode, u
 	return folio;
 }
 
+/* The page @index of a file if it is in the page cache and up to date; does not sleep. */
+static struct page *uvisor_cached_page(struct inode *inode, u64 index)
+{
+	struct folio *folio = filemap_get_folio(inode->i_mapping, index);
+
+	if (IS_ERR(folio))
+		return NULL;
+	if (folio_test_uptodate(folio))
+		return folio_file_page(folio, index);
+	folio_put(folio);
+	return NULL;
+}
+
+static struct page *uvisor_read_page(struct file *file, struct inode *inode, u64 index)
+{
+	struct folio *folio;
+
+	if (shmem_mapping(inode->i_mapping))
+		return shmem_read_mapping_page(inode->i_mapping, index);
+	folio = uvisor_read_folio(file, inode, index);
+	return IS_ERR(folio) ? ERR_CAST(folio) : folio_file_page(folio, index);
+}
+
 /*
  * The page-cache page @index of a file that passed uvisor_file_check(), with a
- * reference; -ENXIO beyond the end of the file. May sleep for I/O.
+ * reference; -ENXIO beyond the end of the file. May sleep for I/O, unless only a
+ * page is wanted that is @at_hand; -EAGAIN if it is not.
  */
-int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys)
+int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys)
 {
 	struct inode *inode = uvisor_data_inode(file);
 	int error = uvisor_inode_check(file, inode);
@@ -367,16 +445,13 @@ int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys)
 		return error;
 	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
 		return -ENXIO;
-	if (shmem_mapping(inode->i_mapping)) {
-		page = shmem_read_mapping_page(inode->i_mapping, index);
+	page = uvisor_cached_page(inode, index);
+	if (!page) {
+		if (at_hand)
+			return -EAGAIN;
+		page = uvisor_read_page(file, inode, index);
 		if (IS_ERR(page))
 			return PTR_ERR(page);
-	} else {
-		struct folio *folio = uvisor_read_folio(file, inode, index);
-
-		if (IS_ERR(folio))
-			return PTR_ERR(folio);
-		page = folio_file_page(folio, index);
 	}
 	if (PageHWPoison(page)) {
 		put_page(page);

@@ -11,6 +11,8 @@
 struct address_space;
 struct file;
 struct pid;
+struct shrink_control;
+struct shrinker;
 struct vm_area_struct;
 
 /* The kernel's speculation bugs and features that decide our mitigations. */
@@ -58,15 +60,20 @@ u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);
 
 phys_addr_t uvisor_page_alloc(bool zero);
+phys_addr_t uvisor_pages_alloc(bool zero, unsigned int order, bool *zeroed);
 bool uvisor_page_get(phys_addr_t phys);
 void uvisor_page_put(phys_addr_t phys);
 void *uvisor_page_words(phys_addr_t phys);
 void *uvisor_page_virt(phys_addr_t phys);
 void uvisor_copy(void *to, const void *from, size_t len);
 
+typedef unsigned long (*uvisor_shrinker_fn)(struct shrinker *, struct shrink_control *);
+struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_fn scan);
+bool uvisor_shrinker_may_wait(const struct shrink_control *control);
+
 int uvisor_file_check(struct file *file);
 bool uvisor_file_noexec(struct file *file);
-int uvisor_file_page(struct file *file, u64 index, phys_addr_t *phys);
+int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys);
 
 struct file *uvisor_anon_file(const char *name, const void *fops, void *data);
 int uvisor_vma_init_pfn(struct vm_area_struct *vma);

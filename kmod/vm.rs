@@ -323,7 +323,7 @@ impl Vm {
         let mut vcpus = self.vcpus.lock();
         if let Some((number, slot)) = vcpus.iter_mut().enumerate().find(|(_, s)| s.is_none()) {
             *slot = Some(counters.clone());
-            self.memory.vcpus.fetch_add(1, Relaxed);
+            self.memory.add_vcpu();
             // Its VPID was another vCPU's, which may have had other page tables: INVEPT drops those
             // translations as well.
             self.memory.flush();
@@ -334,7 +334,7 @@ impl Vm {
             return Err(ENOSPC);
         }
         vcpus.push(Some(counters.clone()), GFP_KERNEL_ACCOUNT)?;
-        self.memory.vcpus.fetch_add(1, Relaxed);
+        self.memory.add_vcpu();
         Ok((number, counters))
     }
 
@@ -342,7 +342,7 @@ impl Vm {
     pub(crate) fn remove_vcpu(&self, number: usize) {
         let mut vcpus = self.vcpus.lock();
         if let Some(counters) = vcpus.get_mut(number).and_then(Option::take) {
-            self.memory.vcpus.fetch_sub(1, Relaxed);
+            self.memory.remove_vcpu();
             counters.add_to(&self.memory.events);
         }
     }

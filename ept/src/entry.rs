@@ -73,6 +73,8 @@ const USED: u64 = 1 << 52;
 const FILE: u64 = 1 << 53;
 /// Ours: clones may have the frame in common.
 const SHARED: u64 = 1 << 55;
+/// Where the permission of a hidden entry is, which has none for the CPU: any bits will do.
+const HIDDEN_PERM: u32 = 3;
 /// Ours: unmapped, and waits for a flush to be given back.
 const DETACHED: u64 = 1 << 54;
 
@@ -125,11 +127,46 @@ impl Entry {
         self.perm().contains(Perm::W)
     }
 
+    /// What this entry, a pointer to a table, becomes when others may have the table.
+    #[inline]
+    pub(crate) fn protected_table(self) -> Self {
+        Self(self.0 & !Perm::W.bits())
+    }
+
+    /// What this entry, a leaf, becomes when others may have the frame. One of a file, which has no `W`, and
+    /// one that is detached, stay what they are.
+    #[inline]
+    pub(crate) fn protected_leaf(self) -> Self {
+        let is_private = self.0 & (USED | FILE | DETACHED) == USED;
+        let shared = if is_private { SHARED } else { 0 };
+        Self(self.0 & !Perm::W.bits() | shared)
+    }
+
     /// The same frame or table, unreachable for CPUs.
     #[inline]
     pub(crate) fn detached(self) -> Self {
         let other = self.0 & !(ADDRESS | Perm::all().bits());
         Self::new(self.address(), Perm::empty(), other | DETACHED)
+    }
+
+    /// The same pointer to a table, unreachable for CPUs until [`Entry::shown`]; an unused entry stays one.
+    #[inline]
+    pub(crate) fn hidden(self) -> Self {
+        if !self.is_used() {
+            return self;
+        }
+        let perm = self.perm().bits() << HIDDEN_PERM;
+        Self::new(self.address(), Perm::empty(), DETACHED | perm)
+    }
+
+    /// What was [`Entry::hidden`].
+    #[inline]
+    pub(crate) fn shown(self) -> Self {
+        if !self.is_used() {
+            return self;
+        }
+        let perm = Perm::from_bits_truncate(self.0 >> HIDDEN_PERM);
+        Self::new(self.address(), perm, 0)
     }
 
     /// What the CPU may do through this entry.
@@ -270,6 +307,39 @@ mod tests {
                 }
             }
         }
+        for perm in perms().filter(|perm| perm.is_expressible(true)) {
+            for owner in [Owner::Private, Owner::Shared, Owner::File] {
+                let frame = Hpa(0x2a_5555_5000);
+                let perm = owner.limit(perm);
+                let shared = Leaf {
+                    frame,
+                    perm: perm - Perm::W,
+                    owner: match owner {
+                        Owner::File => Owner::File,
+                        _ => Owner::Shared,
+                    },
+                };
+                let entry = Entry::leaf(Leaf { frame, perm, owner });
+                assert_eq!(entry.protected_leaf(), Entry::leaf(shared));
+                let gone = entry.detached();
+                assert_eq!(gone.protected_leaf(), gone);
+            }
+        }
+        let table = Entry::table(Hpa(0x5000));
+        let shared = Entry::shared_table(Hpa(0x5000));
+        assert_eq!(table.protected_table(), shared);
+        assert_eq!(shared.protected_table(), shared);
+        assert_eq!(Entry::UNUSED.protected_table(), Entry::UNUSED);
+        assert_eq!(Entry::UNUSED.protected_leaf(), Entry::UNUSED);
+        for entry in [Entry::table(Hpa(0x5000)), Entry::shared_table(Hpa(ADDRESS))] {
+            let hidden = entry.hidden();
+            assert_eq!(hidden.0 & 7, 0, "not present");
+            assert!(hidden.is_used() && !hidden.is_mapped());
+            assert_eq!(hidden.address(), entry.address());
+            assert_eq!(hidden.shown(), entry);
+        }
+        assert_eq!(Entry::UNUSED.hidden(), Entry::UNUSED);
+        assert_eq!(Entry::UNUSED.shown(), Entry::UNUSED);
         assert!(!Entry::UNUSED.is_used() && !Entry::UNUSED.is_mapped());
     }
 

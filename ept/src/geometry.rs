@@ -19,6 +19,12 @@ impl Level {
     /// The level of the root.
     pub(crate) const ROOT: Self = Self(3 * LEVEL_BITS);
 
+    /// The level of the leaves.
+    pub(crate) const LEAVES: Self = Self(0);
+
+    /// The other levels, from the root's down.
+    pub(crate) const ABOVE_LEAVES: [Self; 3] = [Self::ROOT, Self(2 * LEVEL_BITS), Self(LEVEL_BITS)];
+
     /// The level of the tables that the entries of this one point to; none below the leaves'.
     #[inline]
     pub(crate) fn below(self) -> Option<Self> {

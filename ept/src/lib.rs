@@ -23,6 +23,7 @@
 
 mod addr;
 mod entry;
+mod files;
 mod geometry;
 mod host;
 mod region;
@@ -37,10 +38,11 @@ mod view;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};
+pub use files::Files;
 pub use host::Host;
 pub use region::{Backing, Marks, Region, RegionError, Store};
 pub use regions::RegionMap;
-pub use share::{Remains, Retired};
+pub use share::Retired;
 pub use space::{Copied, Fault, Installed, Space};
 pub use tree::{InsertError, Taken, Tree};
 pub use usage::{Count, Usage};

@@ -21,12 +21,12 @@
 //! [`Retired`] has is given back behind the flush.
 
 use crate::addr::{Gpa, Hpa, Range};
-use crate::entry::{Entry, Leaf, Owner};
+use crate::entry::Entry;
 use crate::geometry::{Level, ENTRIES};
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
-use crate::unmap::{put_root, put_table};
-use crate::used::for_each;
+use crate::unmap::{free_entry, put_table};
+use crate::used::{for_each, CHUNK};
 
 /// How many tables are on the way to a page, without the root.
 const BELOW_ROOT: usize = 3;
@@ -70,28 +70,6 @@ impl Retired {
     }
 }
 
-/// What a tree had before [`Tree::reset`], to be given back after a flush.
-#[derive(Debug)]
-#[must_use = "its memory is given back by `give_back` only"]
-pub struct Remains {
-    root: Hpa,
-    /// How many of its entries may have anything.
-    len: usize,
-}
-
-impl Remains {
-    /// None yet, with room for what a tree has.
-    pub fn new<H: Host>(host: &mut H) -> Result<Self, H::Error> {
-        let root = host.alloc_table()?;
-        Ok(Self { root, len: 0 })
-    }
-
-    /// Gives it back; how many frames of the tree's own that were. The caller has flushed all CPUs.
-    pub fn give_back<H: Host>(self, host: &mut H) -> u64 {
-        put_root(host, self.root, self.len)
-    }
-}
-
 impl Tree {
     /// A tree with the same pages, all of which both have in common from now on.
     ///
@@ -100,12 +78,6 @@ impl Tree {
     /// No range of this tree may be detached and not reaped.
     pub fn share<H: Host>(&mut self, host: &mut H) -> Result<(Self, Taken), H::Error> {
         let mut clone = Self::new(host)?;
-        let taken = self.share_entries(host, &mut clone);
-        Ok((clone, taken))
-    }
-
-    /// Makes what this tree's root points to that of `other` as well, whose root is empty.
-    fn share_entries<H: Host>(&mut self, host: &mut H, other: &mut Self) -> Taken {
         let mut taken = Taken::Nothing;
         for_each(host, self.root(), self.root_len(), |host, at, entry| {
             if entry.is_own_table() {
@@ -114,13 +86,13 @@ impl Tree {
             let shared = Entry::shared_table(entry.address());
             host.share_table(entry.address());
             put(host, self.root(), at, shared);
-            // INVARIANT: the other root's entry has the reference just taken.
-            put(host, other.root(), at, shared);
+            // INVARIANT: the clone's entry has the reference just taken.
+            put(host, clone.root(), at, shared);
         });
         self.was_shared = true;
-        other.was_shared = true;
-        other.set_root_len(self);
-        taken
+        clone.was_shared = true;
+        clone.set_root_len(self);
+        Ok((clone, taken))
     }
 
     /// Makes the tables on the way to the page of `gpa` the tree's own, as far as there are any.
@@ -237,20 +209,36 @@ impl Tree {
         }
     }
 
-    /// Gives this tree the pages of `template`, and puts what it had into `remains`, which must be new.
+    /// First pass of a reset: no CPU that is flushed after this reaches anything.
     ///
-    /// The root stays where it is. The cost does not depend on how many pages there are. All CPUs must
-    /// be flushed before one enters, and before the remains are given back. No range of either may be
-    /// detached and not reaped, and no CPU may run in the template.
-    pub fn reset<H: Host>(&mut self, host: &mut H, template: &mut Tree, remains: &mut Remains) {
-        remains.len = self.root_len();
-        for_each(host, self.root(), remains.len, |host, at, entry| {
-            // INVARIANT: its reference is the remains'.
-            put(host, remains.root, at, entry);
-            put(host, self.root(), at, Entry::UNUSED);
+    /// Until [`Tree::restore`], nothing else may be done with the tree. No range of it may be detached and
+    /// not reaped.
+    pub fn hide<H: Host>(&mut self, host: &mut H) {
+        let root = self.root();
+        for_each(host, root, self.root_len(), |host, at, entry| {
+            put(host, root, at, entry.hidden());
         });
-        // No CPU runs in the template, so that nothing is taken from one.
-        let _ = template.share_entries(host, self);
+    }
+
+    /// Second pass of a reset, after a flush of all CPUs: gives the tree the pages of `template`, and gives
+    /// back what it had of its own; how many frames that were.
+    ///
+    /// What both have in common is only looked at, so that the cost is that of what was changed. Of the
+    /// tree's own tables up to `keep` stay, in which its next changes may be. No range of the template may
+    /// be detached and not reaped, and no CPU may run in it.
+    pub fn restore<H: Host>(&mut self, host: &mut H, template: &mut Tree, keep: u32) -> u64 {
+        let mut restore = Restore { keep, frames: 0 };
+        for at in 0..self.root_len().max(template.root_len()) {
+            let now = get(host, self.root(), at).shown();
+            let wanted = protected(get(host, template.root(), at), Level::ROOT);
+            // What is below it may get more references, so that the template must not change it.
+            put(host, template.root(), at, wanted);
+            let entry = restore.entry(host, now, wanted, Level::ROOT);
+            put(host, self.root(), at, entry.unwrap_or(Entry::UNUSED));
+        }
+        self.was_shared = true;
+        self.set_root_len(template);
+        restore.frames
     }
 
     /// Calls `differs` for the pages from that of `start` on that are not the same in this tree and in
@@ -267,6 +255,103 @@ impl Tree {
             compare_tables(host, roots, Level::ROOT, 0, start, differs);
         }
     }
+}
+
+/// [`Tree::restore`], on its way.
+struct Restore {
+    /// How many more tables may be kept.
+    keep: u32,
+    /// How many private frames were given back.
+    frames: u64,
+}
+
+impl Restore {
+    /// What an entry of a table at `level` that is `now` becomes where `wanted` is wanted, which the template
+    /// has. Fails only for leaves, and changes nothing then.
+    fn entry<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Entry,
+        wanted: Entry,
+        level: Level,
+    ) -> Result<Entry, H::Error> {
+        if now == wanted {
+            return Ok(now);
+        }
+        if let (Some(below), true) = (level.below(), now.is_mapped() && wanted.is_mapped()) {
+            let (own, of) = (now.address(), wanted.address());
+            if self.keep > 0 && now.is_own_table() && !host.is_table_shared(own) {
+                self.keep = self.keep.saturating_sub(1);
+                if self.table(host, own, of, below).is_ok() {
+                    return Ok(now);
+                }
+            }
+        }
+        if wanted.is_used() {
+            take_reference(host, wanted, level)?;
+        }
+        if now.is_used() {
+            let frames = free_entry(host, now, level);
+            // OVERFLOW: A tree has at most 2^36 leaves.
+            self.frames = self.frames.wrapping_add(frames);
+        }
+        Ok(wanted)
+    }
+
+    /// Makes `table` of `level`, which is the tree's own, one with what `of` has, as far as no reference
+    /// fails.
+    fn table<H: Host>(
+        &mut self,
+        host: &mut H,
+        table: Hpa,
+        of: Hpa,
+        level: Level,
+    ) -> Result<(), H::Error> {
+        let mut start = 0;
+        while start < ENTRIES {
+            // Most are equal, and are passed over so.
+            let differs = match level.below() {
+                Some(_) => differ(host, table, of, start, Entry::protected_table),
+                None => differ(host, table, of, start, Entry::protected_leaf),
+            };
+            // OVERFLOW: Both are small.
+            let end = start.wrapping_add(CHUNK);
+            for at in if differs { start..end } else { 0..0 } {
+                let now = get(host, table, at);
+                let wanted = protected(get(host, of, at), level);
+                if now != wanted {
+                    let entry = self.entry(host, now, wanted, level)?;
+                    put(host, table, at, entry);
+                }
+            }
+            start = end;
+        }
+        Ok(())
+    }
+}
+
+/// Whether any of the entries from number `start` on, a multiple of [`CHUNK`], is in `table` another one than
+/// what those in `of` become by `protect`.
+#[inline(always)]
+fn differ<H: Host>(
+    host: &H,
+    table: Hpa,
+    of: Hpa,
+    start: usize,
+    protect: impl Fn(Entry) -> Entry,
+) -> bool {
+    let chunk = |table| {
+        let slots = host.entries(table).get(start..);
+        slots.and_then(|slots| slots.first_chunk::<CHUNK>())
+    };
+    let (Some(now), Some(of)) = (chunk(table), chunk(of)) else {
+        return false;
+    };
+    let mut bits = 0;
+    for (now, of) in now.iter().zip(of) {
+        bits |= load(now).0 ^ protect(load(of)).0;
+    }
+    bits != 0
 }
 
 /// [`Tree::compare`] for two tables that span the pages from `first` on; none is an empty one.
@@ -317,22 +402,11 @@ fn put<H: Host>(host: &H, table: Hpa, at: usize, entry: Entry) {
 }
 
 /// What an entry of a table at `level` becomes when others may have what it points to.
+#[inline]
 fn protected(entry: Entry, level: Level) -> Entry {
-    if !entry.is_mapped() {
-        return entry;
-    }
-    if level.below().is_some() {
-        return Entry::shared_table(entry.address());
-    }
-    let leaf = entry.to_leaf();
-    match leaf.owner {
-        Owner::Private => Entry::leaf(Leaf {
-            perm: Owner::Shared.limit(leaf.perm),
-            owner: Owner::Shared,
-            ..leaf
-        }),
-        // A view's tables are never shared.
-        Owner::Shared | Owner::File | Owner::Lent => entry,
+    match level.below() {
+        Some(_) => entry.protected_table(),
+        None => entry.protected_leaf(),
     }
 }
 
@@ -353,14 +427,20 @@ fn fill_copy<H: Host>(host: &H, from: Hpa, copy: Hpa, level: Level) -> Result<()
         if !entry.is_used() {
             continue;
         }
-        match level.below() {
-            Some(_) => host.share_table(entry.address()),
-            None => {
-                let leaf = entry.to_leaf();
-                host.share_frame(leaf.frame, leaf.owner)?;
-            }
-        }
+        take_reference(host, entry, level)?;
         store(to, protected(entry, level));
+    }
+    Ok(())
+}
+
+/// Takes a reference on what an entry of a table at `level` points to.
+fn take_reference<H: Host>(host: &H, entry: Entry, level: Level) -> Result<(), H::Error> {
+    match level.below() {
+        Some(_) => host.share_table(entry.address()),
+        None => {
+            let leaf = entry.to_leaf();
+            host.share_frame(leaf.frame, leaf.owner)?;
+        }
     }
     Ok(())
 }

@@ -34,10 +34,11 @@
 
 use crate::addr::{Gpa, Hpa, Range};
 use crate::entry::{Leaf, Owner, Perm};
+use crate::files::Files;
 use crate::host::Host;
 use crate::region::{Backing, Marks, Region, RegionError, Store};
 use crate::regions::RegionMap;
-use crate::share::{Remains, Retired};
+use crate::share::Retired;
 use crate::tree::{InsertError, Taken, Tree};
 use crate::view::{destroy_views, keep_trees, share_views, Slots, View};
 
@@ -363,18 +364,15 @@ where
         let Some(region) = self.regions.find(gpa) else {
             return Copied::Stale;
         };
-        // Its permission may have changed, its frame must not have.
-        match self.tree.get(host, gpa) {
-            Some(now) if now.owner != Owner::Private && now.frame == from.frame => {}
-            _ => return Copied::Stale,
-        }
         // INVARIANT: inside the region, with its permission.
         let leaf = Leaf {
             frame,
             perm: region.perm,
             owner: Owner::Private,
         };
-        match self.tree.replace(host, gpa, leaf) {
+        // Its permission may have changed, its frame must not have.
+        let same = |now: Leaf| now.owner != Owner::Private && now.frame == from.frame;
+        match self.tree.replace_if(host, gpa, leaf, same) {
             Some(old) => {
                 self.replace_in_views(host, gpa, leaf);
                 Copied::Done { old }
@@ -469,28 +467,33 @@ where
         Ok((clone, taken))
     }
 
-    /// Gives this space the regions, pages and views of `template`: see [`Tree::reset`]. If it fails,
-    /// nothing happened.
+    /// Gives this space the regions and views of `template`, and hides its pages until [`Space::restore`]: see
+    /// [`Tree::hide`]. If it fails, nothing happened.
     ///
     /// `views` must be empty. EPT pointers stay as they are, as far as the template has the same views; the
     /// others come back in `views`, to be given back by [`destroy_views`], after the flush, after
     /// which the caller also calls [`Space::reap_views`] with all addresses, which are `everything`.
-    pub fn reset<H: Host>(
+    pub fn hide<H: Host>(
         &mut self,
         host: &mut H,
         template: &mut Self,
-        remains: &mut Remains,
         views: &mut V,
         everything: Range,
     ) -> Result<(), S::Error> {
         share_views(&mut template.views, views)?;
         self.regions = template.regions.share()?;
-        // INVARIANT: the template's leaves, in its regions, and none in views.
-        self.tree.reset(host, &mut template.tree, remains);
+        // INVARIANT: there is no leaf for now, neither here nor in views.
+        self.tree.hide(host);
         let _ = self.detach_views(host, everything);
         core::mem::swap(&mut self.views, views);
         keep_trees(views, &mut self.views);
         Ok(())
+    }
+
+    /// Gives this space the pages of `template`, whose regions it has: see [`Tree::restore`].
+    pub fn restore<H: Host>(&mut self, host: &mut H, template: &mut Self, keep: u32) -> u64 {
+        // INVARIANT: the template's leaves, in its regions.
+        self.tree.restore(host, &mut template.tree, keep)
     }
 
     /// What would make [`Space::protect`] of this range fail for other reasons than memory.
@@ -512,6 +515,16 @@ where
     ) -> Result<Taken, RegionError<S::Error>> {
         self.check_not_sealed(range)?;
         Ok(self.detach(host, range))
+    }
+
+    /// Takes pages of files out: see [`Tree::detach_files`]. Flush and reap are as with [`Space::unmap`].
+    pub fn detach_files<H: Host>(&mut self, host: &H, start: u64, most: u32) -> Files {
+        let files = self.tree.detach_files(host, start, most);
+        if let Some(range) = files.range {
+            // With them their neighbours, which come back by faults.
+            let _ = self.detach_views(host, range);
+        }
+        files
     }
 
     /// Gives back everything. No CPU may have anything of this space cached, nor run in it.

@@ -72,8 +72,10 @@ pub enum InsertError<E> {
 /// # Invariants
 ///
 /// `root` and what entries above the leaves' level point to are tables of the host; each has a
-/// reference for each entry that points to it, in all trees; all but the root have an entry in use.
-/// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have as well is pointed to without
+/// reference for each entry that points to it, in all trees; all but the root, and
+/// those from which pages of files were taken ([`Tree::detach_files`]), have an entry in use.
+/// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have
+/// as well is pointed to without
 /// `W`, and is not changed (see [`share`](crate::share)).
 #[must_use = "its memory is given back by `destroy` only"]
 #[derive(Debug)]
@@ -231,10 +233,25 @@ impl Tree {
     /// is mapped there, or by tables that are not the tree's own: then nothing happens and the frame is
     /// still the caller's.
     pub fn replace<H: Host>(&mut self, host: &H, gpa: Gpa, leaf: Leaf) -> Option<Leaf> {
+        self.replace_if(host, gpa, leaf, |_| true)
+    }
+
+    /// [`Tree::replace`], if the leaf there is one that is `wanted`.
+    #[inline]
+    pub(crate) fn replace_if<H: Host>(
+        &mut self,
+        host: &H,
+        gpa: Gpa,
+        leaf: Leaf,
+        wanted: impl FnOnce(Leaf) -> bool,
+    ) -> Option<Leaf> {
         let (Some(slot), true) = self.find(host, gpa) else {
             return None;
         };
         let old = load(slot).to_leaf();
+        if !wanted(old) {
+            return None;
+        }
         store(slot, self.encode(leaf));
         Some(old)
     }
@@ -285,29 +302,28 @@ impl Tree {
     }
 
     /// The entry of the leaf that maps `gpa`, and whether the tables on the way are the tree's own.
+    #[inline]
     fn find<'h, H: Host>(&self, host: &'h H, gpa: Gpa) -> (Option<&'h AtomicU64>, bool) {
         let Some(page) = gpa.page() else {
             return (None, true);
         };
-        let (mut table, mut level, mut own) = (self.root, Level::ROOT, true);
-        loop {
-            let slot = slot(host, table, level.index(page));
-            let entry = load(slot);
+        let (mut table, mut own) = (self.root, true);
+        // Of each level by itself, as its place in the address is a constant then.
+        for level in Level::ABOVE_LEAVES {
+            let entry = load(slot(host, table, level.index(page)));
             if !entry.is_mapped() {
                 return (None, own);
             }
-            match level.below() {
-                None => return (Some(slot), own),
-                Some(below) => {
-                    own &= entry.is_own_table();
-                    (table, level) = (entry.address(), below);
-                }
-            }
+            own &= entry.is_own_table();
+            table = entry.address();
         }
+        let slot = slot(host, table, Level::LEAVES.index(page));
+        (load(slot).is_mapped().then_some(slot), own)
     }
 }
 
 /// The entry `index` of `table`.
+#[inline(always)]
 pub(crate) fn slot<H: Host>(host: &H, table: Hpa, index: Index) -> &AtomicU64 {
     index.of(host.entries(table))
 }

@@ -96,16 +96,15 @@ fn reap_table<H: Host>(host: &mut H, table: Hpa, level: Level, pages: ops::Range
     }
 }
 
-/// Drops the reference that `entry`, of a table at `level`, has.
-fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) {
+/// Drops the reference that `entry`, of a table at `level`, has; how many private frames that gave back.
+pub(crate) fn free_entry<H: Host>(host: &mut H, entry: Entry, level: Level) -> u64 {
     match level.below() {
         None => {
             let leaf = entry.to_leaf();
             host.put_frame(leaf.frame, leaf.owner);
+            u64::from(leaf.owner == Owner::Private)
         }
-        Some(below) => {
-            put_table(host, entry.address(), below);
-        }
+        Some(below) => put_table(host, entry.address(), below),
     }
 }
 
@@ -121,7 +120,7 @@ pub(crate) fn put_table<H: Host>(host: &mut H, table: Hpa, level: Level) -> u64 
 }
 
 /// [`put_table`] for a root of which only the first `len` entries may have anything.
-pub(crate) fn put_root<H: Host>(host: &mut H, root: Hpa, len: usize) -> u64 {
+fn put_root<H: Host>(host: &mut H, root: Hpa, len: usize) -> u64 {
     if host.put_table(root) {
         free_table(host, root, Level::ROOT, len)
     } else {

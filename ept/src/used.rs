@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::tree::load;
 
 /// How many entries are read at a time: most tables are nearly empty, and most are passed over so.
-const CHUNK: usize = 8;
+pub(crate) const CHUNK: usize = 8;
 
 const _: () = assert!(ENTRIES % CHUNK == 0);
 

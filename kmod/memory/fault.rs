@@ -34,10 +34,7 @@ use crate::{
         Pages, //
     },
     sys::{
-        file::{
-            Mapping,
-            PageFile, //
-        },
+        file::PageFile,
         frame::Frame, //
     }, //
 };
@@ -81,6 +78,17 @@ enum Step {
     Fetch(MemoryBacking),
 }
 
+/// Who wants a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    /// The guest, which tries again.
+    Guest,
+    /// We.
+    Host,
+    /// User space, which gets it mapped.
+    Mapping,
+}
+
 /// A frame for the tables, with a reference.
 enum NewFrame {
     /// The micro-VM's own.
@@ -94,10 +102,8 @@ impl Memory {
     pub(crate) fn fault(&self, view: u64, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
         // One that is too large is not there either.
         let view = usize::try_from(view).unwrap_or(usize::MAX);
-        match self
-            .serve(gpa, Access::Of(view, access), false, |_| ())
-            .map(drop)
-        {
+        let access = Access::Of(view, access);
+        match self.serve(gpa, access, For::Guest, |_| ()).map(drop) {
             // A template does not run: what it is about is seen before the guest is entered again.
             Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
             Err(NoPage::Cause(cause)) => Err(cause),
@@ -112,16 +118,27 @@ impl Memory {
         access: Perm,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<R, NoPage> {
-        self.serve(gpa, Access::Of(0, access), true, then)?
+        self.serve(gpa, Access::Of(0, access), For::Host, then)?
             .ok_or(NoPage::Busy)
     }
 
-    /// [`Self::with_page`]; or, where it need not be `seen`, until the page is mapped.
+    /// [`Self::with_page`], of which `then` may add the page to a user mapping.
+    pub(crate) fn with_page_to_map<R>(
+        &self,
+        gpa: Gpa,
+        access: Perm,
+        then: impl FnOnce(Leaf) -> R,
+    ) -> Result<R, NoPage> {
+        self.serve(gpa, Access::Of(0, access), For::Mapping, then)?
+            .ok_or(NoPage::Busy)
+    }
+
+    /// [`Self::with_page`]; or, for the guest, until the page is mapped.
     pub(super) fn serve<R>(
         &self,
         gpa: Gpa,
         access: Access,
-        seen: bool,
+        whom: For,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<Option<R>, NoPage> {
         // A file's page that was fetched without the lock.
@@ -134,8 +151,13 @@ impl Memory {
             }
             let mut inner = self.inner.lock();
             match self.step(&mut inner, gpa, access, fetched.take())? {
-                Step::Done(leaf) => return Ok(then.take().map(|then| then(leaf))),
-                Step::Mapped if !seen && !access.is_in_view() => return Ok(None),
+                Step::Done(leaf) => {
+                    if whom == For::Mapping {
+                        inner.mapped.add(gpa);
+                    }
+                    return Ok(then.take().map(|then| then(leaf)));
+                }
+                Step::Mapped if whom == For::Guest && !access.is_in_view() => return Ok(None),
                 Step::Mapped | Step::Again => {}
                 Step::Fetch(backing) => {
                     drop(inner);
@@ -162,6 +184,7 @@ impl Memory {
             pages,
             space,
             mapping,
+            mapped,
             ..
         } = inner;
         let space = space.as_mut().ok_or(MemoryCause::Unmapped)?;
@@ -197,12 +220,15 @@ impl Memory {
                     .map_err(|_| MemoryCause::Limit)?;
                 return Ok(Step::Again);
             }
-            Fault::Reuse => {
-                space.reuse(pages, gpa);
-                self.events.add(Event::FrameReused, 1);
-            }
+            Fault::Reuse => self.reuse(space, pages, gpa),
             Fault::Anonymous => self.install_zeroed(space, pages, gpa)?,
-            Fault::Copy { from } => self.replace_by_copy(space, pages, *mapping, gpa, from)?,
+            Fault::Copy { from } => {
+                let flush = || match Range::page_of(gpa) {
+                    Some(page) if mapped.may_have(gpa) => self.take(*mapping, page),
+                    _ => self.flush(),
+                };
+                self.replace_by_copy(space, pages, gpa, from, flush)?;
+            }
             Fault::File { backing, copy } => {
                 let Some((of, page)) = fetched else {
                     return Ok(Step::Fetch(backing));
@@ -238,8 +264,14 @@ impl Memory {
         })
     }
 
+    /// Takes over a frame that no clone has any more.
+    pub(super) fn reuse(&self, space: &mut GuestSpace, pages: &Pages, gpa: Gpa) {
+        space.reuse(pages, gpa);
+        self.events.add(Event::FrameReused, 1);
+    }
+
     /// Maps a page of zeros.
-    fn install_zeroed(
+    pub(super) fn install_zeroed(
         &self,
         space: &mut GuestSpace,
         pages: &mut Pages,
@@ -253,7 +285,7 @@ impl Memory {
     }
 
     /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
-    fn install_file(
+    pub(super) fn install_file(
         &self,
         space: &mut GuestSpace,
         pages: &mut Pages,
@@ -295,7 +327,10 @@ impl Memory {
                 // The tables have the reference now.
                 match frame {
                     NewFrame::Own(frame) => drop(frame.into_raw()),
-                    NewFrame::File(frame) => drop(frame.into_raw()),
+                    NewFrame::File(frame) => {
+                        let _ = frame.into_raw();
+                        pages.count_file();
+                    }
                 }
                 Ok(true)
             }
@@ -305,13 +340,14 @@ impl Memory {
     }
 
     /// Exchanges a page of a file, or one that clones have as well, for a copy that the guest may write.
-    fn replace_by_copy(
+    /// Behind `flush` no CPU that runs the guest, and no user mapping, has the old one any more.
+    pub(super) fn replace_by_copy(
         &self,
         space: &mut GuestSpace,
         pages: &mut Pages,
-        mapping: Option<Mapping>,
         gpa: Gpa,
         from: Leaf,
+        flush: impl FnOnce(),
     ) -> Result<(), MemoryCause> {
         // SAFETY: The tables have a reference on the page, and the lock is held.
         let copy = unsafe { pages.copy_of(from.frame.0) }.map_err(|_| MemoryCause::Limit)?;
@@ -320,9 +356,7 @@ impl Memory {
                 // The tables have the reference now.
                 let _ = copy.into_raw();
                 self.events.add(Event::FrameCopied, 1);
-                if let Some(page) = Range::page_of(gpa) {
-                    self.take(mapping, page);
-                }
+                flush();
                 pages.put_frame(old.frame, old.owner);
                 Ok(())
             }

@@ -8,7 +8,10 @@ use uvisor_ept::Range;
 use uvisor_uapi::MemoryCause;
 
 use super::{
-    fault::Access,
+    fault::{
+        Access,
+        For, //
+    },
     region_error,
     Inner,
     Memory,
@@ -60,7 +63,7 @@ impl Memory {
                     return Err(EINTR);
                 }
                 irq::cond_resched();
-                match self.serve(gpa, Access::Own, true, |_| ()) {
+                match self.serve(gpa, Access::Own, For::Host, |_| ()) {
                     Ok(Some(())) => {}
                     Ok(None) | Err(NoPage::Busy | NoPage::Frozen) => return Err(EINTR),
                     Err(NoPage::Cause(MemoryCause::Limit)) => return Err(ENOBUFS),

@@ -9,7 +9,6 @@ use kernel::prelude::*;
 use uvisor_ept::{
     destroy_views,
     Gpa,
-    Remains,
     Taken, //
 };
 
@@ -83,29 +82,23 @@ impl Memory {
             pages,
             space,
             mapping,
+            mapped,
             ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        // A micro-VM at its limit is one that is worth resetting.
-        let mut remains = pages.beyond_limit(Remains::new)?;
         let everything = self.everything()?;
         let mut views = ViewSlots::new();
-        let done = {
-            // The younger one's lock comes first: a template is older than its clones.
-            let mut template = template.inner.lock();
-            let template = template.space.as_mut().ok_or(ENXIO);
-            template.and_then(|template| {
-                space.reset(pages, template, &mut remains, &mut views, everything)
-            })
-        };
-        if done.is_ok() {
-            self.hide_views(space);
-            self.take(*mapping, everything);
-            destroy_views(pages, &mut views);
-            space.reap_views(pages, everything);
-        }
-        let given_back = remains.give_back(pages);
-        done.map(|()| given_back)
+        // The younger one's lock comes first: a template is older than its clones.
+        let mut template = template.inner.lock();
+        let template = template.space.as_mut().ok_or(ENXIO)?;
+        space.hide(pages, template, &mut views, everything)?;
+        self.hide_views(space);
+        self.take(*mapping, everything);
+        mapped.clear();
+        destroy_views(pages, &mut views);
+        space.reap_views(pages, everything);
+        let keep = pages.tables_to_keep();
+        Ok(pages.keeping(|pages| space.restore(pages, template, keep)))
     }
 
     /// Calls `differs` for the pages from `start` on that are not those of `template`, until it returns

@@ -83,7 +83,7 @@ struct ViewPage(Charged);
 
 impl ViewPage {
     /// An empty one.
-    fn new(pages: &Pages) -> Result<Self> {
+    fn new(pages: &mut Pages) -> Result<Self> {
         Ok(Self(pages.zeroed()?))
     }
 
@@ -123,7 +123,7 @@ impl ViewTable {
     pub(crate) const PAGES: u64 = 3;
 
     /// One with view 0.
-    pub(super) fn new(pages: &Pages, eptp: u64) -> Result<Self> {
+    pub(super) fn new(pages: &mut Pages, eptp: u64) -> Result<Self> {
         let table = Self {
             guest: ViewPage::new(pages)?,
             all: ViewPage::new(pages)?,
@@ -207,7 +207,7 @@ impl Memory {
     }
 
     /// Makes the table of views if there is none.
-    pub(super) fn need_view_table(&self, pages: &Pages) -> Result {
+    pub(super) fn need_view_table(&self, pages: &mut Pages) -> Result {
         if self.views.as_ref().is_none() {
             // Under the lock, so that nobody else does at the same time.
             self.views.populate(ViewTable::new(pages, self.eptp)?);
@@ -223,7 +223,7 @@ impl Memory {
         if !self.hardware.controls.features.invept_all {
             return Err(EOPNOTSUPP);
         }
-        self.need_view_table(&inner.pages)?;
+        self.need_view_table(&mut inner.pages)?;
         let space = inner.space.as_mut().ok_or(ENXIO)?;
         let everywhere = Region {
             range: self.everything()?,

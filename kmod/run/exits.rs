@@ -19,6 +19,7 @@ use uvisor_vmx::{
 use x86::vmx::vmcs::ro;
 
 use super::{
+    resolve_inside,
     GuestFault,
     Leave,
     Wants, //
@@ -76,6 +77,9 @@ fn handle_other(
         BasicReason::EPT_VIOLATION => {
             events.bump(Event::ExitEpt);
             wants.fault = fault(vmcs);
+            if resolve_inside(vcpu, vmcs, &wants.fault, irq) {
+                return None;
+            }
             Leave::Fault
         }
         BasicReason::EXTERNAL_INTERRUPT => {

@@ -58,6 +58,10 @@ pub(crate) struct Descriptor {
     pub(crate) base: u64,
 }
 
+/// What a shrinker is asked.
+pub(crate) type ShrinkerFn =
+    unsafe extern "C" fn(*mut bindings::shrinker, *mut bindings::shrink_control) -> c_ulong;
+
 // The lint is wrong about kernel types with zero-sized members, which are fine behind a pointer.
 #[allow(improper_ctypes)]
 extern "C" {
@@ -86,17 +90,29 @@ extern "C" {
     pub(crate) fn cpu_mitigations_off() -> bool;
 
     pub(crate) fn uvisor_page_alloc(zero: bool) -> bindings::phys_addr_t;
+    pub(crate) fn uvisor_pages_alloc(
+        zero: bool,
+        order: u32,
+        zeroed: *mut bool,
+    ) -> bindings::phys_addr_t;
     pub(crate) fn uvisor_page_get(phys: bindings::phys_addr_t) -> bool;
     pub(crate) fn uvisor_page_put(phys: bindings::phys_addr_t);
     pub(crate) fn uvisor_page_words(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_page_virt(phys: bindings::phys_addr_t) -> *mut c_void;
     pub(crate) fn uvisor_copy(to: *mut c_void, from: *const c_void, len: usize);
 
+    pub(crate) fn uvisor_shrinker_new(
+        count: ShrinkerFn,
+        scan: ShrinkerFn,
+    ) -> *mut bindings::shrinker;
+    pub(crate) fn uvisor_shrinker_may_wait(control: *const bindings::shrink_control) -> bool;
+
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
     pub(crate) fn uvisor_file_page(
         file: *mut bindings::file,
         index: u64,
+        at_hand: bool,
         phys: *mut bindings::phys_addr_t,
     ) -> c_int;
 

@@ -57,9 +57,21 @@ impl PageFile {
 
     /// The page at `offset`, a multiple of the page size; may sleep for I/O. `ENXIO` beyond the end.
     pub(crate) fn page(&self, offset: u64) -> Result<Frame> {
+        self.find(offset, false)
+    }
+
+    /// [`Self::page`], if the page is in memory; does not sleep.
+    pub(crate) fn page_at_hand(&self, offset: u64) -> Result<Frame> {
+        self.find(offset, true)
+    }
+
+    /// The page at `offset`.
+    fn find(&self, offset: u64, at_hand: bool) -> Result<Frame> {
         let mut phys = 0;
-        // SAFETY: By the type's invariant the file was checked; sleeping is allowed here.
-        to_result(unsafe { ffi::uvisor_file_page(self.0.as_ptr(), offset >> 12, &mut phys) })?;
+        let file = self.0.as_ptr();
+        // SAFETY: By the type's invariant the file was checked; sleeping is allowed where it must not be at
+        // hand.
+        to_result(unsafe { ffi::uvisor_file_page(file, offset >> 12, at_hand, &mut phys) })?;
         // SAFETY: The function returned a reference.
         Ok(unsafe { Frame::from_raw(phys) })
     }

@@ -124,17 +124,19 @@ impl Frame {
         virt(self.0)
     }
 
-    /// A page with the content of the one at `from`.
-    ///
-    /// # Safety
-    ///
-    /// `from` must be a page of the direct map that stays alive during the call. Somebody may write
-    /// it meanwhile: the copy then has a mix, as with any memory that is shared.
-    pub(crate) unsafe fn copy_of(from: u64) -> Result<Self> {
-        let copy = Self::new(false)?;
-        // SAFETY: Both are pages of the direct map, the new one ours alone.
-        unsafe { copy_page(copy.as_ptr(), virt(from)) };
-        Ok(copy)
+    /// Allocates 2^`order` pages that the kernel has at hand, as [`Self::new`], and gives them to `each`
+    /// with whether they are zeroed; or none.
+    pub(crate) fn at_once(zero: bool, order: u32, mut each: impl FnMut(Self, bool)) {
+        let mut zeroed = false;
+        // SAFETY: The function is callable in any context, and sets the variable.
+        let first = unsafe { ffi::uvisor_pages_alloc(zero, order, &mut zeroed) };
+        if first == 0 {
+            return;
+        }
+        for number in 0..1u64 << order {
+            // INVARIANT: Each has a reference, which is ours. OVERFLOW: They are memory.
+            each(Self(first.wrapping_add(number << PAGE_SHIFT)), zeroed);
+        }
     }
 }
 
@@ -156,6 +158,19 @@ pub(crate) unsafe fn copy_page(to: *mut u8, from: *const u8) {
     unsafe {
         asm!("rep movsq", inout("rcx") PAGE_SIZE / 8 => _, inout("rdi") to => _,
             inout("rsi") from => _, options(nostack, preserves_flags));
+    }
+}
+
+/// Zeroes a page.
+///
+/// # Safety
+///
+/// It must be valid for a page, and nobody else use it.
+pub(crate) unsafe fn clear_page(page: *mut u8) {
+    // SAFETY: By the caller's promise; the kernel keeps the direction flag clear.
+    unsafe {
+        asm!("rep stosq", inout("rcx") PAGE_SIZE / 8 => _, inout("rdi") page => _, in("rax") 0u64,
+            options(nostack, preserves_flags));
     }
 }
 

@@ -9,5 +9,6 @@ pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod frame;
 pub(crate) mod irq;
+pub(crate) mod shrinker;
 pub(crate) mod task;
 pub(crate) mod vma;

@@ -104,8 +104,10 @@ pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 pub const FREEZE: u32 = (IOCTL_TYPE << 8) | 0x16;
 /// VM: puts a clone of a template back to what it was when it was made, and fills a [`Reset`].
 ///
-/// What it costs grows with what the clone changed. Its vCPUs are put back by [`VCPU_RESET`]. Errors:
-/// `EINVAL` for a micro-VM that is no clone of a template; `EBUSY` while a [`SEAL`] is under way; `ENOMEM`.
+/// What it costs grows with what the clone changed. It may keep some tables (at most 16, and an eighth of its
+/// limit) and frames (at most 8) for what it changes next, which count as before. Its vCPUs are put back by
+/// [`VCPU_RESET`]. Errors: `EINVAL` for a micro-VM that is no clone of a template; `EBUSY` while a [`SEAL`] is
+/// under way; `ENOMEM`.
 pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;
 /// VM: forgets the pages in the range of an [`Unmap`]: anonymous ones are zero when they are touched
 /// again, those of a file as the file is then. The regions stay.

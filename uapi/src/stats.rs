@@ -48,10 +48,12 @@ pub enum Event {
     TableCopied = 19,
     /// Frames taken over because no clone had them any more.
     FrameReused = 20,
+    /// File pages given back because the kernel had little memory.
+    FileGivenBack = 21,
 }
 
 /// How many [`Event`]s there are.
-pub const EVENTS: usize = 21;
+pub const EVENTS: usize = 22;
 
 impl Event {
     /// All events, in the order of their numbers, with the names that tools print.
@@ -77,6 +79,7 @@ impl Event {
         "ibpb",
         "tables_copied",
         "frames_reused",
+        "file_pages_given_back",
     ];
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use uvisor_ept::{
     destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Owner, Perm, Range, Region,
-    RegionError, Remains, Retired, Taken,
+    RegionError, Retired, Taken,
 };
 
 use crate::cpu::{translate, Cpu};
@@ -441,26 +441,25 @@ impl Family {
 
     /// Resets a member to another, which is a template: nobody changes it.
     pub fn reset(&mut self, of: usize, template: usize) -> Result<u64, NoMemory> {
+        // Another number of tables is kept in each state, and always the same one.
+        let keep = (2 * self.members.len() + of) as u32 % 5;
         let [member, template] = self.members.get_disjoint(of, template);
-        let mut remains = Remains::new(&mut self.host)?;
         let mut views = TestSlots::new(&self.host.failure);
-        let done = member.space.reset(
+        member.space.hide(
             &mut self.host,
             &mut template.space,
-            &mut remains,
             &mut views,
             everything(),
-        );
-        if done.is_ok() {
-            member.flush();
-            member.model = template.model.clone();
-            destroy_views(&mut self.host, &mut views);
-            member.space.reap_views(&mut self.host, everything());
-        }
-        let given_back = remains.give_back(&mut self.host);
-        let frames = done.map(|()| given_back);
+        )?;
+        member.flush();
+        destroy_views(&mut self.host, &mut views);
+        member.space.reap_views(&mut self.host, everything());
+        let frames = member
+            .space
+            .restore(&mut self.host, &mut template.space, keep);
+        member.model = template.model.clone();
         self.check();
-        frames
+        Ok(frames)
     }
 
     /// A member goes.

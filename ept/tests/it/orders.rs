@@ -23,7 +23,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use loom::sync::atomic::{AtomicU64 as References, Ordering};
 use loom::thread;
-use uvisor_ept::{Host, Hpa, Owner, Remains};
+use uvisor_ept::{Host, Hpa, Owner};
 
 use crate::effort::Effort;
 use crate::guest::{Frames, Guest};
@@ -255,10 +255,9 @@ const RESET: Work = |pages, guests| {
         panic!("no template")
     };
     guest.write(pages, 0, 80);
-    let mut remains = Remains::new(pages).unwrap();
-    guest.tree.reset(pages, &mut template.tree, &mut remains);
+    guest.tree.hide(pages);
+    guest.tree.restore(pages, &mut template.tree, 2);
     guest.model.clone_from(&template.model);
-    remains.give_back(pages);
     guest.check(pages);
 };
 

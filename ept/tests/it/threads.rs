@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use uvisor_ept::{Host, Hpa, Owner, Remains};
+use uvisor_ept::{Host, Hpa, Owner};
 
 use crate::guest::{Frames, Guest};
 
@@ -173,14 +173,11 @@ fn work(
         let many = pool.lock().unwrap().len();
         match random.below(40) {
             0..=1 => {
-                let mut remains = Remains::new(&mut pages).unwrap();
-                {
-                    let mut template = template.lock().unwrap();
-                    let tree = &mut template.tree;
-                    guest.tree.reset(&mut pages, tree, &mut remains);
-                    guest.model = template.model.clone();
-                }
-                remains.give_back(&mut pages);
+                guest.tree.hide(&mut pages);
+                let mut template = template.lock().unwrap();
+                let keep = random.below(4) as u32;
+                guest.tree.restore(&mut pages, &mut template.tree, keep);
+                guest.model = template.model.clone();
             }
             2..=8 if many < 40 => {
                 let clone = guest.clone(&mut pages);

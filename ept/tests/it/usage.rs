@@ -129,3 +129,52 @@ fn knows_what_others_have_as_well() {
     tree.destroy(&mut host);
     assert_eq!((host.tables(), host.frames()), (0, 0));
 }
+
+#[test]
+fn takes_out_pages_of_files_only() {
+    let mut host = TestHost::new();
+    let mut tree = Tree::new(&mut host).unwrap();
+    // Two of a file, one private, and again, in 50 tables far apart.
+    let pages: BTreeSet<u64> = (0..50).map(|n| n * 70_000).collect();
+    for &page in &pages {
+        for (at, owner) in [(0, Owner::File), (1, Owner::Private), (511, Owner::File)] {
+            add(&mut host, &mut tree, page + at, owner);
+        }
+    }
+    let before = count(&host, &tree).0;
+    assert_eq!((before.file, before.private), (100, 50));
+    let (mut next, mut rounds, mut gone) = (0, 0, 0);
+    loop {
+        let files = tree.detach_files(&host, next, 7);
+        assert!(files.count <= 7);
+        // What is detached is not there, and its frame is.
+        assert_eq!(files.range.is_some(), files.count > 0);
+        if let Some(range) = files.range {
+            let own = range.pages().filter(|&gpa| tree.get(&host, gpa).is_some());
+            for gpa in own {
+                assert_eq!(tree.get(&host, gpa).unwrap().owner, Owner::Private);
+            }
+            let references = host.references();
+            tree.reap(&mut host, range);
+            assert_eq!(references - host.references(), files.count as usize);
+        }
+        gone += u64::from(files.count);
+        rounds += 1;
+        assert_eq!(count(&host, &tree).0.file, 100 - gone);
+        if files.next == 0 {
+            break;
+        }
+        next = files.next;
+    }
+    assert_eq!((gone, rounds), (100, 15));
+    let after = count(&host, &tree).0;
+    assert_eq!((after.file, after.private), (0, 50));
+    assert_eq!(after.tables, before.tables);
+    // They can come back; and those in tables that a clone has are left alone.
+    add(&mut host, &mut tree, 0, Owner::File);
+    let (clone, _) = tree.share(&mut host).unwrap();
+    assert_eq!(tree.detach_files(&host, 0, 100).count, 0);
+    clone.destroy(&mut host);
+    tree.destroy(&mut host);
+    assert_eq!((host.tables(), host.frames()), (0, 0));
+}

@@ -4,6 +4,7 @@
 
 mod disposal;
 mod hard;
+mod inside;
 mod limits;
 
 use uvisor::{Event, Exit, Prot, Vm, PAGE_SIZE};
@@ -206,7 +207,9 @@ fn reset() -> Outcome {
         )?;
         equal("pages given back", clone.reset().map_err(text)?, 10 * round)?;
         equal("diff after the reset", clone.diff().map_err(text)?, vec![])?;
-        equal("held", held(), after)?;
+        // It may keep a few pages for its next changes, always the same number.
+        let kept = held() - after;
+        check(&format!("kept {kept}"), kept <= 24 * PAGE_SIZE)?;
         vcpu.reset().map_err(text)?;
         equal("registers", vcpu.regs(), parent.vcpu.regs())?;
         for page in 0..PAGES {
@@ -402,6 +405,9 @@ fn main() {
         "nothing is left in any register after a reset",
         disposal::registers,
     );
+    tap.test("copies in the window, and user mappings", inside::copies);
+    tap.test("zeros in frames that were used", inside::zeros);
+    tap.test("limits and what is kept", inside::limits);
     tap.test("errors", errors);
     tap.finish();
 }

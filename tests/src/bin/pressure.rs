@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine with little memory: micro-VMs give back what they can, and take no more than there is.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use uvisor::uapi::MemoryCause;
+use uvisor::{Event, Exit, Prot, PAGE_SIZE};
+use uvisor_tests::heap::{held, step, text, HEAP};
+use uvisor_tests::tap::{check, equal, Outcome};
+use uvisor_tests::{code, Guest, Tap};
+
+// Sums the first words of rcx pages from rdi on into rax, then exits; again and again.
+code! { sum:
+    "1: xor %eax, %eax",
+    "mov %rdi, %rsi",
+    "mov %rcx, %rbx",
+    "2: add (%rsi), %rax",
+    "add $4096, %rsi",
+    "dec %rbx",
+    "jnz 2b",
+    "vmcall",
+    "jmp 1b",
+}
+
+// Writes to each page from rdi on, without end.
+code! { fill:
+    "1: mov %rdi, (%rdi)",
+    "add $4096, %rdi",
+    "jmp 1b",
+}
+
+/// A number of /proc/meminfo, in bytes.
+fn meminfo(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let line = text.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    number.expect("a number") << 10
+}
+
+/// How many processes the kernel ended for want of memory.
+fn killed() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
+    let line = text.lines().find(|line| line.starts_with("oom_kill "));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.expect("oom_kill")
+}
+
+/// Adds large files below `dir` to `files` until these have `wanted` bytes in whole pages.
+fn find(dir: &Path, wanted: u64, files: &mut Vec<(PathBuf, u64)>, sum: &mut u64) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if *sum >= wanted {
+            return;
+        } else if meta.is_dir() {
+            find(&entry.path(), wanted, files, sum);
+        } else if meta.is_file() && meta.size() >= 32 * PAGE_SIZE {
+            let len = meta.size().next_multiple_of(PAGE_SIZE);
+            files.push((entry.path(), len));
+            *sum += len;
+        }
+    }
+}
+
+/// A child that has so much memory of its own, for a moment.
+fn hog(bytes: u64) -> libc::pid_t {
+    let page = PAGE_SIZE as usize;
+    // SAFETY: The child of this process, which has one thread, only uses what it makes, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let mut memory = vec![0u8; bytes as usize];
+        memory.chunks_mut(page).for_each(|page| page[0] = 1);
+        let sum: usize = memory.chunks(page).map(|page| usize::from(page[0])).sum();
+        let code = i32::from(sum != memory.len().div_ceil(page));
+        // SAFETY: Ends the child.
+        unsafe { libc::_exit(code) };
+    }
+    child
+}
+
+/// Whether a child lived to its good end.
+fn lived(child: libc::pid_t) -> bool {
+    let mut status = 0;
+    // SAFETY: The call writes to the variable.
+    let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+    waited == child && status == 0
+}
+
+/// Pages of files that are mapped are no more in the way of others than those that are not.
+fn file_pages_go() -> Outcome {
+    let total = meminfo("MemTotal:");
+    let wanted = total * 6 / 10;
+    let (mut files, mut bytes) = (Vec::new(), 0);
+    find(Path::new("/usr"), wanted, &mut files, &mut bytes);
+    check(
+        &format!("{bytes} bytes of files, {wanted} wanted"),
+        bytes >= wanted,
+    )?;
+    let mut guest = Guest::new(sum());
+    let (mut at, mut words) = (HEAP, Vec::new());
+    for (path, len) in &files {
+        let file = File::open(path).map_err(text)?;
+        guest
+            .vm
+            .map_file(at, *len, Prot::READ, file.as_fd(), 0)
+            .map_err(|e| format!("{path:?}: {e}"))?;
+        at += len;
+        for page in 0..len / PAGE_SIZE {
+            let mut word = [0; 8];
+            // The last page is zero behind the end of the file.
+            let mut have = 0;
+            while have < 8 {
+                match file.read_at(&mut word[have..], page * PAGE_SIZE + have as u64) {
+                    Ok(0) => break,
+                    Ok(n) => have += n,
+                    Err(error) => return Err(format!("{path:?}: {error}")),
+                }
+            }
+            words.push(u64::from_le_bytes(word));
+        }
+    }
+    let pages = (at - HEAP) / PAGE_SIZE;
+    println!(
+        "# {} files, {pages} pages, {} MiB of memory",
+        files.len(),
+        total >> 20
+    );
+    let expected = words.iter().fold(0u64, |sum, &word| sum.wrapping_add(word));
+    let memory = guest.vm.memory().map_err(text)?;
+    let before = killed();
+    let mut given_back = 0;
+    for round in 0..4 {
+        // In the last rounds both at once.
+        let early = (round >= 2).then(|| hog(total / 2));
+        let regs = guest.vcpu.regs_mut();
+        (regs.rdi, regs.rcx) = (HEAP, pages);
+        step(&mut guest.vcpu)?;
+        equal("the sum", guest.vcpu.regs().rax, expected)?;
+        let mapped = guest.vm.stats().map_err(text)?.file;
+        // What user space has mapped goes as well, and comes back.
+        let same = words.iter().enumerate().step_by(23).all(|(page, &word)| {
+            let at = memory.address(HEAP + page as u64 * PAGE_SIZE, 8);
+            // SAFETY: Memory of the guest, which does not run now.
+            let seen = at.map(|at| unsafe { at.cast::<u64>().read_volatile() });
+            seen == Some(word)
+        });
+        check(&format!("{round}: the mapping shows the files"), same)?;
+        let child = early.unwrap_or_else(|| hog(total / 2));
+        check("a process with half of the memory lives", lived(child))?;
+        let stats = guest.vm.stats().map_err(text)?;
+        let now = stats.events[Event::FileGivenBack as usize];
+        println!(
+            "# round {round}: mapped {mapped}, then {}, given back {now} pages",
+            stats.file
+        );
+        // With both at once, that may be over before anything is mapped.
+        check(
+            &format!("{round}: more were given back"),
+            now > given_back || round >= 2,
+        )?;
+        given_back = now;
+    }
+    equal("processes killed", killed(), before)
+}
+
+/// A guest that takes all memory gets an error, and nobody else is harmed.
+fn there_is_no_more() -> Outcome {
+    let before = killed();
+    let held_before = held();
+    let total = meminfo("MemTotal:");
+    // Somebody with memory of its own, that has nothing to do with it.
+    // SAFETY: As in `hog`.
+    let bystander = unsafe { libc::fork() };
+    if bystander == 0 {
+        let memory = vec![1u8; 16 << 20];
+        loop {
+            std::hint::black_box(&memory);
+            // SAFETY: Sleeps.
+            unsafe { libc::pause() };
+        }
+    }
+    let mut guest = Guest::new(fill());
+    let rw = Prot::READ | Prot::WRITE;
+    guest.vm.map_anonymous(HEAP, 2 * total, rw).map_err(text)?;
+    guest.vcpu.regs_mut().rdi = HEAP;
+    let exit = guest.vcpu.run().map_err(text)?;
+    let Exit::Memory { cause, .. } = exit else {
+        return Err(format!("{exit:x?}"));
+    };
+    equal("why", cause, MemoryCause::Limit)?;
+    let filled = guest.vm.stats().map_err(text)?.private;
+    drop(guest);
+    println!("# {} of {} MiB", filled >> 20, total >> 20);
+    let mut status = 0;
+    // SAFETY: The call writes to the variable; then the child is ended and waited for.
+    let changed = unsafe {
+        let changed = libc::waitpid(bystander, &mut status, libc::WNOHANG);
+        libc::kill(bystander, libc::SIGKILL);
+        libc::waitpid(bystander, std::ptr::null_mut(), 0);
+        changed
+    };
+    equal("the bystander lives", changed, 0)?;
+    check("a good part of it", filled > total / 3)?;
+    equal("processes killed", killed(), before)?;
+    equal("all is given back", held(), held_before)
+}
+
+fn main() {
+    let mut tap = Tap::new();
+    if meminfo("MemTotal:") > 320 << 20 {
+        tap.skip("pages of files", "this is for a machine with little memory");
+        tap.skip("all memory", "this is for a machine with little memory");
+    } else {
+        tap.test(
+            "pages of files that are mapped are given back",
+            file_pages_go,
+        );
+        tap.test(
+            "a guest that takes all memory gets an error",
+            there_is_no_more,
+        );
+    }
+    tap.finish();
+}
