@@ -67,6 +67,12 @@ impl From<io::Error> for Errno {
     }
 }
 
+impl From<rustix::io::Errno> for Errno {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self(error.raw_os_error())
+    }
+}
+
 impl From<crate::Error> for Errno {
     fn from(error: crate::Error) -> Self {
         Self(error.errno().unwrap_or(libc::EIO))

@@ -6,6 +6,7 @@
 //! file, and mapped from there without write permission. The CPU therefore cannot set
 //! accessed and dirty bits in them; all are set from the start.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -163,7 +164,7 @@ impl Guest {
     /// Puts an image into a file.
     fn from_image(image: &Image) -> Result<Self> {
         Ok(Self {
-            file: sealed_file(&image.bytes)?,
+            file: sealed_file(c"uvisor-guest", &image.bytes)?,
             len: image.bytes.len() as u64,
             shim: image.shim,
             base: image.base,
@@ -192,10 +193,10 @@ impl Guest {
 }
 
 /// A memory file with `bytes` that can never change.
-fn sealed_file(bytes: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn sealed_file(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: The name is a NUL-terminated string.
-    let fd = unsafe { libc::memfd_create(c"uvisor-guest".as_ptr(), flags) };
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
     if fd < 0 {
         return Err(Error::last("memfd_create"));
     }

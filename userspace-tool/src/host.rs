@@ -306,6 +306,7 @@ calls! {
     RT_SIGTIMEDWAIT = SYS_rt_sigtimedwait(Memory(8), Memory(128), Memory(16), Number);
     PAUSE = SYS_pause();
     KILL = SYS_kill(Number, Number);
+    KCMP = SYS_kcmp(Number, Number, Number, Number, Number);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Guest-virtual and guest-physical addresses are equal up to [`Layout::limit`]; the gibibyte above
 //! it holds the guest's page tables and the shim, and is out of ring 3's reach.
 
+use serde::{Deserialize, Serialize};
 use uvisor_uapi::PAGE_SIZE;
 
 /// A gibibyte.
@@ -64,7 +65,7 @@ impl Entropy {
 }
 
 /// The places of a program's parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// The end of what ring 3 reaches; the page tables and the shim begin here.
     pub limit: u64,

@@ -37,6 +37,7 @@ pub mod personality;
 pub mod space;
 pub mod stack;
 pub mod task;
+pub mod template;
 mod vcpu;
 mod views;
 mod vm;

@@ -98,6 +98,11 @@ impl Memory {
         &mut self.vm
     }
 
+    /// The micro-VM, without the mapping of it.
+    pub fn into_vm(self) -> Vm {
+        self.vm
+    }
+
     /// The end of what the task can address.
     pub fn limit(&self) -> u64 {
         self.limit

@@ -29,6 +29,8 @@ pub struct Stack {
     pub pointer: u64,
     /// The bytes up to the end of the stack.
     pub bytes: Vec<u8>,
+    /// Where the random bytes are (`AT_RANDOM`).
+    pub random: u64,
 }
 
 /// Why a stack cannot be made.
@@ -103,6 +105,7 @@ pub fn build(start: &Start, top: u64, size: u64) -> Result<Stack, StackError> {
     Ok(Stack {
         pointer: strings.at,
         bytes: strings.bytes,
+        random,
     })
 }
 
@@ -201,6 +204,7 @@ mod tests {
         assert_eq!(reader.string(value(libc::AT_PLATFORM)), PLATFORM);
         let random = value(libc::AT_RANDOM);
         assert_eq!(random % 16, 0);
+        assert_eq!(random, stack.random);
         let offset = (random - stack.pointer) as usize;
         assert_eq!(stack.bytes[offset..offset + 16], start.random);
     }

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uvisor_uapi::{MemoryCause, Prot, Stats, HYPERCALL_LEN};
 
-use crate::errno::Errno;
+use crate::errno::{Errno, SysResult};
 use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
@@ -116,12 +117,25 @@ pub struct Task {
     pub(crate) plain_device: Option<u64>,
     /// Set when the task has ended.
     pub(crate) end: Option<End>,
+    /// The random bytes that it was started with.
+    pub(crate) random: Random,
+    /// What it reads behind its checkpoint.
+    pub(crate) checkpoint: Vec<u8>,
     /// Bytes of memory that it may have, and whether its parts are placed at random.
-    memory_limit: u64,
-    aslr: bool,
+    pub(crate) memory_limit: u64,
+    pub(crate) aslr: bool,
     /// Set when `execve` made this of another task, whose call must not be answered.
-    replaced: bool,
-    trace: Option<Trace>,
+    pub(crate) replaced: bool,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// The random bytes that a program is started with (`AT_RANDOM`).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Random {
+    /// Where they are.
+    pub(crate) address: u64,
+    /// What they were.
+    pub(crate) bytes: [u8; 16],
 }
 
 impl Task {
@@ -203,6 +217,11 @@ impl Task {
             program: absolute(program.path()),
             plain_device: None,
             end: None,
+            random: Random {
+                address: stack.random,
+                bytes: random,
+            },
+            checkpoint: Vec::new(),
             memory_limit: options.memory_limit,
             aslr: options.aslr,
             replaced: false,
@@ -229,6 +248,7 @@ impl Task {
         new.signals = self.signals.after_exec();
         new.process = self.process.after_exec();
         new.trace = self.trace.take();
+        new.checkpoint = std::mem::take(&mut self.checkpoint);
         new.replaced = true;
         *self = new;
         Ok(())
@@ -254,6 +274,11 @@ impl Task {
         self.memory.vm().stats()
     }
 
+    /// Bytes of memory that it may have; 0 for no limit.
+    pub fn memory_limit(&self) -> u64 {
+        self.memory_limit
+    }
+
     /// Duplicates a descriptor into the broker's own range.
     pub fn own_fd(&self, fd: BorrowedFd<'_>) -> Result<File, TaskError> {
         self.fds.own(fd).map(File::from).map_err(TaskError::Setup)
@@ -261,6 +286,12 @@ impl Task {
 
     /// Serves the system call that the vCPU stopped at.
     fn system_call(&mut self) {
+        let result = self.serve();
+        self.answer(result);
+    }
+
+    /// Does what the system call that the vCPU stopped at says.
+    pub(crate) fn serve(&mut self) -> SysResult {
         let regs = self.vcpu.regs();
         let number = regs.rax;
         let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
@@ -273,6 +304,11 @@ impl Task {
             let result = self.end.is_none().then_some(result);
             trace.print(&text, number, result);
         }
+        result
+    }
+
+    /// Makes the task go on behind its system call.
+    pub(crate) fn answer(&mut self, result: SysResult) {
         if std::mem::take(&mut self.replaced) {
             return;
         }
@@ -282,7 +318,7 @@ impl Task {
     }
 
     /// What an exit that is no system call means for the task.
-    fn fault(&self, exit: Exit) -> Result<End, TaskError> {
+    pub(crate) fn fault(&self, exit: Exit) -> Result<End, TaskError> {
         let (rip, cpl) = (self.vcpu.regs().rip, self.vcpu.regs().cpl);
         // The shim touches no memory but its own page, and raises nothing.
         if cpl == 0 {

@@ -7,6 +7,7 @@ mod doctor;
 mod info;
 mod run;
 mod style;
+mod template;
 
 use std::ffi::OsString;
 use std::io;
@@ -27,6 +28,8 @@ const FAILURE: u8 = 125;
     after_help = "Examples:
   uvctl run -- sha256sum /etc/passwd     run a program in a micro-VM
   uvctl run --stats -- sort words.txt    and say what that took
+  uvctl template create sorter -- sort   start a program once,
+  uvctl run --from sorter <words.txt     and go on from there any number of times
   uvctl doctor                           can this machine run micro-VMs?
 
 Run `uvctl help COMMAND` for more about a command."
@@ -40,6 +43,9 @@ struct Cli {
 enum Command {
     /// Run a program in a micro-VM.
     Run(Run),
+    /// Start programs once, to go on from there any number of times.
+    #[command(subcommand)]
+    Template(template::Command),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -71,7 +77,7 @@ struct Output {
 /// host's files, and can change none of them.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...",
+    override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...\n       uvctl run [OPTIONS] --from TEMPLATE [-- ARG...]",
     after_help = "Exit status:
   that of the program; 128 plus the signal's number if a signal ended it (137 if it met its memory limit)
   125  uvctl itself failed, such as without the module
@@ -83,9 +89,13 @@ Examples:
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
   uvctl run --memory 64M --stats -- sort big.txt
+  printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
   uvctl run --trace-syscalls -- date"
 )]
 struct Run {
+    /// Go on with a template instead of starting a program; the ARGs are what it reads at its checkpoint.
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "no_aslr")]
+    from: Option<String>,
     /// Limit the memory of the micro-VM to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = run::size)]
     memory: Option<u64>,
@@ -102,7 +112,11 @@ struct Run {
     #[arg(long, requires = "stats")]
     json: bool,
     /// The program and its arguments; all that follows the program's name is the program's.
-    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "PROGRAM",
+        required_unless_present = "from",
+        trailing_var_arg = true
+    )]
     command: Vec<OsString>,
 }
 
@@ -118,6 +132,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(run) => return run::main(run),
+        Command::Template(command) => return template::main(command),
         Command::Doctor(output) => return doctor::main(output),
         Command::Info(output) => info::main(output),
         Command::Completions { shell } => {
@@ -185,9 +200,16 @@ mod tests {
     }
 
     #[test]
+    fn a_template_takes_the_place_of_the_program() {
+        assert!(run(&["--from", "x"]).command.is_empty());
+        assert_eq!(run(&["--from", "x", "--", "-a", "b"]).command, ["-a", "b"]);
+    }
+
+    #[test]
     fn unknown_options_are_errors() {
         assert!(Cli::try_parse_from(["uvctl", "run", "--bogus", "ls"]).is_err());
         assert!(Cli::try_parse_from(["uvctl", "run"]).is_err());
         assert!(Cli::try_parse_from(["uvctl", "run", "--json", "ls"]).is_err());
+        assert!(Cli::try_parse_from(["uvctl", "run", "--from", "x", "--no-aslr"]).is_err());
     }
 }

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uvisor::loader::Program;
 use uvisor::task::{End, Options, Task, TaskError};
+use uvisor::template::directory::Directory;
+use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
 use super::Run;
@@ -58,30 +60,70 @@ pub(crate) fn main(run: Run) -> ExitCode {
     }
 }
 
-/// Runs a program and says what there is to say.
-fn execute(run: &Run) -> Result<u8, TaskError> {
-    close_inherited();
+/// Puts the program of a command line into a micro-VM.
+pub(crate) fn start(
+    command: &[OsString],
+    memory_limit: Option<u64>,
+    no_aslr: bool,
+    trace: bool,
+) -> Result<Task, TaskError> {
     let empty = OsString::new();
     let options = Options {
         environment: std::env::vars_os().map(variable).collect(),
-        memory_limit: run.memory.unwrap_or(0),
-        aslr: !run.no_aslr && !randomisation_is_off(),
-        trace: run.trace_syscalls.then(stderr),
+        memory_limit: memory_limit.unwrap_or(0),
+        aslr: !no_aslr && !randomisation_is_off(),
+        trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
     };
     // The command line has at least a program in it.
-    let (program, arguments) = run.command.split_first().unwrap_or((&empty, &[]));
-    let arguments: Vec<Vec<u8>> = arguments
-        .iter()
-        .map(|argument| argument.as_bytes().to_vec())
-        .collect();
-    let found = Program::find(program, &arguments)?;
-    let mut task = Task::new(Device::open()?, found, options)?;
+    let (program, arguments) = command.split_first().unwrap_or((&empty, &[]));
+    let found = Program::find(program, &bytes(arguments))?;
+    let device = Device::open().map_err(TaskError::from)?;
+    Task::new(device, found, options)
+}
+
+/// Goes on with the template `name`.
+pub(crate) fn resume(
+    name: &str,
+    arguments: &[OsString],
+    memory_limit: Option<u64>,
+    trace: bool,
+) -> Result<Task, TemplateError> {
+    let name = name.parse()?;
+    let template = Directory::open()?.get(&name)?;
+    template.resume(Resume {
+        arguments: bytes(arguments),
+        memory_limit,
+        trace: trace.then(stderr),
+        pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+    })
+}
+
+/// Arguments as programs get them.
+fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
+    let all = arguments.iter();
+    all.map(|argument| argument.as_bytes().to_vec()).collect()
+}
+
+/// Runs a program and says what there is to say.
+fn execute(run: &Run) -> Result<u8, TemplateError> {
+    close_inherited();
+    let (mut task, name) = match &run.from {
+        Some(name) => {
+            let task = resume(name, &run.command, run.memory, run.trace_syscalls)?;
+            (task, name.clone())
+        }
+        None => {
+            let task = start(&run.command, run.memory, run.no_aslr, run.trace_syscalls)?;
+            let program = run.command.first().map(|name| name.to_string_lossy());
+            (task, program.unwrap_or_default().into_owned())
+        }
+    };
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.
     let mut console = task.own_fd(io::stderr().as_fd())?;
     let result = task.run();
     if run.stats {
-        let stats = task.stats()?;
+        let stats = task.stats().map_err(TaskError::from)?;
         let text = match run.json {
             true => json(&stats),
             false => table(&stats),
@@ -89,7 +131,6 @@ fn execute(run: &Run) -> Result<u8, TaskError> {
         // There is nobody left to tell if that fails.
         let _ = console.write_all(text.as_bytes());
     }
-    let name = program.to_string_lossy();
     let end = match result {
         Ok(end) => end,
         Err(error) => {
@@ -107,9 +148,9 @@ fn execute(run: &Run) -> Result<u8, TaskError> {
         End::MemoryLimit => writeln!(
             console,
             "uvctl: {name} was killed: it reached its memory limit, {}",
-            match run.memory {
-                Some(bytes) => format!("{bytes} bytes (--memory)"),
-                None => "that of its memory cgroup".into(),
+            match task.memory_limit() {
+                0 => "that of its memory cgroup".into(),
+                bytes => format!("{bytes} bytes (--memory)"),
             }
         ),
     };
@@ -117,7 +158,7 @@ fn execute(run: &Run) -> Result<u8, TaskError> {
 }
 
 /// Closes all descriptors but standard input, output and error: the rest is not for the task.
-fn close_inherited() {
+pub(crate) fn close_inherited() {
     // SAFETY: Nothing in this process has opened a descriptor yet that it goes on using.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
@@ -130,7 +171,7 @@ fn randomisation_is_off() -> bool {
 }
 
 /// A handle on standard error.
-fn stderr() -> File {
+pub(crate) fn stderr() -> File {
     // SAFETY: It takes a number; whether that is open it says itself.
     let fd = unsafe { libc::fcntl(2, libc::F_DUPFD_CLOEXEC, 3) };
     if fd < 0 {

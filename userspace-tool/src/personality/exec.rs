@@ -59,7 +59,7 @@ pub(super) fn execve(task: &mut Task, [path, arguments, environment, ..]: Args) 
     let path = match paths::special(&path, std::process::id()) {
         // The broker's own program is not the task's.
         Some(Special::Program) => task.program.clone(),
-        Some(Special::Fd(_)) => return Err(Errno::EACCES),
+        Some(Special::Fd(_) | Special::Checkpoint) => return Err(Errno::EACCES),
         None if path.is_empty() => return Err(Errno::ENOENT),
         None => path,
     };

@@ -99,22 +99,36 @@ impl Fds {
         }
     }
 
-    /// Closes those of the guest's that are to close when it becomes another program.
-    pub fn close_on_exec(&self) {
+    /// The guest's descriptors that are open, each with whether it closes on `execve`.
+    pub fn all_open(&self) -> Vec<(RawFd, bool)> {
         // The list is read to its end first: reading it needs a descriptor, too.
-        let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
+        let mut open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
             Ok(entries) => entries
                 .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
                 .collect(),
             Err(_) => (0..self.limit).collect(),
         };
-        for fd in open.into_iter().filter(|fd| (0..self.limit).contains(fd)) {
-            let flags = pass!(FCNTL, fd, libc::F_GETFD, 0);
-            if flags.is_ok_and(|flags| flags & libc::FD_CLOEXEC as u64 != 0) {
-                // It was open a moment ago, and nobody else closes it.
-                let _ = pass!(CLOSE, fd);
-            }
+        open.sort_unstable();
+        open.into_iter()
+            .filter(|fd| (0..self.limit).contains(fd))
+            .filter_map(|fd| {
+                let flags = pass!(FCNTL, fd, libc::F_GETFD, 0).ok()?;
+                Some((fd, flags & libc::FD_CLOEXEC as u64 != 0))
+            })
+            .collect()
+    }
+
+    /// Closes those of the guest's that are to close when it becomes another program.
+    pub fn close_on_exec(&self) {
+        for (fd, _) in self.all_open().into_iter().filter(|(_, closes)| *closes) {
+            // It was open a moment ago, and nobody else closes it.
+            let _ = pass!(CLOSE, fd);
         }
+    }
+
+    /// Closes those of the guest's up to `last`.
+    pub(crate) fn close_up_to(&self, last: RawFd) -> SysResult {
+        pass!(CLOSE_RANGE, 0, last.min(self.limit - 1), 0)
     }
 
     /// Gives the guest a new descriptor, if it is one that it may have.

@@ -66,6 +66,11 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
             path: task.program.clone(),
             flags,
         }),
+        Some(Special::Checkpoint) => Ok(Target {
+            directory: libc::AT_FDCWD,
+            path: paths::CHECKPOINT_LIKE.to_owned(),
+            flags,
+        }),
         Some(Special::Fd(fd)) => Ok(Target {
             directory: task.fds.open(fd)?,
             path: CString::default(),
@@ -151,6 +156,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
             paths::path_of(task.fds.open(fd)?)?
         }
+        Some(Special::Checkpoint) => return Err(Errno::EINVAL),
         _ => {
             let directory = directory_for(task, directory, &path)?;
             let (buffer, size) = task.memory.buffer(buffer, size as u64)?;

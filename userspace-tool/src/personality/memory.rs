@@ -4,6 +4,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Prot, PAGE_SIZE};
 
 use super::{paths, Args};
@@ -223,7 +224,7 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
 }
 
 /// The heap: where it starts, and the break.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Heap {
     /// Where it starts.
     pub start: u64,

@@ -20,8 +20,9 @@ mod wait;
 
 pub use fds::Fds;
 pub use memory::Heap;
-pub use process::Process;
-pub use signals::{is_ignored, Signals};
+pub(crate) use paths::{path_of, reopen, special, Special};
+pub use process::{Process, ProcessState};
+pub use signals::{is_ignored, SignalState, Signals};
 pub use trace::{describe, Trace};
 
 use crate::errno::{Errno, SysResult};

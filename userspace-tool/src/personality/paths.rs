@@ -6,26 +6,29 @@
 //! they are closed to the guest, but for those that it needs and that are answered here.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use crate::errno::{Errno, SysResult};
+use crate::guest::sealed_file;
 use crate::memory::word;
 use crate::pass;
 use crate::task::Task;
 
 /// A path with a meaning of its own for the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Special {
+pub(crate) enum Special {
     /// One of the guest's descriptors.
     Fd(RawFd),
     /// The program.
     Program,
+    /// What a program opens where it is to become a template: see [`crate::template`].
+    Checkpoint,
 }
 
 /// What a path means, if it is one of those; `pid` is the task's.
-pub(super) fn special(path: &CStr, pid: u32) -> Option<Special> {
+pub(crate) fn special(path: &CStr, pid: u32) -> Option<Special> {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let mut parts = path.components();
     if parts.next() != Some(Component::RootDir) {
@@ -43,6 +46,7 @@ pub(super) fn special(path: &CStr, pid: u32) -> Option<Special> {
         ["dev", "stdin"] => Some(Special::Fd(0)),
         ["dev", "stdout"] => Some(Special::Fd(1)),
         ["dev", "stderr"] => Some(Special::Fd(2)),
+        ["dev", "uvisor-checkpoint"] => Some(Special::Checkpoint),
         ["dev", "fd", number] => fd(number),
         ["proc", process, "fd", number] if own(process) => fd(number),
         ["proc", process, "exe"] if own(process) => Some(Special::Program),
@@ -137,9 +141,32 @@ pub(super) fn open(task: &mut Task, directory: RawFd, path: &CStr, flags: i32) -
             let program = task.program.clone();
             return open_host(task, libc::AT_FDCWD, &program, flags);
         }
+        Some(Special::Checkpoint) => return open_checkpoint(task, flags),
         None => {}
     }
     open_host(task, directory, path, flags)
+}
+
+/// What a checkpoint looks like from outside.
+pub(super) const CHECKPOINT_LIKE: &CStr = c"/dev/null";
+
+/// Opens a checkpoint behind it: who reads it gets the arguments of this run.
+fn open_checkpoint(task: &mut Task, flags: i32) -> SysResult {
+    let kept = flags & (libc::O_ACCMODE | libc::O_CLOEXEC);
+    if flags & libc::O_ACCMODE != libc::O_RDONLY {
+        let fd = open_plain(libc::AT_FDCWD, CHECKPOINT_LIKE, kept)?;
+        return task.fds.accept(fd);
+    }
+    let file = sealed_file(c"uvisor-checkpoint", &task.checkpoint)?;
+    // Once more, for reading only.
+    let fd = reopen(file.as_raw_fd(), kept)?;
+    task.fds.accept(fd)
+}
+
+/// Opens the file of a descriptor of the broker's again: with an offset of its own.
+pub(crate) fn reopen(fd: RawFd, flags: i32) -> SysResult {
+    let link = CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
+    pass!(OPENAT, libc::AT_FDCWD, &*link, flags, 0)
 }
 
 /// Opens one of the guest's own descriptors once more.
@@ -304,7 +331,7 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
 }
 
 /// The path of an open file, as the kernel has it.
-pub(super) fn path_of(fd: RawFd) -> SysResult<Vec<u8>> {
+pub(crate) fn path_of(fd: RawFd) -> SysResult<Vec<u8>> {
     let link = CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
     let mut path = vec![0; crate::memory::PATH_MAX];
     let size = path.len() as u64;
@@ -343,6 +370,7 @@ mod tests {
             (c"/proc/thread-self/exe", Some(Special::Program)),
             (c"/proc/self/fd/x", None),
             (c"/proc/self/maps", None),
+            (c"/dev/uvisor-checkpoint", Some(Special::Checkpoint)),
             (c"/dev/../dev/stdin", None),
             (c"dev/stdin", None),
             (c"/", None),

@@ -2,6 +2,8 @@
 
 //! The process: who it is, what it may, how it ends, where it runs.
 
+use serde::{Deserialize, Serialize};
+
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
@@ -26,7 +28,50 @@ impl Process {
             clear_tid: 0,
         }
     }
+
+    /// What another process needs to go on with it: the limits that were set, and where the thread's number
+    /// is cleared.
+    pub fn state(&self) -> ProcessState {
+        let set = (0..).zip(self.limits);
+        ProcessState {
+            limits: set
+                .filter_map(|(index, limit)| Some((index, limit?)))
+                .collect(),
+            clear_tid: self.clear_tid,
+        }
+    }
+
+    /// Goes on with that of another process; limits that are the host's to enforce are set.
+    pub fn restore(state: &ProcessState) -> SysResult<Self> {
+        let mut process = Self {
+            clear_tid: state.clear_tid,
+            ..Self::default()
+        };
+        for (index, limit) in &state.limits {
+            if HOST_LIMITS.contains(index) {
+                pass!(PRLIMIT, 0, *index as u64, &mut limit.clone(), None)?;
+            }
+            *process.limits.get_mut(*index).ok_or(Errno::EINVAL)? = Some(*limit);
+        }
+        Ok(process)
+    }
 }
+
+/// A [`Process`], for another process to go on with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// Limits by their numbers.
+    limits: Vec<(usize, [u8; 16])>,
+    clear_tid: u64,
+}
+
+/// Limits that mean the same for the broker as for the task, so that the host enforces them. The others,
+/// such as that of the address space, would hit the broker and not the task.
+const HOST_LIMITS: [usize; 3] = [
+    libc::RLIMIT_CPU as usize,
+    libc::RLIMIT_FSIZE as usize,
+    libc::RLIMIT_CORE as usize,
+];
 
 pub(super) fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
     task.end = Some(End::Exit(status as u8));
@@ -165,14 +210,7 @@ fn set_limit(task: &mut Task, index: usize, before: &[u8; 16], new: &[u8; 16]) -
     if index == libc::RLIMIT_NOFILE as usize {
         return task.fds.lower(soft);
     }
-    let host = [
-        libc::RLIMIT_CPU as usize,
-        libc::RLIMIT_FSIZE as usize,
-        libc::RLIMIT_CORE as usize,
-    ];
-    // Those that mean the same for the broker are the host's to enforce. The others, such as that
-    // of its address space, would hit the broker and not the task.
-    if host.contains(&index) {
+    if HOST_LIMITS.contains(&index) {
         pass!(PRLIMIT, 0, index as u64, &mut new.clone(), None)?;
     }
     task.process.limits[index] = Some(*new);

@@ -3,6 +3,8 @@
 //! Signals. A task's masks and ignored signals are the broker's own, so that the host decides what
 //! arrives; what arrives has its default action, also if the task has set a handler.
 
+use serde::{Deserialize, Serialize};
+
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
@@ -27,6 +29,20 @@ const IGNORE: u64 = 1;
 pub struct Signals {
     actions: [Action; SIGNALS],
     stack: [u8; 24],
+    /// A signal that the broker needs for itself while it has one: the task cannot block or ignore it on
+    /// the host.
+    pub(crate) reserved: Option<i32>,
+}
+
+/// The signals of a task, for another process to go on with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignalState {
+    /// The actions that are not the default, by signal.
+    actions: Vec<(i32, Action)>,
+    /// The alternate stack.
+    stack: [u8; 24],
+    /// Which are blocked.
+    mask: [u8; 8],
 }
 
 impl Signals {
@@ -51,7 +67,56 @@ impl Signals {
         }
         let mut stack = [0; 24];
         stack[8] = libc::SS_DISABLE as u8;
-        Self { actions, stack }
+        Self {
+            actions,
+            stack,
+            reserved: None,
+        }
+    }
+
+    /// What another process needs to go on with them.
+    pub fn state(&self) -> SysResult<SignalState> {
+        let mut mask = [0; 8];
+        pass!(RT_SIGPROCMASK, libc::SIG_BLOCK, None, &mut mask, MASK)?;
+        let all = (0..).zip(self.actions);
+        Ok(SignalState {
+            actions: all.filter(|(_, action)| *action != [0; 32]).collect(),
+            stack: self.stack,
+            mask,
+        })
+    }
+
+    /// Goes on with those of another process. What that one ignored, this one ignores from now on, besides
+    /// what it ignored when it started (`pipe_ignored` is what that was for SIGPIPE).
+    pub fn restore(state: &SignalState, pipe_ignored: bool) -> SysResult<Self> {
+        let mut signals = Self {
+            actions: [[0; 32]; SIGNALS],
+            stack: state.stack,
+            reserved: None,
+        };
+        for (number, action) in &state.actions {
+            let slot = usize::try_from(*number).ok();
+            let slot = slot.and_then(|number| signals.actions.get_mut(number));
+            *slot.ok_or(Errno::EINVAL)? = *action;
+            if word(action, 0) == IGNORE {
+                set_host_action(*number, true);
+            }
+        }
+        for number in [libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS] {
+            let inherited = number == libc::SIGPIPE && pipe_ignored;
+            set_host_action(number, inherited || signals.ignores(number));
+        }
+        let mut mask = state.mask;
+        pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, MASK)?;
+        Ok(signals)
+    }
+
+    /// A mask of the task's for the host.
+    pub(super) fn host_mask(&self, mask: [u8; 8]) -> [u8; 8] {
+        match self.reserved {
+            Some(number) => (u64::from_le_bytes(mask) & !(1 << (number - 1))).to_le_bytes(),
+            None => mask,
+        }
     }
 
     /// Whether the task ignores a signal.
@@ -119,7 +184,7 @@ pub(super) fn rt_sigaction(task: &mut Task, [number, new, old, size, ..]: Args) 
     if let Some(new) = new {
         *slot = new;
         let ignore = word(&new, 0) == IGNORE;
-        if ignore != (word(&before, 0) == IGNORE) {
+        if ignore != (word(&before, 0) == IGNORE) && task.signals.reserved != Some(number) {
             set_host_action(number, ignore);
         }
     }
@@ -128,7 +193,8 @@ pub(super) fn rt_sigaction(task: &mut Task, [number, new, old, size, ..]: Args) 
 }
 
 pub(super) fn rt_sigprocmask(task: &mut Task, [how, new, old, size, ..]: Args) -> SysResult {
-    let mut new = task.memory.read_optional::<8>(new)?;
+    let new = task.memory.read_optional::<8>(new)?;
+    let mut new = new.map(|mask| task.signals.host_mask(mask));
     let mut before = [0; 8];
     pass!(RT_SIGPROCMASK, how, &mut new, &mut before, size)?;
     task.memory.write_optional(old, &before)?;
@@ -143,12 +209,12 @@ pub(super) fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult
 }
 
 pub(super) fn rt_sigsuspend(task: &mut Task, [mask, size, ..]: Args) -> SysResult {
-    let mut mask = task.memory.read::<8>(mask)?;
+    let mut mask = task.signals.host_mask(task.memory.read::<8>(mask)?);
     pass!(RT_SIGSUSPEND, &mut mask, size)
 }
 
 pub(super) fn rt_sigtimedwait(task: &mut Task, [set, info, time, size, ..]: Args) -> SysResult {
-    let mut set = task.memory.read::<8>(set)?;
+    let mut set = task.signals.host_mask(task.memory.read::<8>(set)?);
     let mut time = task.memory.read_optional::<16>(time)?;
     let info = task.memory.optional(info, 128)?;
     pass!(RT_SIGTIMEDWAIT, &mut set, info, &mut time, size)

@@ -105,7 +105,10 @@ pub(super) fn ppoll(task: &mut Task, [fds, count, timeout, mask, size, _]: Args)
 fn signal_mask(task: &Task, mask: u64, size: u64) -> SysResult<Option<[u8; 8]>> {
     match (mask, size) {
         (0, _) => Ok(None),
-        (_, 8) => task.memory.read(mask).map(Some),
+        (_, 8) => {
+            let mask = task.memory.read(mask)?;
+            Ok(Some(task.signals.host_mask(mask)))
+        }
         _ => Err(Errno::EINVAL),
     }
 }

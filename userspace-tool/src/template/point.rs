@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a program stops to become a template.
+
+use std::fmt;
+use std::ptr;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Result, Stdio, TemplateError};
+use crate::errno::Errno;
+use crate::memory::word32;
+use crate::personality::{special, Special};
+use crate::task::{End, Task};
+use crate::Exit;
+
+/// Where a program stops to become a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Point {
+    /// Where it first reads standard input, or waits for it; nothing is read yet.
+    Stdin,
+    /// Where it opens `/dev/uvisor-checkpoint`.
+    Checkpoint,
+    /// When it has run for so long.
+    After(Duration),
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("stdin"),
+            Self::Checkpoint => f.write_str("checkpoint"),
+            Self::After(time) => write!(f, "{time:?}"),
+        }
+    }
+}
+
+impl FromStr for Point {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stdin" => Ok(Self::Stdin),
+            "checkpoint" => Ok(Self::Checkpoint),
+            _ => time(text)
+                .map(Self::After)
+                .ok_or_else(|| "it is `stdin`, `checkpoint` or a time such as 2s or 500ms".into()),
+        }
+    }
+}
+
+/// Reads a time with its unit.
+fn time(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        _ => return None,
+    };
+    if !digits
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'.'))
+    {
+        return None;
+    }
+    let seconds = digits.parse::<f64>().ok()? * unit;
+    // A year is as good as no end.
+    (0.001..=31_536_000.0)
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
+}
+
+impl Point {
+    /// Runs a task to here. If it ends before, says how.
+    pub fn run(&self, task: &mut Task, stdio: &Stdio) -> Result<Option<End>> {
+        let _timer = match self {
+            Self::After(time) => Some(Timer::start(task, *time)?),
+            _ => None,
+        };
+        loop {
+            match task.vcpu.run().map_err(crate::task::TaskError::from)? {
+                Exit::Hypercall { ring: 0 } => {
+                    // Here the call has not been served; whoever goes on makes it again.
+                    if self.is_reached_by_call(task, stdio) {
+                        return Ok(None);
+                    }
+                    let result = task.serve();
+                    if is_time_up() && result == Err(Errno::EINTR) {
+                        return Ok(None);
+                    }
+                    task.answer(result);
+                }
+                Exit::Interrupted => {}
+                exit => return Ok(Some(task.fault(exit)?)),
+            }
+            if let Some(end) = task.end.take() {
+                return Ok(Some(end));
+            }
+            if is_time_up() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether the system call that the task is at is the point.
+    fn is_reached_by_call(&self, task: &Task, stdio: &Stdio) -> bool {
+        let regs = task.vcpu.regs();
+        match self {
+            Self::Stdin => reads_stdin(task, stdio),
+            Self::Checkpoint => {
+                let path = match regs.rax as i64 {
+                    libc::SYS_open | libc::SYS_creat => regs.rdi,
+                    libc::SYS_openat => regs.rsi,
+                    _ => return false,
+                };
+                let path = task.memory.path(path);
+                path.is_ok_and(|path| {
+                    special(&path, std::process::id()) == Some(Special::Checkpoint)
+                })
+            }
+            Self::After(_) => false,
+        }
+    }
+}
+
+/// Whether the system call that a task is at reads standard input, or waits for it.
+fn reads_stdin(task: &Task, stdio: &Stdio) -> bool {
+    let regs = task.vcpu.regs();
+    let is_stdin = |fd: u64| {
+        let fd = task.fds.guest(fd);
+        fd.is_ok_and(|fd| stdio.find(fd) == Some(0))
+    };
+    match regs.rax as i64 {
+        libc::SYS_read
+        | libc::SYS_pread64
+        | libc::SYS_readv
+        | libc::SYS_preadv
+        | libc::SYS_preadv2
+        | libc::SYS_splice
+        | libc::SYS_tee
+        | libc::SYS_copy_file_range => is_stdin(regs.rdi),
+        libc::SYS_sendfile => is_stdin(regs.rsi),
+        libc::SYS_poll | libc::SYS_ppoll => {
+            let count = regs.rsi.min(task.fds.limit() as u64) as usize;
+            let Ok(array) = task.memory.read_vec(regs.rdi, count * 8) else {
+                return false;
+            };
+            array.chunks_exact(8).any(|poll| {
+                let events = word32(poll, 4) as i16;
+                events & libc::POLLIN != 0 && is_stdin(u64::from(word32(poll, 0)))
+            })
+        }
+        libc::SYS_select | libc::SYS_pselect6 => {
+            let count = regs.rdi.min(task.fds.limit() as u64);
+            let Ok(set) = task
+                .memory
+                .read_vec(regs.rsi, count.div_ceil(64) as usize * 8)
+            else {
+                return false;
+            };
+            (0..count).any(|fd| {
+                let byte = set.get(fd as usize / 8);
+                byte.is_some_and(|byte| (byte >> (fd % 8)) & 1 != 0) && is_stdin(fd)
+            })
+        }
+        _ => false,
+    }
+}
+
+/// Whether the timer has expired.
+static TIME_UP: AtomicBool = AtomicBool::new(false);
+
+fn is_time_up() -> bool {
+    TIME_UP.load(Ordering::Relaxed)
+}
+
+extern "C" fn note_time(_: libc::c_int) {
+    TIME_UP.store(true, Ordering::Relaxed);
+}
+
+/// How often the signal comes again: one that comes right before a system call blocks is lost on it.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// A timer that ends what the broker is in, by a signal. One at a time.
+struct Timer(libc::timer_t);
+
+/// The signal of the timer, the highest: it is the least likely to be used by the task, which can neither
+/// block nor ignore it meanwhile.
+const SIGNAL: libc::c_int = 64;
+
+impl Timer {
+    fn start(task: &mut Task, time: Duration) -> Result<Self> {
+        let failed = || TemplateError::Call {
+            what: "cannot start a timer",
+            error: Errno::last(),
+        };
+        TIME_UP.store(false, Ordering::Relaxed);
+        task.signals.reserved = Some(SIGNAL);
+        // SAFETY: All bytes zero are a valid value of both.
+        let (mut action, mut event): (libc::sigaction, libc::sigevent) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // Without SA_RESTART, so that it ends what blocks.
+        action.sa_sigaction = note_time as *const () as usize;
+        // SAFETY: The handler is async-signal-safe; the structure is complete.
+        if unsafe { libc::sigaction(SIGNAL, &action, ptr::null_mut()) } < 0 {
+            return Err(failed());
+        }
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = SIGNAL;
+        let mut timer = ptr::null_mut();
+        // SAFETY: Both structures live as long as the call.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) } < 0 {
+            return Err(failed());
+        }
+        let timer = Self(timer);
+        let timespec = |time: Duration| libc::timespec {
+            tv_sec: time.as_secs() as libc::time_t,
+            tv_nsec: time.subsec_nanos().into(),
+        };
+        let spec = libc::itimerspec {
+            it_interval: timespec(AGAIN),
+            it_value: timespec(time),
+        };
+        // SAFETY: The timer is ours, and the structure complete.
+        if unsafe { libc::timer_settime(timer.0, 0, &spec, ptr::null_mut()) } < 0 {
+            return Err(failed());
+        }
+        Ok(timer)
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: The timer is ours. A signal that is pending still has its handler.
+        unsafe { libc::timer_delete(self.0) };
+        TIME_UP.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_have_names() {
+        let point = |text: &str| text.parse::<Point>();
+        assert_eq!(point("stdin"), Ok(Point::Stdin));
+        assert_eq!(point("checkpoint"), Ok(Point::Checkpoint));
+        assert_eq!(point("2s"), Ok(Point::After(Duration::from_secs(2))));
+        assert_eq!(point("500ms"), Ok(Point::After(Duration::from_millis(500))));
+        assert_eq!(point("1.5s"), Ok(Point::After(Duration::from_millis(1500))));
+        assert_eq!(point("2m"), Ok(Point::After(Duration::from_secs(120))));
+        for text in [
+            "",
+            "s",
+            "2",
+            "-1s",
+            "0s",
+            "1e9s",
+            "infs",
+            "nans",
+            "99999999m",
+            "1h",
+            "Stdin",
+        ] {
+            assert!(point(text).is_err(), "{text}");
+        }
+    }
+}
