@@ -8,6 +8,7 @@ mod info;
 mod run;
 mod style;
 mod template;
+mod verify;
 
 use std::ffi::OsString;
 use std::io;
@@ -48,6 +49,8 @@ enum Command {
     /// Start programs once, to go on from there any number of times.
     #[command(subcommand)]
     Template(template::Command),
+    /// Prove that a reset clone is what its template is.
+    Verify(verify::Verify),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -135,6 +138,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => return run::main(run),
         Command::Template(command) => return template::main(command),
+        Command::Verify(verify) => return verify::main(verify),
         Command::Doctor(output) => return doctor::main(output),
         Command::Info(output) => info::main(output),
         Command::Completions { shell } => {

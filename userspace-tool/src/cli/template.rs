@@ -88,7 +88,8 @@ pub(crate) enum Command {
 
 Files that the program has open for reading, directories and devices are opened again for each run, at the
 same position. With anything else open, such as a pipe of its own, no template is made. Locks on files and
-pending signals are not carried over, and its process number is another in each run.
+pending signals are not carried over. Its process number is another in each run; signals that it sends to the
+one that it had reach it.
 
 Exit status: 0; 126 and 127 as of `uvctl run`; 125 if no template was made, with a reason on standard error.
 

@@ -18,6 +18,8 @@ const LIMITS: usize = 16;
 pub struct Process {
     limits: [Option<[u8; 16]>; LIMITS],
     clear_tid: u64,
+    /// The number that it had up to the template that it goes on with: programs keep theirs.
+    former: Option<u32>,
 }
 
 impl Process {
@@ -26,11 +28,18 @@ impl Process {
         Self {
             limits: self.limits,
             clear_tid: 0,
+            former: self.former,
         }
     }
 
-    /// What another process needs to go on with it: the limits that were set, and where the thread's number
-    /// is cleared.
+    /// Whether a number is that of the process itself.
+    pub(super) fn is_own(&self, pid: u64) -> bool {
+        let pid = pid as u32;
+        pid == std::process::id() || Some(pid) == self.former
+    }
+
+    /// What another process needs to go on with it: the limits that were set, where the thread's number
+    /// is cleared, and the process's number.
     pub fn state(&self) -> ProcessState {
         let set = (0..).zip(self.limits);
         ProcessState {
@@ -38,6 +47,7 @@ impl Process {
                 .filter_map(|(index, limit)| Some((index, limit?)))
                 .collect(),
             clear_tid: self.clear_tid,
+            number: std::process::id(),
         }
     }
 
@@ -45,6 +55,7 @@ impl Process {
     pub fn restore(state: &ProcessState) -> SysResult<Self> {
         let mut process = Self {
             clear_tid: state.clear_tid,
+            former: Some(state.number),
             ..Self::default()
         };
         for (index, limit) in &state.limits {
@@ -63,6 +74,7 @@ pub struct ProcessState {
     /// Limits by their numbers.
     limits: Vec<(usize, [u8; 16])>,
     clear_tid: u64,
+    number: u32,
 }
 
 /// Limits that mean the same for the broker as for the task, so that the host enforces them. The others,
@@ -91,20 +103,23 @@ pub(super) fn getpgrp(_: &mut Task, _: Args) -> SysResult {
 }
 
 /// A process that the guest may ask about: itself, or its parent.
-fn known_process(pid: u64) -> SysResult {
+fn known_process(task: &Task, pid: u64) -> SysResult {
     let pid = u64::from(pid as u32);
-    if pid == 0 || pid == pass!(GETPID)? || pid == pass!(GETPPID)? {
+    if pid == 0 || task.process.is_own(pid) {
+        return Ok(0);
+    }
+    if pid == pass!(GETPPID)? {
         return Ok(pid);
     }
     Err(Errno::ESRCH)
 }
 
-pub(super) fn getpgid(_: &mut Task, [pid, ..]: Args) -> SysResult {
-    pass!(GETPGID, known_process(pid)?)
+pub(super) fn getpgid(task: &mut Task, [pid, ..]: Args) -> SysResult {
+    pass!(GETPGID, known_process(task, pid)?)
 }
 
-pub(super) fn getsid(_: &mut Task, [pid, ..]: Args) -> SysResult {
-    pass!(GETSID, known_process(pid)?)
+pub(super) fn getsid(task: &mut Task, [pid, ..]: Args) -> SysResult {
+    pass!(GETSID, known_process(task, pid)?)
 }
 
 pub(super) fn getuid(_: &mut Task, _: Args) -> SysResult {
@@ -165,7 +180,7 @@ pub(super) fn setrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResu
 }
 
 pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
-    if pid != 0 && pid != pass!(GETPID)? {
+    if pid != 0 && !task.process.is_own(pid) {
         return Err(Errno::EPERM);
     }
     let index = resource as u32 as usize;
@@ -296,7 +311,7 @@ pub(super) fn sched_yield(_: &mut Task, _: Args) -> SysResult {
 }
 
 pub(super) fn sched_getaffinity(task: &mut Task, [pid, size, mask, ..]: Args) -> SysResult {
-    known_process(pid)?;
+    known_process(task, pid)?;
     if size < 8 || size % 8 != 0 {
         return Err(Errno::EINVAL);
     }
@@ -305,19 +320,19 @@ pub(super) fn sched_getaffinity(task: &mut Task, [pid, size, mask, ..]: Args) ->
     Ok(8)
 }
 
-pub(super) fn sched_setaffinity(_: &mut Task, [pid, ..]: Args) -> SysResult {
-    known_process(pid)?;
+pub(super) fn sched_setaffinity(task: &mut Task, [pid, ..]: Args) -> SysResult {
+    known_process(task, pid)?;
     Ok(0)
 }
 
 pub(super) fn sched_getparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {
-    known_process(pid)?;
+    known_process(task, pid)?;
     task.memory.write(param, &[0; 4])?;
     Ok(0)
 }
 
-pub(super) fn sched_getscheduler(_: &mut Task, [pid, ..]: Args) -> SysResult {
-    known_process(pid)?;
+pub(super) fn sched_getscheduler(task: &mut Task, [pid, ..]: Args) -> SysResult {
+    known_process(task, pid)?;
     Ok(libc::SCHED_OTHER as u64)
 }
 
@@ -327,11 +342,11 @@ pub(super) fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
     Ok(0)
 }
 
-pub(super) fn getpriority(_: &mut Task, [which, who, ..]: Args) -> SysResult {
+pub(super) fn getpriority(task: &mut Task, [which, who, ..]: Args) -> SysResult {
     if which != u64::from(libc::PRIO_PROCESS) {
         return Err(Errno::EINVAL);
     }
-    pass!(GETPRIORITY, which, known_process(who)?)
+    pass!(GETPRIORITY, which, known_process(task, who)?)
 }
 
 /// Sets of identities that are the ones that the task has are no change, and any other is refused.

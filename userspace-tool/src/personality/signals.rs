@@ -276,7 +276,7 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
 }
 
 pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
-    if u64::from(pid as u32) != pass!(GETPID)? {
+    if !task.process.is_own(pid) {
         // Other processes are none of the task's business; whether they exist is not told.
         return Err(Errno::EPERM);
     }

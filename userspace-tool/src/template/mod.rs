@@ -16,13 +16,14 @@ mod point;
 mod resume;
 mod socket;
 mod state;
+pub mod verify;
 
 use std::os::fd::OwnedFd;
 
 use thiserror::Error;
 
 pub use files::Stdio;
-pub use point::Point;
+pub use point::{time, Point};
 pub use resume::Resume;
 pub use state::{About, OpenFile, State};
 
@@ -132,6 +133,11 @@ pub enum TemplateError {
     /// The holder could not take the template.
     #[error("{0}")]
     Holder(String),
+    /// A program that became another one.
+    #[error(
+        "the program executed another program, in a micro-VM that has nothing of the template"
+    )]
+    Executed,
     /// A call to the module failed.
     #[error(transparent)]
     Module(#[from] crate::Error),

@@ -14,7 +14,7 @@ use super::{Result, Stdio, TemplateError};
 use crate::errno::Errno;
 use crate::memory::word32;
 use crate::personality::{special, Special};
-use crate::task::{End, Task};
+use crate::task::{End, Task, TaskError};
 use crate::Exit;
 
 /// Where a program stops to become a template.
@@ -53,7 +53,7 @@ impl FromStr for Point {
 }
 
 /// Reads a time with its unit.
-fn time(text: &str) -> Option<Duration> {
+pub fn time(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "ms" => 0.001,
@@ -77,33 +77,11 @@ fn time(text: &str) -> Option<Duration> {
 impl Point {
     /// Runs a task to here. If it ends before, says how.
     pub fn run(&self, task: &mut Task, stdio: &Stdio) -> Result<Option<End>> {
-        let _timer = match self {
-            Self::After(time) => Some(Timer::start(task, *time)?),
+        let time = match self {
+            Self::After(time) => Some(*time),
             _ => None,
         };
-        loop {
-            match task.vcpu.run().map_err(crate::task::TaskError::from)? {
-                Exit::Hypercall { ring: 0 } => {
-                    // Here the call has not been served; whoever goes on makes it again.
-                    if self.is_reached_by_call(task, stdio) {
-                        return Ok(None);
-                    }
-                    let result = task.serve();
-                    if is_time_up() && result == Err(Errno::EINTR) {
-                        return Ok(None);
-                    }
-                    task.answer(result);
-                }
-                Exit::Interrupted => {}
-                exit => return Ok(Some(task.fault(exit)?)),
-            }
-            if let Some(end) = task.end.take() {
-                return Ok(Some(end));
-            }
-            if is_time_up() {
-                return Ok(None);
-            }
-        }
+        run_until(task, time, |task| self.is_reached_by_call(task, stdio))
     }
 
     /// Whether the system call that the task is at is the point.
@@ -123,6 +101,41 @@ impl Point {
                 })
             }
             Self::After(_) => false,
+        }
+    }
+}
+
+/// Runs a task until the time is up, or `is_reached` is true where it is at a system call, which is not served
+/// then: whoever goes on with it makes it again. If it ends before, says how.
+pub(super) fn run_until(
+    task: &mut Task,
+    time: Option<Duration>,
+    mut is_reached: impl FnMut(&Task) -> bool,
+) -> Result<Option<End>> {
+    let _timer = match time {
+        Some(time) => Some(Timer::start(task, time)?),
+        None => None,
+    };
+    loop {
+        match task.vcpu.run().map_err(TaskError::from)? {
+            Exit::Hypercall { ring: 0 } => {
+                if is_reached(task) {
+                    return Ok(None);
+                }
+                let result = task.serve();
+                if is_time_up() && result == Err(Errno::EINTR) {
+                    return Ok(None);
+                }
+                task.answer(result);
+            }
+            Exit::Interrupted => {}
+            exit => return Ok(Some(task.fault(exit)?)),
+        }
+        if let Some(end) = task.end.take() {
+            return Ok(Some(end));
+        }
+        if is_time_up() {
+            return Ok(None);
         }
     }
 }
