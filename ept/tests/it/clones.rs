@@ -60,6 +60,7 @@ fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
         2 => (member.clone(), 1..4_usize, segments(), perm())
             .prop_map(|(m, v, s, p)| Step::ProtectView(m, v, s, p)),
         1 => (member.clone(), 1..4_usize).prop_map(|(m, v)| Step::RemoveView(m, v)),
+        1 => (member.clone(), 1..4_u32).prop_map(|(m, n)| Step::GiveBack(m, n)),
         3 => member.clone().prop_map(Step::Clone),
         1 => member.clone().prop_map(Step::Reset),
         1 => member.prop_map(Step::Destroy),

@@ -74,6 +74,7 @@ fn steps_with_views([a, b, c]: Pages, member: usize, content: u64) -> Vec<Step> 
         Step::RemoveView(member, 1),
         Step::Unmap(member, (a, c)),
         Step::Discard(member, (b, b)),
+        Step::GiveBack(member, 1),
         Step::Protect(member, (a, b), Perm::R),
         Step::Seal(member, (b, b)),
     ];

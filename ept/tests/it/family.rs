@@ -185,6 +185,29 @@ impl Family {
         self.agree(of, done, |model| model.protect(from, to, perm).map(drop))
     }
 
+    /// The kernel takes up to `most` pages of files back from a member.
+    pub fn give_back_files(&mut self, of: usize, most: u32) {
+        let member = &mut self.members[of];
+        let files = member.space.detach_files(&self.host, 0, most);
+        assert!(files.count <= most);
+        member.flush();
+        if let Some(range) = files.range {
+            member.space.reap(&mut self.host, range);
+        }
+        let mut gone = 0;
+        for (number, mapped) in member.model.segments.iter_mut().enumerate() {
+            let Some(mapped) = mapped else { continue };
+            let leaf = member.space.tree().get(&self.host, gpa(number));
+            if mapped.page.is_some() && leaf.is_none() {
+                assert_eq!(mapped.page.map(|page| page.owner), Some(Owner::File));
+                mapped.page = None;
+                gone += 1;
+            }
+        }
+        assert_eq!(gone, files.count);
+        self.check();
+    }
+
     /// Seals segments.
     pub fn seal(&mut self, of: usize, (from, to): (usize, usize)) -> Result<(), Refusal> {
         let done = self.members[of].space.seal(range(from, to));

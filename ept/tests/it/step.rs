@@ -29,6 +29,8 @@ pub enum Step {
     ProtectView(usize, usize, (usize, usize), Perm),
     /// A view goes.
     RemoveView(usize, usize),
+    /// The kernel takes some pages of files back.
+    GiveBack(usize, u32),
     /// Makes a clone; of a template too.
     Clone(usize),
     /// Resets a clone to the template.
@@ -82,6 +84,10 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
         }
         Step::ProtectView(of, view, segments, perm) => {
             family.protect_view(member(of), view, segments, perm) == no_memory
+        }
+        Step::GiveBack(of, most) => {
+            family.give_back_files(member(of), most);
+            false
         }
         Step::RemoveView(of, view) => {
             family.remove_view(member(of), view);
