@@ -268,6 +268,7 @@ where
     /// What the guest needs to be able to `access` the page of `gpa`.
     ///
     /// An access with no bit is none that a CPU makes, and is denied.
+    #[inline]
     pub fn fault<H: Host>(&self, host: &H, gpa: Gpa, access: Perm) -> Fault<B> {
         match self.regions.find(gpa) {
             None => Fault::Unmapped,
@@ -296,6 +297,7 @@ where
     }
 
     /// What an access that is allowed needs.
+    #[inline]
     fn wanted<H: Host>(&self, host: &H, region: &Region<B>, gpa: Gpa, write: bool) -> Fault<B> {
         let (leaf, own) = self.tree.look(host, gpa);
         match leaf {

@@ -261,10 +261,17 @@ where
     }
 
     /// [`Space::fault`] in a view, 0 or another.
+    #[inline]
     pub fn view_fault<H: Host>(&self, host: &H, number: usize, gpa: Gpa, access: Perm) -> Fault<B> {
         if number == 0 {
             return self.fault(host, gpa, access);
         }
+        self.fault_in_view(host, number, gpa, access)
+    }
+
+    /// [`Space::view_fault`] in another one.
+    #[cold]
+    fn fault_in_view<H: Host>(&self, host: &H, number: usize, gpa: Gpa, access: Perm) -> Fault<B> {
         let Some(view) = self.view(number) else {
             return Fault::NoView;
         };
@@ -345,6 +352,7 @@ where
     }
 
     /// Puts the page that is `leaf` in view 0 now in the place of the one that views have at `gpa`.
+    #[inline]
     pub(crate) fn replace_in_views<H: Host>(&mut self, host: &H, gpa: Gpa, leaf: Leaf) {
         for view in self.views.as_mut_slice().iter_mut().flatten() {
             // INVARIANT: this view's leaf is made from view 0's and the limits.

@@ -16,6 +16,8 @@ use crate::host::{
 };
 use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS, SEGMENTS};
 
+// Said, so that it is found from the fuzzer as well.
+#[path = "family/check.rs"]
 mod check;
 
 /// All addresses.
