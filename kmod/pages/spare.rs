@@ -21,9 +21,11 @@ use crate::sys::frame::{
     Frame, //
 };
 
-/// The logarithm of how many are allocated at once: the kernel has so many in one piece without looking for
-/// it long.
-const MAX_ORDER: u32 = 3;
+/// The logarithm of how many are in a piece: the kernel has so many without looking for them long.
+const PIECE_ORDER: u32 = 3;
+
+/// The logarithm of how many are allocated at once.
+const MAX_ORDER: u32 = 4;
 
 /// How many of each kind are kept.
 const ROOM: usize = 1 << MAX_ORDER;
@@ -80,15 +82,18 @@ impl Spare {
                 return;
             }
         }
-        Frame::at_once(zero, order, |page, is_zeroed| {
-            let kind = if is_zeroed {
-                &mut self.zeroed
-            } else {
-                &mut self.used
-            };
-            // There is room: both were empty.
-            let _ = kind.push_within_capacity(account.charge(page));
-        });
+        let piece = order.min(PIECE_ORDER);
+        for _ in 0..1 << order.saturating_sub(piece) {
+            Frame::at_once(zero, piece, |page, is_zeroed| {
+                let kind = if is_zeroed {
+                    &mut self.zeroed
+                } else {
+                    &mut self.used
+                };
+                // There is room: both were empty.
+                let _ = kind.push_within_capacity(account.charge(page));
+            });
+        }
     }
 
     /// Keeps one, which nobody has any more, if there is room.

@@ -197,6 +197,10 @@ def is_open(fd):
     return True
 print([fd for fd in range(1100) if is_open(fd)])' | uvctl run --from python)"
 
+is 'a holder has nothing open but its own and the template' '/dev /run anon memfd socket' "$(
+	readlink /proc/"$(uvctl template inspect state --json | jq .pid)"/fd/* |
+		sed -E "s,^$work\$,cwd,; s,^(/[a-z]+|[a-z]+).*,\1," | grep -v cwd | sort -u | xargs)"
+
 # What is refused.
 refused 'a pipe of its own' 'a pipe open as descriptor 3' bad -- /usr/bin/python3 -c 'import os, sys
 os.pipe()

@@ -105,7 +105,7 @@ pub const FREEZE: u32 = (IOCTL_TYPE << 8) | 0x16;
 /// VM: puts a clone of a template back to what it was when it was made, and fills a [`Reset`].
 ///
 /// What it costs grows with what the clone changed. It may keep some tables (at most 16, and an eighth of its
-/// limit) and frames (at most 8) for what it changes next, which count as before. Its vCPUs are put back by
+/// limit) and frames (at most 16) for what it changes next, which count as before. Its vCPUs are put back by
 /// [`VCPU_RESET`]. Errors: `EINVAL` for a micro-VM that is no clone of a template; `EBUSY` while a [`SEAL`] is
 /// under way; `ENOMEM`.
 pub const RESET: u32 = (IOCTL_TYPE << 8) | 0x17;

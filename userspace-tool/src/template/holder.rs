@@ -15,6 +15,7 @@ use rustix::process::geteuid;
 use super::directory::{Directory, Name, Published};
 use super::socket::{be_patient, from_io, receive, send, tell, Message};
 use super::{During, Result, Template, TemplateError};
+use crate::pass;
 
 /// How often a holder looks whether anybody can still find it.
 const LOOK: Duration = Duration::from_secs(30);
@@ -26,6 +27,10 @@ pub fn spawn(template: Template, name: &Name, arguments: &[&str]) -> Result<()> 
     let flags = SocketFlags::CLOEXEC;
     let (ours, its) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).during(starting)?;
+    be_patient(ours.as_fd()).during(starting)?;
+    // The program's descriptors are not for the holder: it would keep open what others wait for the end of.
+    let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
+    pass!(CLOSE_RANGE, 3, u64::from(u32::MAX), flags).during(starting)?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("uvctl")
