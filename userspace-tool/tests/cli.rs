@@ -47,6 +47,75 @@ impl Drop for Temporary {
     }
 }
 
+/// Checks the status and the message of `uvctl ARGUMENT...` with a runtime directory.
+fn fails_in(directory: &Path, arguments: &[&str], status: i32, message: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_uvctl"))
+        .args(arguments)
+        .env("XDG_RUNTIME_DIR", directory)
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert!(text.starts_with("uvctl: "), "{text}");
+    assert!(text.contains(message), "{text}");
+    assert_eq!(output.status.code(), Some(status), "{text}");
+}
+
+#[test]
+fn templates_that_are_none_say_so() {
+    let name = format!("uvctl-{}-runtime", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir(&directory).unwrap();
+    let missing = "there is no template nosuch";
+    for arguments in [
+        &["run", "--from", "nosuch"][..],
+        &["template", "inspect", "nosuch"],
+        &["template", "rm", "nosuch"],
+        &["verify", "nosuch"],
+    ] {
+        fails_in(&directory, arguments, 125, missing);
+    }
+    for bad in ["../x", "", ".x", "a b"] {
+        fails_in(
+            &directory,
+            &["run", "--from", bad],
+            125,
+            "is no name for a template",
+        );
+        let create = ["template", "create", bad, "--", "true"];
+        fails_in(&directory, &create, 125, "is no name for a template");
+    }
+    let create = ["template", "create", "x", "--", "/no/such/program"];
+    fails_in(&directory, &create, 127, "no such program");
+
+    // The directory was made for this user alone, and one that is not is not used.
+    let own = directory.join("uvisor");
+    let mode = fs::metadata(&own).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).unwrap();
+    fails_in(
+        &directory,
+        &["template", "list"],
+        125,
+        "others may use it (mode 770)",
+    );
+    fs::remove_dir(&own).unwrap();
+    std::os::unix::fs::symlink("/", &own).unwrap();
+    fails_in(&directory, &["template", "list"], 125, "cannot use");
+    fs::remove_file(&own).unwrap();
+
+    // A socket whose process has ended.
+    let output = Command::new(env!("CARGO_BIN_EXE_uvctl"))
+        .args(["template", "list", "--json"])
+        .env("XDG_RUNTIME_DIR", &directory)
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&output), "[]\n");
+    drop(std::os::unix::net::UnixListener::bind(own.join("old")).unwrap());
+    // That was a stream: not what a holder has, and nothing is sent there.
+    fails_in(&directory, &["run", "--from", "old"], 125, "old");
+    fs::remove_dir_all(&directory).unwrap();
+}
+
 /// Checks the status and the message of `uvctl run PROGRAM`.
 fn fails(program: &str, status: i32, message: &str) {
     let output = uvctl(&["run", "--", program]);
@@ -122,6 +191,22 @@ fn it_documents_itself() {
     for word in ["125", "126", "127", "--trace-syscalls", "--memory"] {
         assert!(text.contains(word), "{text}");
     }
+    for command in [
+        &["template"][..],
+        &["template", "create"],
+        &["verify"],
+        &["ps"],
+        &["stats"],
+    ] {
+        let output = uvctl(&[command, &["--help"]].concat());
+        let text = stdout(&output);
+        for word in ["Examples:", "Exit status", "125"] {
+            assert!(text.contains(word), "{command:?}: {text}");
+        }
+    }
+    // What is internal is not shown.
+    let text = stdout(&uvctl(&["template", "--help"]));
+    assert!(!text.contains("\n  hold"), "{text}");
     let output = uvctl(&["--version"]);
     assert!(stdout(&output).starts_with("uvctl 0."));
     for shell in ["bash", "zsh", "fish"] {

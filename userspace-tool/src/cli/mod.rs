@@ -5,6 +5,7 @@
 mod checks;
 mod doctor;
 mod info;
+mod ps;
 mod run;
 mod style;
 mod template;
@@ -31,6 +32,7 @@ const FAILURE: u8 = 125;
   uvctl run --stats -- sort words.txt    and say what that took
   uvctl template create sorter -- sort   start a program once,
   uvctl run --from sorter <words.txt     and go on from there any number of times
+  uvctl ps                               which micro-VMs are there?
   uvctl doctor                           can this machine run micro-VMs?
 
 Run `uvctl help COMMAND` for more about a command."
@@ -51,6 +53,10 @@ enum Command {
     Template(template::Command),
     /// Prove that a reset clone is what its template is.
     Verify(verify::Verify),
+    /// List the micro-VMs that there are.
+    Ps(ps::Ps),
+    /// Print what micro-VMs hold.
+    Stats(ps::Stats),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -141,6 +147,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(verify) => return verify::main(verify),
         Command::Doctor(output) => return doctor::main(output),
         Command::Info(output) => info::main(output),
+        Command::Ps(ps) => ps::list(&ps),
+        Command::Stats(stats) => ps::stats(&stats),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut io::stdout());
             Ok(())

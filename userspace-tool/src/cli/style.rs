@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Colours, on terminals only.
+//! How things are printed: colours on terminals only, and nothing that could write to one.
 
 use std::io::{self, IsTerminal};
 
@@ -16,5 +16,23 @@ pub(crate) fn paint(text: &str, code: u8, colours: bool) -> String {
     match colours {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
+    }
+}
+
+/// Text that cannot write to the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// A size for people.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..=0x3ff => format!("{bytes} B"),
+        0x400..=0xf_ffff => format!("{} KiB", bytes >> 10),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }

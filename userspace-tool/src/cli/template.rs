@@ -14,6 +14,7 @@ use uvisor::task::{End, TaskError};
 use uvisor::template::directory::{Directory, Found, Name};
 use uvisor::template::{holder, OpenFile, Point, Template, TemplateError};
 
+use super::style::{printable, size};
 use super::{run, style, Output, FAILURE};
 
 /// Start programs once, to go on from there any number of times.
@@ -392,24 +393,6 @@ fn print(text: &str) -> Result<(), TemplateError> {
         // Whoever reads it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.map_err(|error| TaskError::Setup(error.into()).into()),
-    }
-}
-
-/// Text that cannot write to the terminal.
-fn printable(text: &str) -> String {
-    let escaped = |letter: char| match letter.is_control() {
-        true => letter.escape_default().to_string(),
-        false => letter.to_string(),
-    };
-    text.chars().map(escaped).collect()
-}
-
-/// A size for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..=0x3ff => format!("{bytes} B"),
-        0x400..=0xf_ffff => format!("{} KiB", bytes >> 10),
-        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
     }
 }
 

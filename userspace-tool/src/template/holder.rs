@@ -119,7 +119,7 @@ fn prepare(creator: BorrowedFd<'_>, name: &Name) -> Result<(Message, Directory, 
 impl Template {
     /// The same in a micro-VM that this process has made, which is whose it is for those who list them.
     fn settle(self) -> Result<Self> {
-        let vm = self.vm.share(0)?;
+        let vm = self.vm.share(self.state.memory_limit)?;
         let vcpu = vm.create_vcpu_from(&self.vcpu)?;
         vm.freeze()?;
         Ok(Self { vm, vcpu, ..self })
