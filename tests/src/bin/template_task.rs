@@ -6,13 +6,18 @@
 //! what `getrandom`, `/dev/urandom` and an ordinary hash map's keys are behind it.
 
 use std::collections::hash_map::RandomState;
+use std::fmt::Write;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 
 /// The bytes in hexadecimal.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The bytes that the program was started with, as they are now.

@@ -204,7 +204,7 @@ fn list(report: &mut Report, what: &str, ranges: &[Range<u64>]) {
 }
 
 /// The general registers by name.
-fn named(regs: &Regs) -> [(&'static str, u64); 22] {
+fn named(regs: &Regs) -> [(&'static str, u64); 23] {
     [
         ("rax", regs.rax),
         ("rbx", regs.rbx),
@@ -228,6 +228,7 @@ fn named(regs: &Regs) -> [(&'static str, u64); 22] {
         ("gs_base", regs.gs_base),
         ("kernel_gs_base", regs.kernel_gs_base),
         ("cpl", regs.cpl),
+        ("view", regs.view),
     ]
 }
 
@@ -400,8 +401,8 @@ mod tests {
         registers(&mut report, &template, &template);
         assert!(report.is_equal());
         assert_eq!(report.registers.len() * 8, std::mem::size_of::<Regs>());
-        for index in 0..22 {
-            let mut words = [0u64; 22];
+        for index in 0..23 {
+            let mut words = [0u64; 23];
             words[index] = 1;
             let mut report = Report::default();
             // SAFETY: The structure is these words, and any are valid for it.
@@ -458,9 +459,10 @@ mod tests {
         assert_eq!(report.pages_unreadable, 4);
         assert!(different.is_empty());
         all[0].write_at(7 * PAGE_SIZE + 9, b"y").unwrap();
-        assert_eq!(compare().1, [7 * PAGE_SIZE..8 * PAGE_SIZE]);
+        let page = 7 * PAGE_SIZE..8 * PAGE_SIZE;
+        assert_eq!(compare().1, std::slice::from_ref(&page));
         all[1].write_at(7 * PAGE_SIZE + 9, b"y").unwrap();
         // Now only the template itself is another.
-        assert_eq!(compare().1, [7 * PAGE_SIZE..8 * PAGE_SIZE]);
+        assert_eq!(compare().1, std::slice::from_ref(&page));
     }
 }
