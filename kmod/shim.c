@@ -334,6 +334,12 @@ struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_f
 		return NULL;
 	shrinker->count_objects = count;
 	shrinker->scan_objects = scan;
+	/*
+	 * What is given back is a reference, not yet the page, which costs no I/O to
+	 * take again. The kernel's own search for pages finds none that has it, so it
+	 * must get many at once, and early.
+	 */
+	shrinker->seeks = 0;
 	shrinker_register(shrinker);
 	return shrinker;
 }
