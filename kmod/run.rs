@@ -130,29 +130,24 @@ pub(crate) enum Ended {
 pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
     let mut given = true;
     loop {
-        match window(vcpu, state, &mut given)? {
-            Leave::Exit => {
-                vcpu.events.bump(Event::ExitUser);
-                return Ok(Ended::Exit);
+        let goes_on = match window(vcpu, state, &mut given)? {
+            Leave::Exit => false,
+            Leave::Host => {
+                irq::handle_work()?;
+                true
             }
-            Leave::Host => irq::handle_work()?,
             Leave::Interrupted => return Err(EINTR),
             Leave::Refused => return Ok(Ended::Refused),
-            Leave::Fault => {
-                if !resolve(vcpu, state.view, &state.wants.fault) {
-                    vcpu.events.bump(Event::ExitUser);
-                    return Ok(Ended::Exit);
-                }
-            }
+            Leave::Fault => resolve(vcpu, state.view, &state.wants.fault),
+            Leave::View => open_view(vcpu, state.wants.view, state.wants.by_guest),
             Leave::Gone => {
                 no_view(vcpu, state.view, ViewCause::Gone);
-                return Ok(Ended::Exit);
+                false
             }
-            Leave::View => {
-                if !open_view(vcpu, state.wants.view, state.wants.by_guest) {
-                    return Ok(Ended::Exit);
-                }
-            }
+        };
+        if !goes_on {
+            vcpu.events.bump(Event::ExitUser);
+            return Ok(Ended::Exit);
         }
     }
 }
@@ -160,12 +155,8 @@ pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
 /// Opens a view, so that the guest can be in it when it tries again, or says in the run page why not.
 #[cold]
 fn open_view(vcpu: &Vcpu, view: u64, by_guest: bool) -> bool {
-    let memory = &vcpu.vm.memory;
-    let cause = match memory.open_view(view, by_guest) {
-        Ok(true) => return true,
-        Ok(false) if by_guest && memory.has_view(view) => ViewCause::Refused,
-        Ok(false) => ViewCause::Gone,
-        Err(_) => ViewCause::Limit,
+    let Err(cause) = vcpu.vm.memory.open_view(view, by_guest) else {
+        return true;
     };
     no_view(vcpu, view, cause);
     false
@@ -174,7 +165,6 @@ fn open_view(vcpu: &Vcpu, view: u64, by_guest: bool) -> bool {
 /// Says in the run page that the guest cannot be in a view.
 #[cold]
 fn no_view(vcpu: &Vcpu, view: u64, cause: ViewCause) {
-    vcpu.events.bump(Event::ExitUser);
     vcpu.page.set_exit(&Exit {
         reason: ExitReason::View as u32,
         info: view,
@@ -185,8 +175,8 @@ fn no_view(vcpu: &Vcpu, view: u64, cause: ViewCause) {
 
 /// Gives the guest the memory that it touched in a view, or says in the run page why not.
 fn resolve(vcpu: &Vcpu, view: u64, fault: &GuestFault) -> bool {
-    let access = (Gpa(fault.gpa), fault.access);
-    let Err(cause) = vcpu.vm.memory.fault(view, access.0, access.1) else {
+    let memory = &vcpu.vm.memory;
+    let Err(cause) = memory.fault(view, Gpa(fault.gpa), fault.access) else {
         return true;
     };
     vcpu.page.set_exit(&Exit {

@@ -177,12 +177,18 @@ where
         self.regions.insert(Region { marks, ..region })
     }
 
+    /// What is noted of a region that gets `perm`.
+    fn noted(&self, perm: Perm) -> Marks {
+        if self.w_xor_x {
+            Marks::of(perm)
+        } else {
+            Marks::empty()
+        }
+    }
+
     /// The marks of a region that had `old` and gets `perm`.
     fn marks(&self, perm: Perm, old: Marks) -> Result<Marks, RegionError<S::Error>> {
-        if !self.w_xor_x {
-            return Ok(old);
-        }
-        let new = old | Marks::of(perm);
+        let new = old | self.noted(perm);
         if new.contains(Marks::WRITABLE | Marks::EXECUTABLE) {
             return Err(RegionError::WritableExecutable);
         }
@@ -193,7 +199,7 @@ where
     /// writable.
     ///
     /// Until the space ends, or is reset, nothing changes the range any more. The pages of files are the
-    /// files' until the caller has made them the space's own, by [`Space::host_fault`] to write.
+    /// files' until the caller has made them the space's own, by [`Space::own_fault`].
     pub fn seal(&mut self, range: Range) -> Result<(), RegionError<S::Error>> {
         self.regions.check_mapped(range)?;
         if self.regions.iter(range).any(|r| r.perm.contains(Perm::W)) {
@@ -226,7 +232,7 @@ where
         Ok(self.detach(host, range))
     }
 
-    /// Takes the pages in `range` out of all views.
+    /// Takes the pages in `range` out of the tree and all views.
     fn detach<H: Host>(&mut self, host: &H, range: Range) -> Taken {
         match self.tree.detach(host, range) {
             // What view 0 does not have, no other has.
@@ -251,11 +257,7 @@ where
         perm: Perm,
     ) -> Result<Taken, RegionError<S::Error>> {
         self.check_protect(range, perm)?;
-        let new = if self.w_xor_x {
-            Marks::of(perm)
-        } else {
-            Marks::empty()
-        };
+        let new = self.noted(perm);
         self.regions.change(range, |_, marks| (perm, marks | new))?;
         // INVARIANT: the leaves follow their regions.
         Ok(match self.tree.protect(host, range, perm) {

@@ -15,7 +15,7 @@
 use crate::addr::{Gpa, Range};
 use crate::entry::{Leaf, Owner, Perm};
 use crate::host::Host;
-use crate::region::{Backing, Marks, Region, RegionError, Store};
+use crate::region::{Backing, Region, RegionError, Store};
 use crate::regions::RegionMap;
 use crate::space::{Fault, Space};
 use crate::tree::{InsertError, Taken, Tree};
@@ -230,9 +230,7 @@ where
         perm: Perm,
     ) -> Result<Taken, RegionError<S::Error>> {
         self.check(perm)?;
-        if self.regions().has(range, Marks::SEALED) {
-            return Err(RegionError::Sealed);
-        }
+        self.check_not_sealed(range)?;
         let view = self.view_mut(number).ok_or(RegionError::NoView)?;
         view.limits.protect(range, perm)?;
         // INVARIANT: what the limits changed comes anew.

@@ -45,24 +45,29 @@ const MAX_RETRIES: u32 = 1000;
 /// Who wants a page, and for what.
 #[derive(Clone, Copy)]
 pub(super) enum Access {
-    /// The guest in a view, or user space in view 0: as far as it is allowed.
-    Of(usize, Perm),
-    /// The module, to have it in a frame of the micro-VM's own whatever is allowed.
+    /// The guest in a view, which tries again.
+    Guest(usize, Perm),
+    /// We, for user space.
+    User(Perm),
+    /// User space, which gets it mapped.
+    Mapping(Perm),
+    /// We, to have it in a frame of the micro-VM's own whatever is allowed.
     Own,
 }
 
 impl Access {
-    /// Whether the page is to be written.
-    fn writes(self) -> bool {
+    /// In which view what has to be allowed; user space has what view 0 allows.
+    fn needs(self) -> Option<(usize, Perm)> {
         match self {
-            Self::Of(_, perm) => perm.contains(Perm::W),
-            Self::Own => true,
+            Self::Guest(view, perm) => Some((view, perm)),
+            Self::User(perm) | Self::Mapping(perm) => Some((0, perm)),
+            Self::Own => None,
         }
     }
 
-    /// Whether it is the guest in another view than 0, where a page is put last.
-    fn is_in_view(self) -> bool {
-        matches!(self, Self::Of(1.., _))
+    /// Whether the page is to be written.
+    fn writes(self) -> bool {
+        self.needs().is_none_or(|(_, perm)| perm.contains(Perm::W))
     }
 }
 
@@ -78,17 +83,6 @@ enum Step {
     Fetch(MemoryBacking),
 }
 
-/// Who wants a page.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
-    /// The guest, which tries again.
-    Guest,
-    /// We.
-    Host,
-    /// User space, which gets it mapped.
-    Mapping,
-}
-
 /// A frame for the tables, with a reference.
 enum NewFrame {
     /// The micro-VM's own.
@@ -102,8 +96,8 @@ impl Memory {
     pub(crate) fn fault(&self, view: u64, gpa: Gpa, access: Perm) -> Result<(), MemoryCause> {
         // One that is too large is not there either.
         let view = usize::try_from(view).unwrap_or(usize::MAX);
-        let access = Access::Of(view, access);
-        match self.serve(gpa, access, For::Guest, |_| ()).map(drop) {
+        let access = Access::Guest(view, access);
+        match self.serve(gpa, access, |_| ()).map(drop) {
             // A template does not run: what it is about is seen before the guest is entered again.
             Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
             Err(NoPage::Cause(cause)) => Err(cause),
@@ -118,7 +112,7 @@ impl Memory {
         access: Perm,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<R, NoPage> {
-        self.serve(gpa, Access::Of(0, access), For::Host, then)?
+        self.serve(gpa, Access::User(access), then)?
             .ok_or(NoPage::Busy)
     }
 
@@ -129,7 +123,7 @@ impl Memory {
         access: Perm,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<R, NoPage> {
-        self.serve(gpa, Access::Of(0, access), For::Mapping, then)?
+        self.serve(gpa, Access::Mapping(access), then)?
             .ok_or(NoPage::Busy)
     }
 
@@ -138,7 +132,6 @@ impl Memory {
         &self,
         gpa: Gpa,
         access: Access,
-        whom: For,
         then: impl FnOnce(Leaf) -> R,
     ) -> Result<Option<R>, NoPage> {
         // A file's page that was fetched without the lock.
@@ -152,12 +145,13 @@ impl Memory {
             let mut inner = self.inner.lock();
             match self.step(&mut inner, gpa, access, fetched.take())? {
                 Step::Done(leaf) => {
-                    if whom == For::Mapping {
+                    if matches!(access, Access::Mapping(_)) {
                         inner.mapped.add(gpa);
                     }
                     return Ok(then.take().map(|then| then(leaf)));
                 }
-                Step::Mapped if whom == For::Guest && !access.is_in_view() => return Ok(None),
+                // In other views the page is put last.
+                Step::Mapped if matches!(access, Access::Guest(0, _)) => return Ok(None),
                 Step::Mapped | Step::Again => {}
                 Step::Fetch(backing) => {
                     drop(inner);
@@ -192,9 +186,9 @@ impl Memory {
         if self.is_frozen() && access.writes() {
             return Err(NoPage::Frozen);
         }
-        let fault = match access {
-            Access::Of(view, perm) => space.view_fault(pages, view, gpa, perm),
-            Access::Own => space.own_fault(pages, gpa),
+        let fault = match access.needs() {
+            Some((view, perm)) => space.view_fault(pages, view, gpa, perm),
+            None => space.own_fault(pages, gpa),
         };
         match fault {
             Fault::Unmapped => return Err(MemoryCause::Unmapped.into()),
@@ -202,12 +196,13 @@ impl Memory {
             Fault::Hidden => return Err(MemoryCause::Hidden.into()),
             // The next window says so.
             Fault::NoView => return Err(NoPage::Busy),
-            Fault::Fill => match access {
-                Access::Of(view, _) => space
-                    .fill(pages, view, gpa)
-                    .map_err(|_| MemoryCause::Limit)?,
-                Access::Own => {}
-            },
+            Fault::Fill => {
+                if let Access::Guest(view, _) = access {
+                    space
+                        .fill(pages, view, gpa)
+                        .map_err(|_| MemoryCause::Limit)?;
+                }
+            }
             Fault::Done => {
                 let mut leaf = space.tree().get(pages, gpa).ok_or(MemoryCause::Unmapped)?;
                 if self.is_frozen() {

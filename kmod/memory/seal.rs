@@ -8,10 +8,7 @@ use uvisor_ept::Range;
 use uvisor_uapi::MemoryCause;
 
 use super::{
-    fault::{
-        Access,
-        For, //
-    },
+    fault::Access,
     region_error,
     Inner,
     Memory,
@@ -63,7 +60,7 @@ impl Memory {
                     return Err(EINTR);
                 }
                 irq::cond_resched();
-                match self.serve(gpa, Access::Own, For::Host, |_| ()) {
+                match self.serve(gpa, Access::Own, |_| ()) {
                     Ok(Some(())) => {}
                     Ok(None) | Err(NoPage::Busy | NoPage::Frozen) => return Err(EINTR),
                     Err(NoPage::Cause(MemoryCause::Limit)) => return Err(ENOBUFS),

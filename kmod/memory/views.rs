@@ -31,6 +31,8 @@ use uvisor_ept::{
     MAX_VIEWS, //
 };
 
+use uvisor_uapi::ViewCause;
+
 use super::{
     region_error,
     Inner,
@@ -94,17 +96,18 @@ impl ViewPage {
         unsafe { &*frame::virt(self.0.phys()).cast() }
     }
 
-    /// The word of a view.
+    /// The word of a view, if it has one.
     #[inline(always)]
-    fn get(&self, view: u64) -> u64 {
+    fn get(&self, view: u64) -> Option<u64> {
         // CAST: There are fewer.
         if view >= MAX_VIEWS as u64 {
-            return 0;
+            return None;
         }
         // The guest chooses it: no CPU may speculate beyond the page, nor the compiler see that it cannot be.
         // CAST: Below `MAX_VIEWS`.
         let at = core::hint::black_box(view) as usize & (MAX_VIEWS - 1);
-        self.entries().get(at).map_or(0, |e| e.load(Relaxed))
+        let word = self.entries().get(at)?.load(Relaxed);
+        (word != 0).then_some(word)
     }
 }
 
@@ -143,19 +146,19 @@ impl ViewTable {
     /// The EPT pointer of a view, if it was opened.
     #[inline]
     pub(crate) fn eptp(&self, view: u64) -> Option<u64> {
-        Some(self.all.get(view)).filter(|&eptp| eptp != 0)
+        self.all.get(view)
     }
 
-    /// Which view it is that has this number now.
+    /// Which view it is that has this number now; 0 for view 0, and for none.
     #[inline]
     pub(crate) fn serial(&self, view: u64) -> u64 {
-        self.serials.get(view)
+        self.serials.get(view).unwrap_or(0)
     }
 
     /// The EPT pointer of a view that the guest may switch to, if it was opened.
     #[inline]
     pub(crate) fn eptp_for_guest(&self, view: u64) -> Option<u64> {
-        Some(self.guest.get(view)).filter(|&eptp| eptp != 0)
+        self.guest.get(view)
     }
 
     /// The view that has an EPT pointer.
@@ -277,33 +280,30 @@ impl Memory {
         self.flush();
     }
 
-    /// Makes a view one that a CPU can be in; false if there is none of this number, or none that the
-    /// guest may switch to if it is `by_guest`.
-    pub(crate) fn open_view(&self, view: u64, by_guest: bool) -> Result<bool> {
+    /// Makes a view one that a CPU can be in, or says why it cannot: by the will of the guest, or of who
+    /// calls RUN.
+    pub(crate) fn open_view(&self, view: u64, by_guest: bool) -> Result<(), ViewCause> {
         let mut inner = self.inner.lock();
         let Inner { pages, space, .. } = &mut *inner;
-        let space = space.as_mut().ok_or(ENXIO)?;
-        let Ok(view) = usize::try_from(view) else {
-            return Ok(false);
+        let space = space.as_mut().ok_or(ViewCause::Gone)?;
+        let view = usize::try_from(view).map_err(|_| ViewCause::Gone)?;
+        // The guest does not go to view 0, which is always open.
+        let is_for_guest = match space.view(view) {
+            Some(found) => found.is_for_guest(),
+            None if view == 0 => false,
+            None => return Err(ViewCause::Gone),
         };
-        match space.view(view) {
-            Some(found) if found.is_for_guest() || !by_guest => {}
-            // View 0 is always open.
-            _ => return Ok(view == 0 && !by_guest),
+        if by_guest && !is_for_guest {
+            return Err(ViewCause::Refused);
         }
-        if let (Some((_, true)), Some(views)) = (space.open_view(pages, view)?, self.views()) {
+        let opened = space.open_view(pages, view);
+        let opened = opened.map_err(|_| ViewCause::Limit)?;
+        if let (Some((_, true)), Some(views)) = (opened, self.views()) {
             // The root's page may have been another root before: before a CPU sees it.
             self.flush();
             views.show(space);
         }
-        Ok(true)
-    }
-
-    /// Whether there is this view.
-    pub(crate) fn has_view(&self, view: u64) -> bool {
-        let inner = self.inner.lock();
-        let view = usize::try_from(view).unwrap_or(usize::MAX);
-        view == 0 || inner.space.as_ref().is_some_and(|s| s.view(view).is_some())
+        Ok(())
     }
 }
 
