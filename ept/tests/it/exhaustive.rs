@@ -15,7 +15,7 @@ use crate::family::Family;
 use crate::host::Failure;
 use crate::model::{segment, SEGMENTS};
 use crate::state;
-use crate::step::{do_step, Rules, Step};
+use crate::step::{do_step, is_told, Rules, Step};
 
 const RW: Perm = Perm::from_bits_truncate(3);
 
@@ -180,7 +180,7 @@ impl Search {
         for (step, fail) in path {
             failure.after(*fail);
             let no_memory = do_step(&mut family, step, self.rules);
-            assert_eq!(no_memory, fail.is_some());
+            assert_eq!(no_memory, is_told(step, failure, *fail), "{step:?}");
             failure.after(None);
         }
         family
@@ -215,8 +215,9 @@ impl Search {
                 failure.after(Some(allocation));
                 let no_memory = do_step(&mut family, &what, self.rules);
                 let failed = !failure.is_pending();
+                let told = is_told(&what, &failure, Some(allocation));
                 failure.after(None);
-                assert_eq!(no_memory, failed, "{what:?}");
+                assert_eq!(no_memory, told, "{what:?}");
                 self.tried += 1;
                 if !is_last {
                     let fail = failed.then_some(allocation);

@@ -17,28 +17,44 @@ pub struct NoMemory;
 
 /// Lets the n-th allocation from now on fail, once; shared by all that allocate.
 #[derive(Clone, Default, Debug)]
-pub struct Failure(Rc<Cell<Option<usize>>>);
+pub struct Failure {
+    /// How many allocations go well before it.
+    left: Rc<Cell<Option<usize>>>,
+    /// Whether what failed was a reference on a frame.
+    reference: Rc<Cell<bool>>,
+}
 
 impl Failure {
     /// Lets the allocation after `n` others fail; none if `n` is none.
     pub fn after(&self, n: Option<usize>) {
-        self.0.set(n);
+        self.left.set(n);
+        self.reference.set(false);
     }
 
     /// Whether an allocation is still going to fail.
     pub fn is_pending(&self) -> bool {
-        self.0.get().is_some()
+        self.left.get().is_some()
+    }
+
+    /// Whether the allocation that failed was a reference on a frame.
+    pub fn was_reference(&self) -> bool {
+        self.reference.get()
+    }
+
+    /// Counts a reference on a frame, which is an allocation as well.
+    fn refer(&self) -> Result<(), NoMemory> {
+        self.allocate().inspect_err(|_| self.reference.set(true))
     }
 
     /// Counts an allocation.
     pub fn allocate(&self) -> Result<(), NoMemory> {
-        match self.0.get() {
+        match self.left.get() {
             Some(0) => {
-                self.0.set(None);
+                self.left.set(None);
                 Err(NoMemory)
             }
             left => {
-                self.0.set(left.map(|left| left - 1));
+                self.left.set(left.map(|left| left - 1));
                 Ok(())
             }
         }
@@ -276,7 +292,7 @@ unsafe impl Host for TestHost {
     }
 
     fn share_frame(&self, frame: Hpa, owner: Owner) -> Result<(), NoMemory> {
-        self.failure.allocate()?;
+        self.failure.refer()?;
         assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
         *self.shared.borrow_mut().entry(frame.0).or_default() += 1;
         Ok(())
