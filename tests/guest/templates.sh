@@ -222,7 +222,7 @@ is 'after a big input' 0 "$(uvctl verify sorter <numbers >verify.out 2>&1; echo 
 is 'stopped on its way' 0 "$(uvctl verify sorter --calls 3 <numbers >verify.out 2>&1; echo $?)"
 is 'python' '0 true' "$(echo 'x = [json.dumps(n) for n in range(1000)]' |
 	uvctl verify python --json >verify.out 2>&1; echo "$? $(jq .equal verify.out)")"
-has 'that compares something' '^[1-9][0-9]\{3,\} 22 [1-9]' "$(jq -r '"\(.compared.pages_with_content * 10) \(.compared.registers | length) \(.compared.extended_state_bytes)"' verify.out)"
+has 'that compares something' '^[1-9][0-9]\{3,\} 23 [1-9]' "$(jq -r '"\(.compared.pages_with_content * 10) \(.compared.registers | length) \(.compared.extended_state_bytes)"' verify.out)"
 is 'with arguments, for a time' 0 "$(uvctl verify greeter --time 5s -- x >verify.out 2>&1; echo $?)"
 for what in memory register vector; do
 	is "a change of $what is found" 1 "$(uvctl verify sorter --change $what </dev/null >verify.out 2>&1; echo $?)"
