@@ -3,8 +3,9 @@
 //! Micro-VMs that run a few instructions.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU64;
 
-use uvisor::{Device, Exit, Prot, Vcpu, Vm, HYPERCALL_LEN, PAGE_SIZE};
+use uvisor::{Device, Exit, Features, GuestMemory, Prot, Vcpu, Vm, HYPERCALL_LEN, PAGE_SIZE};
 
 /// Where [`Guest`] puts its code.
 pub const CODE: u64 = 0x40_0000;
@@ -102,6 +103,19 @@ impl Guest {
             other => Err(format!("wanted a hypercall, saw {other:x?}")),
         }
     }
+}
+
+/// Whether the module and the CPU have a feature.
+pub fn has(feature: Features) -> bool {
+    let info = Device::open().and_then(|device| device.info());
+    Features::from_bits_truncate(info.expect("INFO").features).contains(feature)
+}
+
+/// The word at `gpa` of a guest's memory, which the guest may be changing.
+pub fn live_word(memory: &GuestMemory, gpa: u64) -> Result<&AtomicU64, String> {
+    let at = memory.address(gpa, 8).ok_or("beyond the memory")?;
+    // SAFETY: The word lies in the mapping of the guest's memory, which outlives it, aligned.
+    Ok(unsafe { AtomicU64::from_ptr(at.cast()) })
 }
 
 /// Maps `code` at `gpa`, readable and executable, from a memory file.

@@ -27,6 +27,24 @@ pub fn add() -> &'static [u8] {
     add_code()
 }
 
+// Sums the first words of rcx pages from rdi on into rax, then exits; again and again.
+crate::code! { sum_code:
+    "1: xor %eax, %eax",
+    "mov %rdi, %rsi",
+    "mov %rcx, %rbx",
+    "2: add (%rsi), %rax",
+    "add $4096, %rsi",
+    "dec %rbx",
+    "jnz 2b",
+    "vmcall",
+    "jmp 1b",
+}
+
+/// Code that sums the first words of `rcx` pages from `rdi` on into `rax`, then exits; again and again.
+pub fn sum() -> &'static [u8] {
+    sum_code()
+}
+
 /// An error as tests have it.
 pub fn text(error: impl std::fmt::Display) -> String {
     error.to_string()

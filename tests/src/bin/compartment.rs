@@ -7,7 +7,8 @@ mod gate;
 
 use std::hash::Hasher;
 
-use uvisor::{Device, Exit, MemoryCause, Prot, ViewCause};
+use uvisor::{Device, Exit, Features, MemoryCause, Prot, ViewCause};
+use uvisor_tests::guest::has;
 use uvisor_tests::heap::text;
 use uvisor_tests::host::memory_file;
 use uvisor_tests::tap::{check, equal, Outcome};
@@ -179,9 +180,7 @@ fn jumps_in() -> Outcome {
 
 /// Whether the gate switches by VMFUNC here.
 fn uses_vmfunc() -> bool {
-    let info = Device::open().and_then(|device| device.info());
-    let features = info.map_or(0, |info| info.features);
-    features & uvisor::Features::VMFUNC.bits() != 0
+    has(Features::VMFUNC)
 }
 
 /// The gate is given something else to sign than the input.

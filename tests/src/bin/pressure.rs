@@ -9,22 +9,9 @@ use std::path::{Path, PathBuf};
 
 use uvisor::uapi::MemoryCause;
 use uvisor::{Event, Exit, Prot, PAGE_SIZE};
-use uvisor_tests::heap::{held, step, text, HEAP};
+use uvisor_tests::heap::{held, step, sum, text, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap};
-
-// Sums the first words of rcx pages from rdi on into rax, then exits; again and again.
-code! { sum:
-    "1: xor %eax, %eax",
-    "mov %rdi, %rsi",
-    "mov %rcx, %rbx",
-    "2: add (%rsi), %rax",
-    "add $4096, %rsi",
-    "dec %rbx",
-    "jnz 2b",
-    "vmcall",
-    "jmp 1b",
-}
 
 // Writes to each page from rdi on, without end.
 code! { fill:

@@ -3,10 +3,11 @@
 //! Two CPUs: vCPUs that migrate, and permission that is taken from one that runs.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use uvisor::{Exit, MemoryCause, Prot, PAGE_SIZE};
+use uvisor_tests::guest::live_word;
 use uvisor_tests::host::{cpus, memory_file, pin_to_cpu};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, DATA};
@@ -68,11 +69,7 @@ fn taken(code: &[u8], access: Prot, take: fn(&uvisor::Vm) -> uvisor::Result<()>)
             .map_anonymous(PAGE, PAGE_SIZE, Prot::READ | Prot::WRITE)
             .map_err(text)?;
         let memory = guest.vm.memory().map_err(text)?;
-        // SAFETY: The word lies in the mapping of the guest's memory, which outlives it, aligned.
-        let count = unsafe {
-            let at = memory.address(DATA, 8).ok_or("no data")?;
-            AtomicU64::from_ptr(at.cast())
-        };
+        let count = live_word(&memory, DATA)?;
         let mut vcpu = guest.vcpu;
         let thread = std::thread::spawn(move || {
             pin_to_cpu(1);

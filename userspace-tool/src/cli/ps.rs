@@ -3,7 +3,6 @@
 //! `uvctl ps` and `uvctl stats`.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
 
 use clap::Args;
 use serde_json::{json, Value};
@@ -190,11 +189,7 @@ fn total(entries: &[ListEntry]) -> Value {
 
 /// Prints to standard output.
 fn print(text: &str) -> Result<(), String> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| format!("cannot print: {error}")),
-    }
+    style::print(text).map_err(|error| format!("cannot print: {error}"))
 }
 
 #[cfg(test)]

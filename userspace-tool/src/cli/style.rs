@@ -2,7 +2,7 @@
 
 //! How things are printed: colours on terminals only, and nothing that could write to one.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 /// Whether standard output takes colours.
 pub(crate) fn colours() -> bool {
@@ -16,6 +16,15 @@ pub(crate) fn paint(text: &str, code: u8, colours: bool) -> String {
     match colours {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
+    }
+}
+
+/// Prints to standard output.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

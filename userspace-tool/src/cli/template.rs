@@ -389,11 +389,7 @@ fn inspect(name: &str, output: Output) -> Result<(), TemplateError> {
 
 /// Prints to standard output.
 fn print(text: &str) -> Result<(), TemplateError> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(|error| TaskError::Setup(error.into()).into()),
-    }
+    style::print(text).map_err(|error| TaskError::Setup(error.into()).into())
 }
 
 /// How long ago a time was.

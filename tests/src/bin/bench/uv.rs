@@ -51,6 +51,16 @@ impl System {
     }
 }
 
+/// What happened to a micro-VM so far.
+pub fn events(vm: &Vm) -> Events {
+    let stats = vm.stats().expect("STATS");
+    Event::NAMES
+        .iter()
+        .zip(stats.events)
+        .map(|(&name, count)| (name.to_owned(), count as f64))
+        .collect()
+}
+
 /// A micro-VM.
 pub struct MicroVm {
     pub vm: Vm,
@@ -103,12 +113,7 @@ impl Machine for MicroVm {
     }
 
     fn events(&self) -> Events {
-        let stats = self.vm.stats().expect("STATS");
-        Event::NAMES
-            .iter()
-            .zip(stats.events)
-            .map(|(&name, count)| (name.to_owned(), count as f64))
-            .collect()
+        events(&self.vm)
     }
 
     fn holds(&self) -> Events {

@@ -2,12 +2,13 @@
 
 //! Switching from one view to another, by the guest itself.
 
-use uvisor::{Device, Features, Prot, ViewFlags};
+use uvisor::{Features, Prot, ViewFlags};
+use uvisor_tests::guest::has;
 use uvisor_tests::{code, Guest};
 
 use crate::machine::Figure;
 use crate::measure::{time, Samples};
-use crate::report::Events;
+use crate::uv::events;
 
 /// How often a run goes to the other view and back.
 const ROUNDS: u64 = 500;
@@ -48,9 +49,7 @@ code! { by_hypercall:
 
 /// By VMFUNC; or why not.
 pub fn vmfunc() -> Result<Figure, String> {
-    let info = Device::open().and_then(|device| device.info());
-    let features = info.map_or(0, |info| info.features);
-    if features & Features::VMFUNC.bits() == 0 {
+    if !has(Features::VMFUNC) {
         return Err("this CPU has no VMFUNC".into());
     }
     Ok(switches(by_vmfunc()))
@@ -85,20 +84,11 @@ fn switches(code: &[u8]) -> Figure {
             run(ROUNDS + 1).saturating_sub(one) / (2 * ROUNDS)
         })
         .collect();
-    let before = events(&guest);
+    let before = events(&guest.vm);
     guest.vcpu.regs_mut().rdi = ROUNDS;
     guest.run_to_hypercall().expect("RUN");
     Figure {
         summary: samples.summary(),
-        events: events(&guest).since(&before).per(2 * ROUNDS),
+        events: events(&guest.vm).since(&before).per(2 * ROUNDS),
     }
-}
-
-/// What happened to a guest so far.
-fn events(guest: &Guest) -> Events {
-    let stats = guest.vm.stats().expect("STATS");
-    let events = uvisor::Event::NAMES.iter().zip(stats.events);
-    events
-        .map(|(&name, count)| (name.to_owned(), count as f64))
-        .collect()
 }

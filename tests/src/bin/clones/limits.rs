@@ -3,12 +3,12 @@
 //! Clones that may have little: what fails leaves nothing half-done.
 
 use uvisor::{Prot, Vm, PAGE_SIZE};
-use uvisor_tests::heap::{add, held, parent, step, text, word, HEAP};
+use uvisor_tests::heap::{add, held, parent, step, sum, text, word, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
 
 /// The limit of a clone is for what it has besides what it shares.
 pub(crate) fn of_a_clone() -> Outcome {
-    let parent = parent(super::sum(), 100)?;
+    let parent = parent(sum(), 100)?;
     // A root, three tables and three frames.
     let clone = parent.vm.share(7 * PAGE_SIZE).map_err(text)?;
     let mut vcpu = clone.create_vcpu_from(&parent.vcpu).map_err(text)?;

@@ -12,19 +12,6 @@ use uvisor_tests::heap::{add, held, parent, step, text, word, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, CODE, DATA};
 
-// Sums the first words of rcx pages from rdi on into rax, then exits; again and again.
-code! { sum:
-    "1: xor %eax, %eax",
-    "mov %rdi, %rsi",
-    "mov %rcx, %rbx",
-    "2: add (%rsi), %rax",
-    "add $4096, %rsi",
-    "dec %rbx",
-    "jnz 2b",
-    "vmcall",
-    "jmp 1b",
-}
-
 // Counts in memory, without end.
 code! { count:
     "1: incq (%rdi)",

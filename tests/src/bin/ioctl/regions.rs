@@ -4,6 +4,7 @@
 
 use libc::{EEXIST, EINVAL, ENOMEM};
 use uvisor::{Device, Features};
+use uvisor_tests::guest::has;
 use uvisor_tests::raw::{fails, ioctl_with, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
@@ -91,9 +92,7 @@ pub(crate) fn ranges() -> Outcome {
 
 pub(crate) fn permissions() -> Outcome {
     let guest = guest();
-    let features =
-        Features::from_bits_truncate(guest.device.info().map_err(|e| e.to_string())?.features);
-    let exec_only = features.contains(Features::EXEC_ONLY);
+    let exec_only = has(Features::EXEC_ONLY);
     let (gpa, len) = (FREE, PAGE_SIZE);
     works(
         "a region",

@@ -4,6 +4,7 @@
 
 use uvisor::{Exit, Features, MemoryCause, Prot, PAGE_SIZE};
 use uvisor_tests::code;
+use uvisor_tests::guest::has;
 use uvisor_tests::host::memory_file;
 use uvisor_tests::tap::{check, equal, Outcome};
 
@@ -15,8 +16,7 @@ code! { here: "vmcall", "hlt" }
 /// Every combination of permission and access, anonymous and of a file, mapped so or changed to it.
 pub(crate) fn matrix() -> Outcome {
     let mut machine = Machine::new();
-    let info = machine.guests.device.info().map_err(|e| e.to_string())?;
-    let exec_only = Features::from_bits_truncate(info.features).contains(Features::EXEC_ONLY);
+    let exec_only = has(Features::EXEC_ONLY);
     let file = memory_file(here());
     let mut tried = 0;
     for prot in (0..8).map(Prot::from_bits_truncate) {

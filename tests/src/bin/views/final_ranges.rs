@@ -7,7 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use uvisor::{Prot, ViewFlags, Vm, PAGE_SIZE};
+use uvisor::{Features, Prot, ViewFlags, Vm, PAGE_SIZE};
+use uvisor_tests::guest::has;
 use uvisor_tests::heap::{held, text, HEAP};
 use uvisor_tests::host::memory_file;
 use uvisor_tests::tap::{equal, Outcome};
@@ -273,9 +274,7 @@ pub(crate) fn test(tap: &mut Tap) {
     tap.test("SEAL: a file", file);
     tap.test("SEAL at each memory limit", at_the_limit);
     tap.test("clones while a range is being sealed", clones_meanwhile);
-    let features = uvisor::Device::open().and_then(|device| device.info());
-    let features = features.map_or(0, |info| info.features);
-    if features & uvisor::Features::EXEC_ONLY.bits() != 0 {
+    if has(Features::EXEC_ONLY) {
         tap.test("execute-only code", execute_only);
     } else {
         tap.skip("execute-only code", "this CPU has no execute-only pages");

@@ -2,16 +2,17 @@
 
 //! Views follow what happens to the memory below them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use uvisor::{Exit, MemoryCause, Prot, Vcpu, ViewCause, ViewFlags, Vm, PAGE_SIZE};
+use uvisor::{Exit, Features, MemoryCause, Prot, Vcpu, ViewFlags, Vm, PAGE_SIZE};
+use uvisor_tests::guest::{has, live_word};
 use uvisor_tests::heap::{held, step, text, HEAP};
 use uvisor_tests::host::{cpus, pin_to_cpu};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, DATA};
 
-use super::{by_hypercall, guest, hidden, read_write, ALL, RW};
+use super::{by_hypercall, gone, guest, hidden, read_write, ALL, RW};
 
 // Reads the word at rsi and counts at rdi, without end.
 code! { reader:
@@ -134,8 +135,8 @@ fn taken() -> Outcome {
         cause,
     };
     guest.vcpu.regs_mut().rsi = HEAP;
-    let gone = memory(0, Prot::READ, MemoryCause::Unmapped);
-    equal("unmapped", guest.run(), gone)?;
+    let unmapped = memory(0, Prot::READ, MemoryCause::Unmapped);
+    equal("unmapped", guest.run(), unmapped)?;
     equal(
         "discarded",
         read_in(&mut guest.vcpu, view, HEAP + PAGE_SIZE)?,
@@ -210,10 +211,7 @@ fn clones_and_resets() -> Outcome {
     equal(
         "the new view",
         vcpu.run().map_err(text)?,
-        Exit::View {
-            view: second.into(),
-            cause: ViewCause::Gone,
-        },
+        gone(second.into()),
     )?;
     vcpu.reset().map_err(text)?;
     equal("the view after a reset", vcpu.regs().view, view.into())?;
@@ -236,11 +234,7 @@ fn while_running(
     take: impl FnOnce(&Vm) -> uvisor::Result<()>,
 ) -> Result<(Exit, u64), String> {
     let memory = guest.vm.memory().map_err(text)?;
-    // SAFETY: The word lies in the mapping of the guest's memory, which outlives it, aligned.
-    let count = unsafe {
-        let at = memory.address(DATA, 8).ok_or("no data")?;
-        AtomicU64::from_ptr(at.cast())
-    };
+    let count = live_word(&memory, DATA)?;
     let mut vcpu = guest.vcpu;
     let thread = std::thread::spawn(move || {
         pin_to_cpu(1);
@@ -295,10 +289,7 @@ fn destroyed_while_running(code: &'static [u8]) -> Outcome {
         equal(
             &format!("the exit in round {round}"),
             exit,
-            Exit::View {
-                view: one.into(),
-                cause: ViewCause::Gone,
-            },
+            gone(one.into()),
         )?;
     }
     Ok(())
@@ -318,11 +309,11 @@ fn made_anew_while_running() -> Outcome {
             Ok(())
         })?;
         equal("the number is used again", number, view)?;
-        let gone = Exit::View {
-            view: view.into(),
-            cause: ViewCause::Gone,
-        };
-        equal(&format!("the exit in round {round}"), exit, gone)?;
+        equal(
+            &format!("the exit in round {round}"),
+            exit,
+            gone(view.into()),
+        )?;
         equal("the view it names", at, view.into())?;
     }
     Ok(())
@@ -402,7 +393,7 @@ pub(crate) fn test(tap: &mut Tap) {
         "a view goes, and another gets its number, while a guest runs in it",
         made_anew_while_running,
     );
-    if super::has_vmfunc() {
+    if has(Features::VMFUNC) {
         tap.test("a view goes while a guest goes in and out of it", || {
             destroyed_while_running(restless())
         });

@@ -7,7 +7,8 @@ mod final_ranges;
 mod following;
 mod limits;
 
-use uvisor::{Device, Exit, Features, MemoryCause, Prot, ViewCause, ViewFlags, PAGE_SIZE};
+use uvisor::{Exit, Features, MemoryCause, Prot, ViewCause, ViewFlags, PAGE_SIZE};
+use uvisor_tests::guest::has;
 use uvisor_tests::heap::{step, text, HEAP};
 use uvisor_tests::kernel::{Kernel, SUPERVISOR};
 use uvisor_tests::tap::{check, equal, Outcome};
@@ -55,13 +56,6 @@ code! { read_write:
     "jmp 1b",
 }
 
-/// Whether this CPU has VMFUNC.
-fn has_vmfunc() -> bool {
-    let info = Device::open().and_then(|device| device.info());
-    let features = info.expect("INFO").features;
-    Features::from_bits_truncate(features).contains(Features::VMFUNC)
-}
-
 /// A guest with four pages of heap: in each, its number times 11.
 fn guest(code: &[u8]) -> Result<Guest, String> {
     let guest = Guest::new(code);
@@ -86,6 +80,14 @@ fn hidden(gpa: u64, access: Prot) -> Exit {
         linear: Some(gpa),
         access,
         cause: MemoryCause::Hidden,
+    }
+}
+
+/// The exit of a guest whose view is not there.
+fn gone(view: u64) -> Exit {
+    Exit::View {
+        view,
+        cause: ViewCause::Gone,
     }
 }
 
@@ -213,16 +215,12 @@ fn switches(code: &[u8]) -> Outcome {
 fn without_views() -> Outcome {
     let mut guest = guest(by_hypercall())?;
     guest.vcpu.regs_mut().r12 = 1;
-    let gone = |view| Exit::View {
-        view,
-        cause: ViewCause::Gone,
-    };
     equal("by hypercall", guest.run(), gone(1))?;
     guest.vcpu.regs_mut().view = 7;
     equal("by RUN", guest.run(), gone(7))?;
     guest.vcpu.regs_mut().view = u64::MAX;
     equal("by RUN", guest.run(), gone(u64::MAX))?;
-    if has_vmfunc() {
+    if has(Features::VMFUNC) {
         let mut guest = self::guest(by_vmfunc())?;
         check(
             "VMFUNC is no instruction",
@@ -256,7 +254,7 @@ fn main() {
     tap.test("the guest switches by hypercall, where it may", || {
         switches(by_hypercall())
     });
-    if has_vmfunc() {
+    if has(Features::VMFUNC) {
         tap.test("the guest switches by VMFUNC, where it may", || {
             switches(by_vmfunc())
         });
