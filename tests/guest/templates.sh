@@ -318,7 +318,7 @@ is 'for good' '' "$(uvctl template list 2>&1 | grep -w same)"
 create lost -- /usr/bin/sort
 holder=$(uvctl template inspect lost --json | jq .pid)
 rm /run/uvisor/0/lost
-for _ in $(seq 400); do kill -0 "$holder" 2>/dev/null || break; sleep 0.1; done
+for _ in $(seq 150); do kill -0 "$holder" 2>/dev/null || break; sleep 0.1; done
 kill -0 "$holder" 2>/dev/null
 is 'a holder that nobody can find any more ends' 1 $?
 

@@ -18,7 +18,7 @@ use super::{During, Result, Template, TemplateError};
 use crate::pass;
 
 /// How often a holder looks whether anybody can still find it.
-const LOOK: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Starts a process that holds `template` under `name`; `arguments` make this program call [`hold`] with its
 /// standard input. Returns when others can find it.
