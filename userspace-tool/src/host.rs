@@ -26,17 +26,35 @@ pub enum Kind {
     Vectors,
 }
 
+/// Whether a call can wait for something, and what becomes of it if a signal arrives then for which the task has
+/// a handler; see signal(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// It does not wait for anything that a task has a say in.
+    No,
+    /// It is made again behind a handler with `SA_RESTART`.
+    Restarts,
+    /// It fails with `EINTR` behind any handler.
+    Ends,
+}
+
 /// A system call that the broker can make for a guest.
 #[derive(Clone, Copy, Debug)]
 pub struct HostCall {
     number: libc::c_long,
     shape: &'static [Kind],
+    waits: Waits,
 }
 
 impl HostCall {
     /// Its number.
     pub fn number(&self) -> i64 {
         self.number
+    }
+
+    /// Whether it can wait.
+    pub fn waits(&self) -> Waits {
+        self.waits
     }
 }
 
@@ -202,14 +220,27 @@ pub fn random(bytes: &mut [u8]) -> SysResult<()> {
     }
 }
 
+macro_rules! waits {
+    () => {
+        Waits::No
+    };
+    (restarts) => {
+        Waits::Restarts
+    };
+    (ends) => {
+        Waits::Ends
+    };
+}
+
 macro_rules! calls {
-    ($($name:ident = $number:ident($($kind:expr),*);)*) => {
+    ($($name:ident = $number:ident($($kind:expr),*) $($waits:ident)?;)*) => {
         use Kind::{Buffer, Memory, Number, Text, Vectors as Iov};
         $(
             #[doc = concat!("`", stringify!($number), "`.")]
             pub const $name: HostCall = HostCall {
                 number: libc::$number,
                 shape: &[$($kind),*],
+                waits: waits!($($waits)?),
             };
         )*
 
@@ -219,41 +250,41 @@ macro_rules! calls {
 }
 
 calls! {
-    READ = SYS_read(Number, Buffer, Number);
-    WRITE = SYS_write(Number, Buffer, Number);
-    PREAD = SYS_pread64(Number, Buffer, Number, Number);
-    PWRITE = SYS_pwrite64(Number, Buffer, Number, Number);
-    READV = SYS_readv(Number, Iov, Number);
-    WRITEV = SYS_writev(Number, Iov, Number);
-    PREADV = SYS_preadv(Number, Iov, Number, Number, Number);
-    PWRITEV = SYS_pwritev(Number, Iov, Number, Number, Number);
-    PREADV2 = SYS_preadv2(Number, Iov, Number, Number, Number, Number);
-    PWRITEV2 = SYS_pwritev2(Number, Iov, Number, Number, Number, Number);
+    READ = SYS_read(Number, Buffer, Number) restarts;
+    WRITE = SYS_write(Number, Buffer, Number) restarts;
+    PREAD = SYS_pread64(Number, Buffer, Number, Number) restarts;
+    PWRITE = SYS_pwrite64(Number, Buffer, Number, Number) restarts;
+    READV = SYS_readv(Number, Iov, Number) restarts;
+    WRITEV = SYS_writev(Number, Iov, Number) restarts;
+    PREADV = SYS_preadv(Number, Iov, Number, Number, Number) restarts;
+    PWRITEV = SYS_pwritev(Number, Iov, Number, Number, Number) restarts;
+    PREADV2 = SYS_preadv2(Number, Iov, Number, Number, Number, Number) restarts;
+    PWRITEV2 = SYS_pwritev2(Number, Iov, Number, Number, Number, Number) restarts;
     CLOSE = SYS_close(Number);
     CLOSE_RANGE = SYS_close_range(Number, Number, Number);
     LSEEK = SYS_lseek(Number, Number, Number);
     DUP = SYS_dup(Number);
     DUP3 = SYS_dup3(Number, Number, Number);
     FCNTL = SYS_fcntl(Number, Number, Number);
-    FCNTL_LOCK = SYS_fcntl(Number, Number, Memory(32));
-    FLOCK = SYS_flock(Number, Number);
+    FCNTL_LOCK = SYS_fcntl(Number, Number, Memory(32)) restarts;
+    FLOCK = SYS_flock(Number, Number) restarts;
     PIPE2 = SYS_pipe2(Memory(8), Number);
-    IOCTL = SYS_ioctl(Number, Number, Memory(64));
-    FSYNC = SYS_fsync(Number);
-    FDATASYNC = SYS_fdatasync(Number);
+    IOCTL = SYS_ioctl(Number, Number, Memory(64)) restarts;
+    FSYNC = SYS_fsync(Number) restarts;
+    FDATASYNC = SYS_fdatasync(Number) restarts;
     FTRUNCATE = SYS_ftruncate(Number, Number);
-    FALLOCATE = SYS_fallocate(Number, Number, Number, Number);
+    FALLOCATE = SYS_fallocate(Number, Number, Number, Number) restarts;
     FADVISE = SYS_fadvise64(Number, Number, Number, Number);
     READAHEAD = SYS_readahead(Number, Number, Number);
-    SENDFILE = SYS_sendfile(Number, Number, Memory(8), Number);
-    COPY_FILE_RANGE = SYS_copy_file_range(Number, Memory(8), Number, Memory(8), Number, Number);
-    SPLICE = SYS_splice(Number, Memory(8), Number, Memory(8), Number, Number);
-    TEE = SYS_tee(Number, Number, Number, Number);
+    SENDFILE = SYS_sendfile(Number, Number, Memory(8), Number) restarts;
+    COPY_FILE_RANGE = SYS_copy_file_range(Number, Memory(8), Number, Memory(8), Number, Number) restarts;
+    SPLICE = SYS_splice(Number, Memory(8), Number, Memory(8), Number, Number) restarts;
+    TEE = SYS_tee(Number, Number, Number, Number) restarts;
     GETDENTS = SYS_getdents(Number, Buffer, Number);
     GETDENTS64 = SYS_getdents64(Number, Buffer, Number);
 
-    OPENAT = SYS_openat(Number, Text, Number, Number);
-    OPENAT2 = SYS_openat2(Number, Text, Memory(24), Number);
+    OPENAT = SYS_openat(Number, Text, Number, Number) restarts;
+    OPENAT2 = SYS_openat2(Number, Text, Memory(24), Number) restarts;
     FSTAT = SYS_fstat(Number, Memory(144));
     NEWFSTATAT = SYS_newfstatat(Number, Text, Memory(144), Number);
     STATX = SYS_statx(Number, Text, Number, Number, Memory(256));
@@ -271,8 +302,8 @@ calls! {
     LLISTXATTR = SYS_llistxattr(Text, Buffer, Number);
     FLISTXATTR = SYS_flistxattr(Number, Buffer, Number);
 
-    POLL = SYS_poll(Memory(0), Number, Number);
-    PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number);
+    POLL = SYS_poll(Memory(0), Number, Number) ends;
+    PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;
 
     GETPID = SYS_getpid();
     GETPPID = SYS_getppid();
@@ -290,21 +321,21 @@ calls! {
     TIMES = SYS_times(Memory(32));
     UNAME = SYS_uname(Memory(390));
     SYSINFO = SYS_sysinfo(Memory(112));
-    GETRANDOM = SYS_getrandom(Buffer, Number, Number);
+    GETRANDOM = SYS_getrandom(Buffer, Number, Number) restarts;
     GETPRIORITY = SYS_getpriority(Number, Number);
     SCHED_YIELD = SYS_sched_yield();
     PRCTL_NAME = SYS_prctl(Number, Memory(16));
 
     CLOCK_GETTIME = SYS_clock_gettime(Number, Memory(16));
     CLOCK_GETRES = SYS_clock_getres(Number, Memory(16));
-    CLOCK_NANOSLEEP = SYS_clock_nanosleep(Number, Number, Memory(16), Memory(16));
+    CLOCK_NANOSLEEP = SYS_clock_nanosleep(Number, Number, Memory(16), Memory(16)) ends;
     GETTIMEOFDAY = SYS_gettimeofday(Memory(16), Memory(8));
 
     RT_SIGPROCMASK = SYS_rt_sigprocmask(Number, Memory(8), Memory(8), Number);
     RT_SIGPENDING = SYS_rt_sigpending(Memory(8), Number);
-    RT_SIGSUSPEND = SYS_rt_sigsuspend(Memory(8), Number);
-    RT_SIGTIMEDWAIT = SYS_rt_sigtimedwait(Memory(8), Memory(128), Memory(16), Number);
-    PAUSE = SYS_pause();
+    RT_SIGSUSPEND = SYS_rt_sigsuspend(Memory(8), Number) ends;
+    RT_SIGTIMEDWAIT = SYS_rt_sigtimedwait(Memory(8), Memory(128), Memory(16), Number) ends;
+    PAUSE = SYS_pause() ends;
     KILL = SYS_kill(Number, Number);
     KCMP = SYS_kcmp(Number, Number, Number, Number, Number);
 }
