@@ -24,6 +24,8 @@ macro_rules! errnos {
             pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $(libc::$name => Some(stringify!($name)),)*
+                    512 => Some("ERESTARTSYS"),
+                    513 => Some("ERESTARTNOINTR"),
                     _ => None,
                 }
             }
@@ -45,6 +47,24 @@ errnos! {
 }
 
 impl Errno {
+    /// The kernel's own: a signal arrived, and the call is made again if its handler says so (`SA_RESTART`).
+    pub const ERESTARTSYS: Self = Self(512);
+    /// The kernel's own: a signal arrived before the call was made, which is made behind the handler.
+    pub const ERESTARTNOINTR: Self = Self(513);
+
+    /// The error with a number.
+    pub(crate) fn new(number: u8) -> Self {
+        Self(number.into())
+    }
+
+    /// What a raw result that is negative says.
+    pub(crate) fn check(value: i64) -> SysResult {
+        match i32::try_from(value.wrapping_neg()) {
+            Ok(number @ 1..4096) => Err(Self(number)),
+            _ => Ok(value as u64),
+        }
+    }
+
     /// That of the last system call of this thread.
     pub fn last() -> Self {
         Self::from(io::Error::last_os_error())

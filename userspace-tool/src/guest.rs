@@ -11,14 +11,38 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
+use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Features, Prot, PAGE_SIZE};
 
 use crate::layout::GIB;
 use crate::{Device, Error, Result, Vcpu, Vm};
 
-/// `vmcall; sysretq`: a system call of the task leaves the micro-VM, and when its result is in `rax`,
-/// the task goes on behind its `SYSCALL`.
-const SHIM: [u8; 6] = [0x0f, 0x01, 0xc1, 0x48, 0x0f, 0x07];
+/// The shim: what ring 0 has of code.
+///
+/// * `vmcall; sysretq`: a system call of the task leaves the micro-VM, and when its result is in `rax`, the task goes
+///   on behind its `SYSCALL`.
+/// * At [`Shim::STORE`] and [`Shim::LOAD`], `xsave64 [rdi]; vmcall` and `xrstor64 [rdi]; vmcall`, which the broker has run.
+const SHIM: [u8; 24] = [
+    0x0f, 0x01, 0xc1, 0x48, 0x0f, 0x07, 0xcc, 0xcc, //
+    0x48, 0x0f, 0xae, 0x27, 0x0f, 0x01, 0xc1, 0xcc, //
+    0x48, 0x0f, 0xae, 0x2f, 0x0f, 0x01, 0xc1, 0xcc,
+];
+
+/// Where the shim is in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shim(u64);
+
+impl Shim {
+    /// From [`Self::call`] to the code that stores the extended state, and to that which loads it.
+    pub const STORE: u64 = 8;
+    /// See [`Self::STORE`].
+    pub const LOAD: u64 = 16;
+
+    /// Where `SYSCALL` goes, and the `VMCALL` is.
+    pub fn call(self) -> u64 {
+        self.0
+    }
+}
 
 /// What `SYSCALL` clears in RFLAGS: exactly what Linux has it clear, so that the module need not
 /// exchange the MSR. Interrupts reach the host whatever the guest's IF is.
@@ -171,6 +195,11 @@ impl Guest {
         })
     }
 
+    /// Where the shim is.
+    pub fn shim(&self) -> Shim {
+        Shim(SHIM_BASE + self.shim)
+    }
+
     /// Maps them in `vm`.
     pub fn install(&self, vm: &Vm) -> Result<()> {
         let file = self.file.as_fd();
@@ -186,7 +215,7 @@ impl Guest {
 
     /// Makes a vCPU that uses them; it starts in ring 3 with all registers zero.
     pub fn create_vcpu(&self, vm: &Vm) -> Result<Vcpu> {
-        let mut vcpu = vm.create_vcpu(self.base, SHIM_BASE + self.shim, SYSCALL_MASK)?;
+        let mut vcpu = vm.create_vcpu(self.base, self.shim().call(), SYSCALL_MASK)?;
         vcpu.regs_mut().cpl = 3;
         Ok(vcpu)
     }

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use crate::errno::{Errno, SysResult};
 use crate::memory::{GuestRange, Vectors};
+use crate::signal;
 
 /// What an argument of a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +194,20 @@ pub fn call(call: &HostCall, words: &mut [Word<'_>]) -> SysResult {
     // as long as the words, is long enough, and belongs to the guest or is borrowed by them, for
     // writing unless it is a string, which the kernel only reads; and no call here does anything
     // else to the memory of this process.
-    let value = unsafe { libc::syscall(call.number, a, b, c, d, e, f) };
-    if value == -1 {
-        return Err(Errno::last());
+    let result = match call.waits {
+        Waits::No => unsafe {
+            match libc::syscall(call.number, a, b, c, d, e, f) {
+                -1 => Err(Errno::last()),
+                value => Ok(value as u64),
+            }
+        },
+        // SAFETY: As above.
+        Waits::Restarts | Waits::Ends => unsafe { signal::call(call.number, &raw) },
+    };
+    match (result, call.waits) {
+        (Err(Errno::EINTR), Waits::Restarts) => Err(Errno::ERESTARTSYS),
+        (result, _) => result,
     }
-    Ok(value as u64)
 }
 
 /// Makes the call named by its constant in [`crate::host`], with arguments that become [`Word`]s.
@@ -337,6 +347,20 @@ calls! {
     RT_SIGTIMEDWAIT = SYS_rt_sigtimedwait(Memory(8), Memory(128), Memory(16), Number) ends;
     PAUSE = SYS_pause() ends;
     KILL = SYS_kill(Number, Number);
+    TGKILL = SYS_tgkill(Number, Number, Number);
+    RT_SIGQUEUEINFO = SYS_rt_sigqueueinfo(Number, Number, Memory(128));
+    RT_TGSIGQUEUEINFO = SYS_rt_tgsigqueueinfo(Number, Number, Number, Memory(128));
+    PIDFD_OPEN = SYS_pidfd_open(Number, Number);
+    PIDFD_SEND_SIGNAL = SYS_pidfd_send_signal(Number, Number, Memory(128), Number);
+    WAIT4 = SYS_wait4(Number, Memory(4), Number, Memory(144)) restarts;
+    WAIT4_NOW = SYS_wait4(Number, Memory(4), Number, Memory(144));
+    WAITID = SYS_waitid(Number, Number, Memory(128), Number, Memory(144)) restarts;
+    SETPGID = SYS_setpgid(Number, Number);
+    SETSID = SYS_setsid();
+    FUTEX = SYS_futex(Memory(4), Number, Number, Number, Memory(4), Number);
+    FUTEX_WAIT = SYS_futex(Memory(4), Number, Number, Memory(16), Memory(4), Number) restarts;
+    FUTEX_WAIT_UNTIL = SYS_futex(Memory(4), Number, Number, Memory(16), Memory(4), Number) ends;
+    MEMFD_CREATE = SYS_memfd_create(Text, Number);
     KCMP = SYS_kcmp(Number, Number, Number, Number, Number);
 }
 

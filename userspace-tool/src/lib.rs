@@ -27,6 +27,7 @@
 mod device;
 pub mod errno;
 mod error;
+mod frame;
 pub mod guest;
 pub mod host;
 pub mod layout;
@@ -34,8 +35,10 @@ pub mod loader;
 mod map;
 pub mod memory;
 pub mod personality;
+mod signal;
 pub mod space;
 pub mod stack;
+mod sync;
 pub mod task;
 pub mod template;
 mod vcpu;

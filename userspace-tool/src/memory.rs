@@ -93,16 +93,6 @@ impl Memory {
         &self.vm
     }
 
-    /// The micro-VM, to change its handle.
-    pub fn vm_mut(&mut self) -> &mut Vm {
-        &mut self.vm
-    }
-
-    /// The micro-VM, without the mapping of it.
-    pub fn into_vm(self) -> Vm {
-        self.vm
-    }
-
     /// The end of what the task can address.
     pub fn limit(&self) -> u64 {
         self.limit

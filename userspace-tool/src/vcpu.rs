@@ -2,7 +2,7 @@
 
 //! A vCPU: its registers, and running it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -106,6 +106,14 @@ impl Vcpu {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.fd = fd;
         }
+    }
+
+    /// The same vCPU in a process that was forked, which has its file but not the mapping.
+    pub(crate) fn after_fork(self) -> Result<Self> {
+        // SAFETY: The descriptor is open, and its former owner is forgotten, mapping and all.
+        let fd = unsafe { OwnedFd::from_raw_fd(self.as_fd().as_raw_fd()) };
+        std::mem::forget(self);
+        Self::new(fd)
     }
 
     /// The run page.
@@ -306,6 +314,11 @@ impl ExitFlag {
     /// Sets or clears the flag; async-signal-safe.
     pub fn set(&self, on: bool) {
         self.0.immediate_exit().store(on.into(), Ordering::SeqCst);
+    }
+
+    /// The flag, which is there as long as this handle, and is to be accessed atomically only.
+    pub fn as_ptr(&self) -> *mut u32 {
+        self.0.immediate_exit().as_ptr()
     }
 }
 

@@ -45,6 +45,18 @@ impl Vm {
         self.file = fd.into();
     }
 
+    /// Another handle on the same micro-VM.
+    pub fn duplicate(&self) -> Result<Self> {
+        let file = self.file.try_clone();
+        Ok(Self {
+            file: file.map_err(|source| Error::Call {
+                call: "F_DUPFD",
+                source,
+            })?,
+            gpa_bits: self.gpa_bits,
+        })
+    }
+
     /// The size in bytes of the guest-physical address space.
     pub fn size(&self) -> u64 {
         1 << self.gpa_bits.min(52)

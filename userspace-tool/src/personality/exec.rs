@@ -58,15 +58,15 @@ pub(super) fn execve(task: &mut Task, [path, arguments, environment, ..]: Args) 
     let environment = strings(task, environment, &mut room)?;
     let path = match paths::special(&path, std::process::id()) {
         // The broker's own program is not the task's.
-        Some(Special::Program) => task.program.clone(),
+        Some(Special::Program) => task.shared.program.clone(),
         Some(Special::Fd(_) | Special::Checkpoint) => return Err(Errno::EACCES),
         None if path.is_empty() => return Err(Errno::ENOENT),
         None => path,
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
     let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
-    match task.replace(program, environment) {
-        Ok(()) => Ok(0),
+    match task.successor(program, environment) {
+        Ok(successor) => task.succeed(successor),
         Err(TaskError::Load(error)) => Err(errno(&error)),
         Err(TaskError::Setup(error)) => Err(error),
         Err(TaskError::Module(_) | TaskError::Ring0 { .. }) => Err(Errno::ENOMEM),

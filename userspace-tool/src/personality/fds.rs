@@ -3,19 +3,23 @@
 //! File descriptors: a guest's are the broker's, below a limit; above it are the broker's own.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::task::Task;
 
-/// How many descriptors the broker keeps for itself.
-const OWN: u64 = 64;
+/// How many descriptors the broker keeps for itself: a thread needs one.
+const OWN: u64 = 320;
 
 /// Which descriptors are the guest's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Fds {
-    limit: RawFd,
+    /// The first that is not the guest's.
+    limit: AtomicI32,
+    /// The first of the broker's own.
+    own: RawFd,
     hard: u64,
 }
 
@@ -35,30 +39,31 @@ impl Fds {
         limits[..8].copy_from_slice(&raised.to_le_bytes());
         pass!(PRLIMIT, 0, resource, &mut limits, None)?;
         let limit = raised.saturating_sub(OWN).max(3);
+        let limit = RawFd::try_from(limit).map_err(|_| Errno::EMFILE)?;
         Ok(Self {
-            limit: RawFd::try_from(limit).map_err(|_| Errno::EMFILE)?,
+            limit: limit.into(),
+            own: limit,
             hard,
         })
     }
 
     /// The first descriptor that is not the guest's.
     pub fn limit(&self) -> RawFd {
-        self.limit
+        self.limit.load(Relaxed)
     }
 
     /// The limits of the guest, as `getrlimit` shows them.
     pub fn rlimit(&self) -> (u64, u64) {
-        (self.limit as u64, self.hard)
+        (self.limit() as u64, self.hard)
     }
 
     /// Lowers the limit of the guest.
-    pub fn lower(&mut self, limit: u64) -> SysResult<()> {
+    pub fn lower(&self, limit: u64) -> SysResult<()> {
         let limit = RawFd::try_from(limit).map_err(|_| Errno::EPERM)?;
-        if limit > self.limit {
-            return Err(Errno::EPERM);
+        match self.limit.fetch_min(limit, Relaxed) {
+            before if limit > before => Err(Errno::EPERM),
+            _ => Ok(()),
         }
-        self.limit = limit;
-        Ok(())
     }
 
     /// Duplicates a descriptor into the broker's own range.
@@ -67,7 +72,7 @@ impl Fds {
             FCNTL,
             fd.as_raw_fd(),
             libc::F_DUPFD_CLOEXEC,
-            self.limit as u64
+            self.own as u64
         )?;
         // SAFETY: The kernel just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
@@ -77,7 +82,7 @@ impl Fds {
     pub fn guest(&self, fd: u64) -> SysResult<RawFd> {
         // The kernel takes an int: the upper half of the register does not count.
         let fd = fd as u32 as RawFd;
-        if (0..self.limit).contains(&fd) {
+        if (0..self.limit()).contains(&fd) {
             Ok(fd)
         } else {
             Err(Errno::EBADF)
@@ -106,11 +111,11 @@ impl Fds {
             Ok(entries) => entries
                 .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
                 .collect(),
-            Err(_) => (0..self.limit).collect(),
+            Err(_) => (0..self.own).collect(),
         };
         open.sort_unstable();
         open.into_iter()
-            .filter(|fd| (0..self.limit).contains(fd))
+            .filter(|fd| (0..self.own).contains(fd))
             .filter_map(|fd| {
                 let flags = pass!(FCNTL, fd, libc::F_GETFD, 0).ok()?;
                 Some((fd, flags & libc::FD_CLOEXEC as u64 != 0))
@@ -128,7 +133,21 @@ impl Fds {
 
     /// Closes those of the guest's up to `last`.
     pub(crate) fn close_up_to(&self, last: RawFd) -> SysResult {
-        pass!(CLOSE_RANGE, 0, last.min(self.limit - 1), 0)
+        pass!(CLOSE_RANGE, 0, last.min(self.own - 1), 0)
+    }
+
+    /// Closes the broker's own but for some.
+    pub(crate) fn keep_own(&self, keep: &[RawFd]) -> SysResult<()> {
+        let mut keep: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= self.own).collect();
+        keep.sort_unstable();
+        let mut first = self.own;
+        for fd in keep {
+            if fd > first {
+                pass!(CLOSE_RANGE, first, fd - 1, 0)?;
+            }
+            first = fd + 1;
+        }
+        pass!(CLOSE_RANGE, first, -1, 0).map(drop)
     }
 
     /// Gives the guest a new descriptor, if it is one that it may have.

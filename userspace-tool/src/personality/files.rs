@@ -63,7 +63,7 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
         }),
         Some(Special::Program) => Ok(Target {
             directory: libc::AT_FDCWD,
-            path: task.program.clone(),
+            path: task.shared.program.clone(),
             flags,
         }),
         Some(Special::Checkpoint) => Ok(Target {
@@ -151,7 +151,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
     }
     let path = task.memory.path(path)?;
     let text = match paths::special(&path, std::process::id()) {
-        Some(Special::Program) => task.program.as_bytes().to_vec(),
+        Some(Special::Program) => task.shared.program.as_bytes().to_vec(),
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
             paths::path_of(task.fds.open(fd)?)?

@@ -3,6 +3,7 @@
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
 use std::os::fd::BorrowedFd;
+use std::sync::MutexGuard;
 
 use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Prot, PAGE_SIZE};
@@ -11,8 +12,8 @@ use super::{paths, Args};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
 use crate::pass;
-use crate::space::{Area, Backing, Piece};
-use crate::task::Task;
+use crate::space::{Area, Backing, Piece, Space};
+use crate::task::{Child, Task};
 
 /// How much is copied at once when memory moves.
 const COPY: usize = 1 << 16;
@@ -66,21 +67,43 @@ enum Source<'a> {
     File(BorrowedFd<'a>, u64, Backing),
 }
 
+/// What a process has mapped where, and its heap. Whoever changes the micro-VM's regions has it locked.
+#[derive(Clone, Debug)]
+pub(crate) struct Book {
+    pub(crate) space: Space,
+    pub(crate) heap: Heap,
+}
+
+/// The book of a task, to change the address space.
+fn change(task: &Task) -> SysResult<MutexGuard<'_, Book>> {
+    if task.child.as_ref().is_some_and(Child::shares_memory) {
+        // The parent, whose memory it is, would not know.
+        return Err(Errno::ENOMEM);
+    }
+    Ok(task.shared.book.lock())
+}
+
 /// Maps a free range.
-fn map(task: &mut Task, start: u64, end: u64, prot: Prot, source: &Source<'_>) -> SysResult<()> {
+fn map(
+    task: &Task,
+    book: &mut Book,
+    (start, end): (u64, u64),
+    prot: Prot,
+    source: &Source<'_>,
+) -> SysResult<()> {
     let (vm, len) = (task.memory.vm(), end - start);
     let (result, backing) = match *source {
         Source::Anonymous(backing) => (vm.map_anonymous(start, len, prot), backing),
         Source::File(fd, offset, backing) => (vm.map_file(start, len, prot, fd, offset), backing),
     };
     result.map_err(region_error)?;
-    task.space.insert(start, Area { end, prot, backing });
+    book.space.insert(start, Area { end, prot, backing });
     Ok(())
 }
 
 /// Unmaps a range.
-fn unmap(task: &mut Task, start: u64, end: u64) -> SysResult<()> {
-    let pieces = task.space.pieces(start, end);
+fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
+    let pieces = book.space.pieces(start, end);
     if pieces
         .iter()
         .any(|piece| piece.backing != Backing::Reserved)
@@ -88,7 +111,7 @@ fn unmap(task: &mut Task, start: u64, end: u64) -> SysResult<()> {
         let vm = task.memory.vm();
         vm.unmap(start, end - start).map_err(region_error)?;
     }
-    task.space.remove(start, end);
+    book.space.remove(start, end);
     Ok(())
 }
 
@@ -113,10 +136,11 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
     } else {
         None
     };
-    let start = choose(task, address, len, flags)?;
+    let mut book = change(task)?;
+    let start = choose(task, &book, address, len, flags)?;
     let end = start + len;
     if flags & libc::MAP_FIXED != 0 {
-        unmap(task, start, end)?;
+        unmap(task, &mut book, start, end)?;
     }
     let source = match fd.flatten() {
         None => Source::Anonymous(Backing::Anonymous),
@@ -132,7 +156,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
             Source::File(fd, offset, backing)
         }
     };
-    map(task, start, end, prot, &source)?;
+    map(task, &mut book, (start, end), prot, &source)?;
     Ok(start)
 }
 
@@ -160,14 +184,14 @@ fn mappable(task: &Task, fd: u64, shared: bool, prot: Prot) -> SysResult<Option<
 }
 
 /// Chooses where a mapping goes.
-fn choose(task: &Task, address: u64, len: u64, flags: i32) -> SysResult {
+fn choose(task: &Task, book: &Book, address: u64, len: u64, flags: i32) -> SysResult {
     let limit = task.memory.limit();
     if flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0 {
         let (start, end) = pages(task, address, len, Errno::ENOMEM)?;
         if start < MMAP_MIN {
             return Err(Errno::EPERM);
         }
-        if flags & libc::MAP_FIXED == 0 && !task.space.is_free(start, end) {
+        if flags & libc::MAP_FIXED == 0 && !book.space.is_free(start, end) {
             return Err(Errno::EEXIST);
         }
         return Ok(start);
@@ -179,16 +203,16 @@ fn choose(task: &Task, address: u64, len: u64, flags: i32) -> SysResult {
         let hint = page_up(address).map(|hint| hint.max(MMAP_MIN));
         let end = hint.and_then(|hint| hint.checked_add(len));
         if let (Some(hint), Some(end)) = (hint, end) {
-            if end <= limit && task.space.is_free(hint, end) {
+            if end <= limit && book.space.is_free(hint, end) {
                 return Ok(hint);
             }
         }
     }
     let (bottom, top) = match flags & libc::MAP_32BIT {
-        0 => (MMAP_MIN, task.layout.mmap_top),
+        0 => (MMAP_MIN, task.shared.layout.mmap_top),
         _ => (1 << 30, 1 << 31),
     };
-    task.space.find(len, bottom, top).ok_or(Errno::ENOMEM)
+    book.space.find(len, bottom, top).ok_or(Errno::ENOMEM)
 }
 
 pub(super) fn munmap(task: &mut Task, [start, len, ..]: Args) -> SysResult {
@@ -196,7 +220,7 @@ pub(super) fn munmap(task: &mut Task, [start, len, ..]: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let (start, end) = pages(task, start, len, Errno::EINVAL)?;
-    unmap(task, start, end)?;
+    unmap(task, &mut *change(task)?, start, end)?;
     Ok(0)
 }
 
@@ -206,10 +230,11 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     if start == end {
         return Ok(0);
     }
-    if !task.space.is_mapped(start, end) {
+    let mut book = change(task)?;
+    if !book.space.is_mapped(start, end) {
         return Err(Errno::ENOMEM);
     }
-    let pieces = task.space.pieces(start, end);
+    let pieces = book.space.pieces(start, end);
     let shared = |piece: &Piece| piece.backing == Backing::SharedFile;
     if prot.contains(Prot::WRITE) && pieces.iter().any(shared) {
         return Err(Errno::EACCES);
@@ -219,7 +244,7 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     }
     let vm = task.memory.vm();
     vm.protect(start, end - start, prot).map_err(region_error)?;
-    task.space.protect(start, end, prot);
+    book.space.protect(start, end, prot);
     Ok(0)
 }
 
@@ -233,17 +258,20 @@ pub struct Heap {
 }
 
 pub(super) fn brk(task: &mut Task, [address, ..]: Args) -> SysResult {
+    let Ok(mut book) = change(task) else {
+        return Ok(task.shared.book.lock().heap.end);
+    };
     // A break that cannot be is answered with the one that is.
-    if move_break(task, address).is_some() {
-        task.heap.end = address;
+    if move_break(task, &mut book, address).is_some() {
+        book.heap.end = address;
     }
-    Ok(task.heap.end)
+    Ok(book.heap.end)
 }
 
 /// Moves the break, if it can be there.
-fn move_break(task: &mut Task, address: u64) -> Option<()> {
-    let (old, new) = (page_up(task.heap.end)?, page_up(address)?);
-    if address < task.heap.start || new > task.memory.limit() {
+fn move_break(task: &Task, book: &mut Book, address: u64) -> Option<()> {
+    let (old, new) = (page_up(book.heap.end)?, page_up(address)?);
+    if address < book.heap.start || new > task.memory.limit() {
         return None;
     }
     if new == old {
@@ -251,13 +279,14 @@ fn move_break(task: &mut Task, address: u64) -> Option<()> {
     }
     if new > old {
         // As on Linux, a page stays free between the heap and what is above it.
-        if !task.space.is_free(old, new.checked_add(PAGE_SIZE)?) {
+        if !book.space.is_free(old, new.checked_add(PAGE_SIZE)?) {
             return None;
         }
         let prot = Prot::READ | Prot::WRITE;
-        map(task, old, new, prot, &Source::Anonymous(Backing::Heap)).ok()
+        let source = Source::Anonymous(Backing::Heap);
+        map(task, book, (old, new), prot, &source).ok()
     } else {
-        unmap(task, new, old).ok()
+        unmap(task, book, new, old).ok()
     }
 }
 
@@ -275,7 +304,9 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
     let (old, old_end) = pages(task, old, old_len, Errno::EINVAL)?;
     let new_len = page_up(new_len).ok_or(Errno::EINVAL)?;
     let old_len = old_end - old;
-    let piece = match *task.space.pieces(old, old_end).as_slice() {
+    let mut book = change(task)?;
+    let book = &mut *book;
+    let piece = match *book.space.pieces(old, old_end).as_slice() {
         [piece] if (piece.start, piece.end) == (old, old_end) => piece,
         _ => return Err(Errno::EFAULT),
     };
@@ -291,14 +322,14 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
     if !fixed {
         if !grows {
             if new_len < old_len {
-                unmap(task, old + new_len, old_end)?;
+                unmap(task, book, old + new_len, old_end)?;
             }
             return Ok(old);
         }
         let new_end = old.checked_add(new_len).ok_or(Errno::ENOMEM)?;
-        if new_end <= task.memory.limit() && task.space.is_free(old_end, new_end) {
+        if new_end <= task.memory.limit() && book.space.is_free(old_end, new_end) {
             let source = Source::Anonymous(piece.backing);
-            map(task, old_end, new_end, piece.prot, &source)?;
+            map(task, book, (old_end, new_end), piece.prot, &source)?;
             return Ok(old);
         }
         if !may_move {
@@ -313,21 +344,21 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
         if new < MMAP_MIN {
             return Err(Errno::EPERM);
         }
-        unmap(task, new, new_end)?;
+        unmap(task, book, new, new_end)?;
         new
     } else {
-        choose(task, 0, new_len, 0)?
+        choose(task, book, 0, new_len, 0)?
     };
-    relocate(task, piece, new, new_len)?;
+    relocate(task, book, piece, new, new_len)?;
     Ok(new)
 }
 
 /// Moves an area to a free range of another length.
-fn relocate(task: &mut Task, piece: Piece, new: u64, new_len: u64) -> SysResult<()> {
+fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) -> SysResult<()> {
     let new_end = new + new_len;
     let writable = Prot::READ | Prot::WRITE;
     let anonymous = Source::Anonymous(Backing::Anonymous);
-    map(task, new, new_end, writable, &anonymous)?;
+    map(task, book, (new, new_end), writable, &anonymous)?;
     let vm = task.memory.vm();
     if !piece.prot.contains(Prot::READ) {
         // It goes in a moment; until then it must be read.
@@ -340,15 +371,15 @@ fn relocate(task: &mut Task, piece: Piece, new: u64, new_len: u64) -> SysResult<
     let copied = copy(task, piece.start, new, len);
     if let Err(errno) = copied {
         // What was there stays; the guest sees a move that failed.
-        unmap(task, new, new_end)?;
+        unmap(task, book, new, new_end)?;
         return Err(errno);
     }
     if piece.prot != writable {
         let vm = task.memory.vm();
         vm.protect(new, new_len, piece.prot).map_err(region_error)?;
-        task.space.protect(new, new_end, piece.prot);
+        book.space.protect(new, new_end, piece.prot);
     }
-    unmap(task, piece.start, piece.end)
+    unmap(task, book, piece.start, piece.end)
 }
 
 /// Copies what is not zero.
@@ -376,11 +407,12 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
     if start == end {
         return Ok(0);
     }
-    if !task.space.is_mapped(start, end) {
+    let mut book = change(task)?;
+    if !book.space.is_mapped(start, end) {
         return Err(Errno::ENOMEM);
     }
     match advice as i32 {
-        libc::MADV_DONTNEED => discard(task, start, end),
+        libc::MADV_DONTNEED => discard(task, &mut book, start, end),
         libc::MADV_NORMAL
         | libc::MADV_RANDOM
         | libc::MADV_SEQUENTIAL
@@ -399,8 +431,8 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
 }
 
 /// Gives a range's memory back; it is zero when it is next read.
-fn discard(task: &mut Task, start: u64, end: u64) -> SysResult {
-    let pieces = task.space.pieces(start, end);
+fn discard(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult {
+    let pieces = book.space.pieces(start, end);
     let written =
         |piece: &Piece| piece.backing == Backing::PrivateFile && piece.prot.contains(Prot::WRITE);
     if pieces.iter().any(written) {
@@ -409,9 +441,9 @@ fn discard(task: &mut Task, start: u64, end: u64) -> SysResult {
     }
     for piece in pieces {
         if matches!(piece.backing, Backing::Anonymous | Backing::Heap) {
-            unmap(task, piece.start, piece.end)?;
+            unmap(task, book, piece.start, piece.end)?;
             let source = Source::Anonymous(piece.backing);
-            map(task, piece.start, piece.end, piece.prot, &source)?;
+            map(task, book, (piece.start, piece.end), piece.prot, &source)?;
         }
     }
     Ok(0)
@@ -420,7 +452,7 @@ fn discard(task: &mut Task, start: u64, end: u64) -> SysResult {
 /// For calls that have nothing to do but to say whether the range is mapped.
 pub(super) fn check_range(task: &mut Task, [start, len, ..]: Args) -> SysResult {
     let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
-    if task.space.is_mapped(start, end) {
+    if task.shared.book.lock().space.is_mapped(start, end) {
         Ok(0)
     } else {
         Err(Errno::ENOMEM)

@@ -5,9 +5,12 @@
 //! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
+mod actions;
+mod children;
 mod exec;
 mod fds;
 mod files;
+mod futex;
 mod io;
 mod memory;
 mod paths;
@@ -18,11 +21,13 @@ mod time;
 mod trace;
 mod wait;
 
+pub use actions::{is_ignored, SignalState, Signals};
+pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
 pub use fds::Fds;
+pub(crate) use memory::Book;
 pub use memory::Heap;
 pub(crate) use paths::{path_of, reopen, special, Special};
-pub use process::{Process, ProcessState};
-pub use signals::{is_ignored, SignalState, Signals};
+pub use process::{LimitState, Limits};
 pub use trace::{describe, Trace};
 
 use crate::errno::{Errno, SysResult};

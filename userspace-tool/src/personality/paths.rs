@@ -138,7 +138,7 @@ pub(super) fn open(task: &mut Task, directory: RawFd, path: &CStr, flags: i32) -
     match special(path, std::process::id()) {
         Some(Special::Fd(fd)) => return duplicate(task, fd, flags),
         Some(Special::Program) => {
-            let program = task.program.clone();
+            let program = task.shared.program.clone();
             return open_host(task, libc::AT_FDCWD, &program, flags);
         }
         Some(Special::Checkpoint) => return open_checkpoint(task, flags),
@@ -157,7 +157,7 @@ fn open_checkpoint(task: &mut Task, flags: i32) -> SysResult {
         let fd = open_plain(libc::AT_FDCWD, CHECKPOINT_LIKE, kept)?;
         return task.fds.accept(fd);
     }
-    let file = sealed_file(c"uvisor-checkpoint", &task.checkpoint)?;
+    let file = sealed_file(c"uvisor-checkpoint", &task.shared.checkpoint)?;
     // Once more, for reading only.
     let fd = reopen(file.as_raw_fd(), kept)?;
     task.fds.accept(fd)

@@ -8,74 +8,54 @@ use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
 use crate::pass;
-use crate::task::{End, Task};
+use crate::signal::own_tid;
+use crate::task::{End, Ending, Task};
 
 /// How many resource limits there are.
 const LIMITS: usize = 16;
 
-/// What a process may set about itself without anything else noticing.
+/// The resource limits that a task has set.
 #[derive(Clone, Debug, Default)]
-pub struct Process {
-    limits: [Option<[u8; 16]>; LIMITS],
-    clear_tid: u64,
-    /// The number that it had up to the template that it goes on with: programs keep theirs.
-    former: Option<u32>,
-}
+pub struct Limits([Option<[u8; 16]>; LIMITS]);
 
-impl Process {
-    /// That of the program that takes this one's place: limits stay.
-    pub fn after_exec(&self) -> Self {
-        Self {
-            limits: self.limits,
-            clear_tid: 0,
-            former: self.former,
+impl Limits {
+    /// A limit, soft and hard.
+    pub(crate) fn get(&self, index: usize) -> SysResult<(u64, u64)> {
+        let mut pair = [0; 16];
+        match self.0.get(index).copied().flatten() {
+            Some(set) => pair = set,
+            None => {
+                pass!(PRLIMIT, 0, index as u64, None, &mut pair)?;
+            }
         }
+        Ok((word(&pair, 0), word(&pair, 8)))
     }
 
-    /// Whether a number is that of the process itself.
-    pub(super) fn is_own(&self, pid: u64) -> bool {
-        let pid = pid as u32;
-        pid == std::process::id() || Some(pid) == self.former
-    }
-
-    /// What another process needs to go on with it: the limits that were set, where the thread's number
-    /// is cleared, and the process's number.
-    pub fn state(&self) -> ProcessState {
-        let set = (0..).zip(self.limits);
-        ProcessState {
-            limits: set
-                .filter_map(|(index, limit)| Some((index, limit?)))
+    /// Those that were set, for another process to go on with.
+    pub(crate) fn state(&self) -> LimitState {
+        let set = (0..).zip(self.0);
+        LimitState(
+            set.filter_map(|(index, limit)| Some((index, limit?)))
                 .collect(),
-            clear_tid: self.clear_tid,
-            number: std::process::id(),
-        }
+        )
     }
 
-    /// Goes on with that of another process; limits that are the host's to enforce are set.
-    pub fn restore(state: &ProcessState) -> SysResult<Self> {
-        let mut process = Self {
-            clear_tid: state.clear_tid,
-            former: Some(state.number),
-            ..Self::default()
-        };
-        for (index, limit) in &state.limits {
+    /// Goes on with those of another process; those that are the host's to enforce are set.
+    pub(crate) fn restore(state: &LimitState) -> SysResult<Self> {
+        let mut limits = Self::default();
+        for (index, limit) in &state.0 {
             if HOST_LIMITS.contains(index) {
                 pass!(PRLIMIT, 0, *index as u64, &mut limit.clone(), None)?;
             }
-            *process.limits.get_mut(*index).ok_or(Errno::EINVAL)? = Some(*limit);
+            *limits.0.get_mut(*index).ok_or(Errno::EINVAL)? = Some(*limit);
         }
-        Ok(process)
+        Ok(limits)
     }
 }
 
-/// A [`Process`], for another process to go on with.
+/// [`Limits`] by their numbers, for another process to go on with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProcessState {
-    /// Limits by their numbers.
-    limits: Vec<(usize, [u8; 16])>,
-    clear_tid: u64,
-    number: u32,
-}
+pub struct LimitState(Vec<(usize, [u8; 16])>);
 
 /// Limits that mean the same for the broker as for the task, so that the host enforces them. The others,
 /// such as that of the address space, would hit the broker and not the task.
@@ -85,13 +65,22 @@ const HOST_LIMITS: [usize; 3] = [
     libc::RLIMIT_CORE as usize,
 ];
 
+pub(super) fn exit_group(task: &mut Task, [status, ..]: Args) -> SysResult {
+    task.end(End::Exit(status as u8));
+    Ok(0)
+}
+
 pub(super) fn exit(task: &mut Task, [status, ..]: Args) -> SysResult {
-    task.end = Some(End::Exit(status as u8));
+    task.ending = Some(Ending::Thread(status as u8));
     Ok(0)
 }
 
 pub(super) fn getpid(_: &mut Task, _: Args) -> SysResult {
     pass!(GETPID)
+}
+
+pub(super) fn gettid(_: &mut Task, _: Args) -> SysResult {
+    Ok(own_tid() as u64)
 }
 
 pub(super) fn getppid(_: &mut Task, _: Args) -> SysResult {
@@ -102,13 +91,13 @@ pub(super) fn getpgrp(_: &mut Task, _: Args) -> SysResult {
     pass!(GETPGID, 0)
 }
 
-/// A process that the guest may ask about: itself, or its parent.
-fn known_process(task: &Task, pid: u64) -> SysResult {
+/// A process or thread that the guest may ask about: those of the task, and its parent.
+pub(super) fn known_process(task: &Task, pid: u64) -> SysResult {
     let pid = u64::from(pid as u32);
-    if pid == 0 || task.process.is_own(pid) {
+    if pid == 0 || task.is_own(pid) {
         return Ok(0);
     }
-    if pid == pass!(GETPPID)? {
+    if task.shared.threads.has(pid as i32) || task.is_member(pid) || pid == pass!(GETPPID)? {
         return Ok(pid);
     }
     Err(Errno::ESRCH)
@@ -180,7 +169,7 @@ pub(super) fn setrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResu
 }
 
 pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
-    if pid != 0 && !task.process.is_own(pid) {
+    if pid != 0 && !task.is_own(pid) {
         return Err(Errno::EPERM);
     }
     let index = resource as u32 as usize;
@@ -205,11 +194,10 @@ fn limit(task: &Task, index: usize) -> SysResult<[u8; 16]> {
         pair[8..].copy_from_slice(&hard.to_le_bytes());
         return Ok(pair);
     }
-    if let Some(pair) = task.process.limits[index] {
-        return Ok(pair);
-    }
+    let (soft, hard) = task.shared.limits.lock().get(index)?;
     let mut pair = [0; 16];
-    pass!(PRLIMIT, 0, index as u64, None, &mut pair)?;
+    pair[..8].copy_from_slice(&soft.to_le_bytes());
+    pair[8..].copy_from_slice(&hard.to_le_bytes());
     Ok(pair)
 }
 
@@ -228,7 +216,9 @@ fn set_limit(task: &mut Task, index: usize, before: &[u8; 16], new: &[u8; 16]) -
     if HOST_LIMITS.contains(&index) {
         pass!(PRLIMIT, 0, index as u64, &mut new.clone(), None)?;
     }
-    task.process.limits[index] = Some(*new);
+    if let Some(slot) = task.shared.limits.lock().0.get_mut(index) {
+        *slot = Some(*new);
+    }
     Ok(())
 }
 
@@ -269,16 +259,16 @@ pub(super) fn arch_prctl(task: &mut Task, [code, address, ..]: Args) -> SysResul
 }
 
 pub(super) fn set_tid_address(task: &mut Task, [address, ..]: Args) -> SysResult {
-    // With one thread, nobody is there to see it cleared.
-    task.process.clear_tid = address;
-    pass!(GETPID)
+    task.thread.clear_tid = address;
+    gettid(task, [0; 6])
 }
 
-pub(super) fn set_robust_list(_: &mut Task, [_, size, ..]: Args) -> SysResult {
-    match size {
-        24 => Ok(0),
-        _ => Err(Errno::EINVAL),
+pub(super) fn set_robust_list(task: &mut Task, [head, size, ..]: Args) -> SysResult {
+    if size != 24 {
+        return Err(Errno::EINVAL);
     }
+    task.thread.robust = head;
+    Ok(0)
 }
 
 pub(super) fn prctl(task: &mut Task, [option, argument, ..]: Args) -> SysResult {

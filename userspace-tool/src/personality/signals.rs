@@ -1,169 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Signals. A task's masks and ignored signals are the broker's own, so that the host decides what
-//! arrives; what arrives has its default action, also if the task has set a handler.
+//! Signals: what is done about them, who blocks them, and who may send which to whom.
 
-use serde::{Deserialize, Serialize};
-
+use super::actions::{Action, Disposition, MASK, SIGNALS};
 use super::Args;
 use crate::errno::{Errno, SysResult};
-use crate::memory::word;
+use crate::memory::word32;
 use crate::pass;
+use crate::signal::bit;
 use crate::task::{End, Task};
 
-/// One more than the highest signal.
-const SIGNALS: usize = 65;
-
-/// The size of a signal mask.
-const MASK: u64 = 8;
-
-/// An action: handler, flags, restorer and mask, as the kernel's `struct sigaction` has them.
-type Action = [u8; 32];
-
-/// The handlers that are none.
-const DEFAULT: u64 = 0;
-const IGNORE: u64 = 1;
-
-/// The signals of a task.
-#[derive(Clone, Debug)]
-pub struct Signals {
-    actions: [Action; SIGNALS],
-    stack: [u8; 24],
-    /// A signal that the broker needs for itself while it has one: the task cannot block or ignore it on
-    /// the host.
-    pub(crate) reserved: Option<i32>,
-}
-
-/// The signals of a task, for another process to go on with.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SignalState {
-    /// The actions that are not the default, by signal.
-    actions: Vec<(i32, Action)>,
-    /// The alternate stack.
-    stack: [u8; 24],
-    /// Which are blocked.
-    mask: [u8; 8],
-}
-
-impl Signals {
-    /// Those that the broker has inherited; `pipe_ignored` is what it was for SIGPIPE.
-    ///
-    /// What the Rust runtime set for itself is undone, in the broker too.
-    pub fn inherit(pipe_ignored: bool) -> Self {
-        let mut actions = [[0; 32]; SIGNALS];
-        for (number, action) in actions.iter_mut().enumerate().skip(1) {
-            let number = number as i32;
-            let ignored = match number {
-                libc::SIGPIPE => pipe_ignored,
-                libc::SIGSEGV | libc::SIGBUS => false,
-                _ => is_ignored(number),
-            };
-            if ignored {
-                action[0] = IGNORE as u8;
-            }
-            if matches!(number, libc::SIGPIPE | libc::SIGSEGV | libc::SIGBUS) {
-                set_host_action(number, ignored);
-            }
-        }
-        let mut stack = [0; 24];
-        stack[8] = libc::SS_DISABLE as u8;
-        Self {
-            actions,
-            stack,
-            reserved: None,
-        }
-    }
-
-    /// What another process needs to go on with them.
-    pub fn state(&self) -> SysResult<SignalState> {
-        let mut mask = [0; 8];
-        pass!(RT_SIGPROCMASK, libc::SIG_BLOCK, None, &mut mask, MASK)?;
-        let all = (0..).zip(self.actions);
-        Ok(SignalState {
-            actions: all.filter(|(_, action)| *action != [0; 32]).collect(),
-            stack: self.stack,
-            mask,
-        })
-    }
-
-    /// Goes on with those of another process. What that one ignored, this one ignores from now on, besides
-    /// what it ignored when it started (`pipe_ignored` is what that was for SIGPIPE).
-    pub fn restore(state: &SignalState, pipe_ignored: bool) -> SysResult<Self> {
-        let mut signals = Self {
-            actions: [[0; 32]; SIGNALS],
-            stack: state.stack,
-            reserved: None,
-        };
-        for (number, action) in &state.actions {
-            let slot = usize::try_from(*number).ok();
-            let slot = slot.and_then(|number| signals.actions.get_mut(number));
-            *slot.ok_or(Errno::EINVAL)? = *action;
-            if word(action, 0) == IGNORE {
-                set_host_action(*number, true);
-            }
-        }
-        for number in [libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS] {
-            let inherited = number == libc::SIGPIPE && pipe_ignored;
-            set_host_action(number, inherited || signals.ignores(number));
-        }
-        let mut mask = state.mask;
-        pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, MASK)?;
-        Ok(signals)
-    }
-
-    /// A mask of the task's for the host.
-    pub(super) fn host_mask(&self, mask: [u8; 8]) -> [u8; 8] {
-        match self.reserved {
-            Some(number) => (u64::from_le_bytes(mask) & !(1 << (number - 1))).to_le_bytes(),
-            None => mask,
-        }
-    }
-
-    /// Whether the task ignores a signal.
-    pub fn ignores(&self, number: i32) -> bool {
-        self.handler(number) == IGNORE
-    }
-
-    /// Those of the program that takes this one's place: handlers go, what is ignored stays.
-    pub fn after_exec(&self) -> Self {
-        let mut after = self.clone();
-        for action in after.actions.iter_mut().skip(1) {
-            if word(action, 0) != IGNORE {
-                *action = [0; 32];
-            }
-        }
-        after.stack = [0; 24];
-        after.stack[8] = libc::SS_DISABLE as u8;
-        after
-    }
-
-    /// The handler of a signal.
-    fn handler(&self, number: i32) -> u64 {
-        let action = usize::try_from(number)
-            .ok()
-            .and_then(|number| self.actions.get(number));
-        action.map_or(DEFAULT, |action| word(action, 0))
-    }
-}
-
-/// Whether this process ignores a signal.
-pub fn is_ignored(number: i32) -> bool {
-    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: It only writes to `old`, which is large enough.
-    let result = unsafe { libc::sigaction(number, std::ptr::null(), old.as_mut_ptr()) };
-    // SAFETY: All bytes are initialised, and any are valid for this structure.
-    result == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
-}
-
-/// Makes the broker ignore a signal, or have its default action.
-fn set_host_action(number: i32, ignore: bool) {
-    let handler = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
-    // SAFETY: Neither runs any code of this process.
-    unsafe { libc::signal(number, handler) };
-}
-
 /// The number of a signal, if it is one.
-fn signal(number: u64) -> SysResult<i32> {
+pub(super) fn signal(number: u64) -> SysResult<i32> {
     match number as u32 as usize {
         number @ 1..SIGNALS => Ok(number as i32),
         _ => Err(Errno::EINVAL),
@@ -171,33 +19,40 @@ fn signal(number: u64) -> SysResult<i32> {
 }
 
 pub(super) fn rt_sigaction(task: &mut Task, [number, new, old, size, ..]: Args) -> SysResult {
+    let number = signal(number)?;
     if size != MASK {
         return Err(Errno::EINVAL);
     }
-    let number = signal(number)?;
-    let new = task.memory.read_optional::<32>(new)?;
+    let new = task.memory.read_optional::<32>(new)?.map(Action);
     if new.is_some() && matches!(number, libc::SIGKILL | libc::SIGSTOP) {
         return Err(Errno::EINVAL);
     }
-    let slot = &mut task.signals.actions[number as usize];
-    let before = *slot;
-    if let Some(new) = new {
-        *slot = new;
-        let ignore = word(&new, 0) == IGNORE;
-        if ignore != (word(&before, 0) == IGNORE) && task.signals.reserved != Some(number) {
-            set_host_action(number, ignore);
-        }
-    }
-    task.memory.write_optional(old, &before)?;
+    let mut actions = task.shared.actions.lock();
+    let before = match new {
+        Some(new) => actions.set(number, new)?,
+        None => actions.get(number),
+    };
+    drop(actions);
+    task.memory.write_optional(old, &before.0)?;
     Ok(0)
 }
 
 pub(super) fn rt_sigprocmask(task: &mut Task, [how, new, old, size, ..]: Args) -> SysResult {
+    if size != MASK {
+        return Err(Errno::EINVAL);
+    }
     let new = task.memory.read_optional::<8>(new)?;
-    let mut new = new.map(|mask| task.signals.host_mask(mask));
-    let mut before = [0; 8];
-    pass!(RT_SIGPROCMASK, how, &mut new, &mut before, size)?;
-    task.memory.write_optional(old, &before)?;
+    let before = task.signals.mask;
+    if let Some(new) = new.map(u64::from_le_bytes) {
+        let mask = match how as i32 {
+            libc::SIG_BLOCK => before | new,
+            libc::SIG_UNBLOCK => before & !new,
+            libc::SIG_SETMASK => new,
+            _ => return Err(Errno::EINVAL),
+        };
+        task.set_mask(mask);
+    }
+    task.memory.write_optional(old, &before.to_le_bytes())?;
     Ok(0)
 }
 
@@ -209,7 +64,8 @@ pub(super) fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult
 }
 
 pub(super) fn rt_sigsuspend(task: &mut Task, [mask, size, ..]: Args) -> SysResult {
-    let mut mask = task.signals.host_mask(task.memory.read::<8>(mask)?);
+    let mask = task.memory.read::<8>(mask)?;
+    let mut mask = task.signals.temporary_mask(mask);
     pass!(RT_SIGSUSPEND, &mut mask, size)
 }
 
@@ -220,76 +76,168 @@ pub(super) fn rt_sigtimedwait(task: &mut Task, [set, info, time, size, ..]: Args
     pass!(RT_SIGTIMEDWAIT, &mut set, info, &mut time, size)
 }
 
+pub(super) fn rt_sigreturn(task: &mut Task, _: Args) -> SysResult {
+    task.sigreturn()
+}
+
 pub(super) fn pause(_: &mut Task, _: Args) -> SysResult {
     pass!(PAUSE)
 }
 
 pub(super) fn sigaltstack(task: &mut Task, [new, old, ..]: Args) -> SysResult {
     let new = task.memory.read_optional::<24>(new)?;
-    let before = task.signals.stack;
-    if let Some(mut new) = new {
-        let flags = word(&new, 8) as u32 as i32;
-        match flags & !(1 << 31) {
-            0 | libc::SS_ONSTACK if word(&new, 16) < 2048 => return Err(Errno::ENOMEM),
-            // Being on it is a state, not a setting.
-            0 | libc::SS_ONSTACK => new[8] &= !(libc::SS_ONSTACK as u8),
-            libc::SS_DISABLE => {
-                new = [0; 24];
-                new[8] = libc::SS_DISABLE as u8;
-            }
-            _ => return Err(Errno::EINVAL),
+    let sp = task.vcpu.regs().rsp;
+    let before = task.signals.stack.shown(sp);
+    if let Some(new) = new {
+        if task.signals.stack.holds(sp) {
+            return Err(Errno::EPERM);
         }
-        task.signals.stack = new;
+        task.signals.stack.set(new)?;
     }
     task.memory.write_optional(old, &before)?;
     Ok(0)
 }
 
-/// Whether the broker's thread blocks a signal.
-fn is_blocked(number: i32) -> SysResult<bool> {
-    let mut mask = [0; 8];
-    pass!(RT_SIGPROCMASK, libc::SIG_BLOCK, None, &mut mask, MASK)?;
-    Ok((word(&mask, 0) >> (number - 1)) & 1 != 0)
-}
-
-/// Sends a signal to the task itself.
+/// Sends a signal to the task's own process.
 fn raise(task: &mut Task, number: u64) -> SysResult {
     if number as u32 == 0 {
         return Ok(0);
     }
     let number = signal(number)?;
-    let stops = matches!(
+    let kills = !matches!(
         number,
-        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        libc::SIGSTOP
+            | libc::SIGTSTP
+            | libc::SIGTTIN
+            | libc::SIGTTOU
+            | libc::SIGCHLD
+            | libc::SIGURG
+            | libc::SIGWINCH
+            | libc::SIGCONT
     );
-    let harmless = matches!(
-        number,
-        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT
-    );
-    let handler = task.signals.handler(number);
-    if stops || harmless || handler == IGNORE || is_blocked(number)? {
-        // The host knows what to do about it, at once or when it is no longer blocked.
-        return pass!(KILL, pass!(GETPID)?, number);
+    let default = task.shared.actions.lock().get(number).disposition() == Disposition::Default;
+    let blocked = task.signals.mask & bit(number) != 0;
+    if task.child.is_none() && task.shared.threads.is_alone() && kills && default && !blocked {
+        // The first process ends by itself, so that there is somebody to say how.
+        task.end(End::Signal(number));
+        return Ok(0);
     }
-    task.end = Some(End::Signal(number));
-    Ok(0)
+    pass!(KILL, u64::from(std::process::id()), number)
+}
+
+/// Sends a signal to another process of the task.
+fn send(task: &Task, pid: u32, number: u64) -> SysResult {
+    // Looked at with a handle on it, so that it is not another one by then.
+    let handle = pass!(PIDFD_OPEN, u64::from(pid), 0)?;
+    let result = match task.is_member(pid.into()) {
+        true => pass!(PIDFD_SEND_SIGNAL, handle, number as u32 as i32, None, 0),
+        // Other processes are none of the task's business; whether they exist is not told.
+        false => Err(Errno::EPERM),
+    };
+    pass!(CLOSE, handle)?;
+    result
+}
+
+/// Sends a signal to those processes of the task for which `is_meant` is true; itself last.
+fn send_to_many(task: &mut Task, number: u64, is_meant: impl Fn(u32) -> bool) -> SysResult {
+    if number as u32 as usize >= SIGNALS {
+        return Err(Errno::EINVAL);
+    }
+    let mut result = Err(Errno::ESRCH);
+    for pid in task.others().into_iter().filter(|&pid| is_meant(pid)) {
+        match send(task, pid, number) {
+            // It has ended since.
+            Err(Errno::ESRCH | Errno::EPERM) => {}
+            sent => result = sent,
+        }
+    }
+    match is_meant(std::process::id()) {
+        true => raise(task, number),
+        false => result,
+    }
 }
 
 pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
-    if !task.process.is_own(pid) {
-        // Other processes are none of the task's business; whether they exist is not told.
-        return Err(Errno::EPERM);
+    let group_of = |pid: u32| pass!(GETPGID, u64::from(pid)).ok();
+    match pid as u32 as i32 {
+        pid if pid > 0 && task.is_own(pid as u64) => raise(task, number),
+        pid if pid > 0 => {
+            match send(task, pid as u32, number) {
+                // A child that has ended is there until it is waited for.
+                Err(Errno::EPERM) if is_own_zombie(pid) => Ok(0),
+                sent => sent,
+            }
+        }
+        -1 => {
+            let own = std::process::id();
+            send_to_many(task, number, |pid| pid != own)
+        }
+        0 => {
+            let group = group_of(0);
+            send_to_many(task, number, |pid| group_of(pid) == group)
+        }
+        group => {
+            let group = Some(u64::from(group.unsigned_abs()));
+            send_to_many(task, number, |pid| group_of(pid) == group)
+        }
     }
-    raise(task, number)
+}
+
+/// Whether a process is a child of this one that has ended.
+fn is_own_zombie(pid: i32) -> bool {
+    let mut info = [0; 128];
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let found = pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None);
+    found.is_ok() && word32(&info, 12) as i32 == pid
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
-    kill(task, [tid, number, 0, 0, 0, 0])
+    send_to_thread(task, u64::from(std::process::id()), tid, number)
 }
 
 pub(super) fn tgkill(task: &mut Task, [group, tid, number, ..]: Args) -> SysResult {
-    if group as u32 != tid as u32 {
-        return Err(Errno::ESRCH);
+    send_to_thread(task, group, tid, number)
+}
+
+/// Sends a signal to a thread.
+fn send_to_thread(task: &mut Task, group: u64, tid: u64, number: u64) -> SysResult {
+    let (group, tid) = (group as u32 as i32, tid as u32 as i32);
+    if group <= 0 || tid <= 0 {
+        return Err(Errno::EINVAL);
     }
-    kill(task, [tid, number, 0, 0, 0, 0])
+    let own = task.is_own(group as u64);
+    let own_thread = own && (task.shared.threads.has(tid) || task.is_own(tid as u64));
+    if own_thread && task.shared.threads.is_alone() {
+        return raise(task, number);
+    }
+    match own_thread || !own && task.is_member(group as u64) {
+        true => pass!(TGKILL, group, tid, number as u32 as i32),
+        false if own => Err(Errno::ESRCH),
+        false => Err(Errno::EPERM),
+    }
+}
+
+pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) -> SysResult {
+    let mut info = task.memory.read::<128>(info)?;
+    if !task.is_member(pid) {
+        return Err(Errno::EPERM);
+    }
+    let pid = u64::from(pid as u32);
+    pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
+}
+
+pub(super) fn rt_tgsigqueueinfo(task: &mut Task, args: Args) -> SysResult {
+    let [group, tid, number, info, ..] = args;
+    let mut info = task.memory.read::<128>(info)?;
+    if !task.is_member(group) {
+        return Err(Errno::EPERM);
+    }
+    let (group, tid) = (u64::from(group as u32), u64::from(tid as u32));
+    pass!(
+        RT_TGSIGQUEUEINFO,
+        group,
+        tid,
+        number as u32 as i32,
+        &mut info
+    )
 }

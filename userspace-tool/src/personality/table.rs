@@ -3,7 +3,7 @@
 //! Every system call of x86-64 Linux, and what becomes of it. Dispatch and trace both come from here.
 
 use super::Fate::{self, Refused, Served, Unserved};
-use super::{exec, fds, files, io, memory, process, signals, time, wait, Syscall};
+use super::{children, exec, fds, files, futex, io, memory, process, signals, time, wait, Syscall};
 use crate::errno::Errno;
 
 /// Why what would change files is refused.
@@ -12,8 +12,6 @@ const READ_ONLY: &str = "the host's files are read-only";
 const NETWORK: &str = "a task has no network";
 /// Why what acts on the whole machine, or on other processes, is refused.
 const POWER: &str = "a task has no power over the machine or other processes";
-/// Why waiting for children is refused.
-const CHILDREN: &str = "a task has no children";
 /// Why changes of identity are refused.
 const IDENTITY: &str = "a task keeps its identity";
 
@@ -78,7 +76,7 @@ table! {
     12 brk "x>x" => Served(memory::brk);
     13 rt_sigaction "dxxu" => Served(signals::rt_sigaction);
     14 rt_sigprocmask "dxxu" => Served(signals::rt_sigprocmask);
-    15 rt_sigreturn "" => Unserved;
+    15 rt_sigreturn "" => Served(signals::rt_sigreturn);
     16 ioctl "fxx" => Served(fds::ioctl);
     17 pread64 "fxud" => Served(io::pread64);
     18 pwrite64 "fxud" => Served(io::pwrite64);
@@ -119,12 +117,12 @@ table! {
     53 socketpair "dddx" => Refused(Errno::EACCES, NETWORK);
     54 setsockopt "" => Unserved;
     55 getsockopt "" => Unserved;
-    56 clone "xxxxx" => Unserved;
-    57 fork "" => Unserved;
-    58 vfork "" => Unserved;
+    56 clone "xxxxx" => Served(children::clone);
+    57 fork "" => Served(children::fork);
+    58 vfork "" => Served(children::vfork);
     59 execve "sxx" => Served(exec::execve);
     60 exit "d" => Served(process::exit);
-    61 wait4 "dxxx" => Refused(Errno::ECHILD, CHILDREN);
+    61 wait4 "dxxx" => Served(children::wait4);
     62 kill "dd" => Served(signals::kill);
     63 uname "x" => Served(process::uname);
     64 semget "" => Unserved;
@@ -172,10 +170,10 @@ table! {
     106 setgid "d" => Served(process::setgid);
     107 geteuid "" => Served(process::geteuid);
     108 getegid "" => Served(process::getegid);
-    109 setpgid "dd" => Refused(Errno::EPERM, IDENTITY);
+    109 setpgid "dd" => Served(children::setpgid);
     110 getppid "" => Served(process::getppid);
     111 getpgrp "" => Served(process::getpgrp);
-    112 setsid "" => Refused(Errno::EPERM, IDENTITY);
+    112 setsid "" => Served(children::setsid);
     113 setreuid "dd" => Refused(Errno::EPERM, IDENTITY);
     114 setregid "dd" => Refused(Errno::EPERM, IDENTITY);
     115 getgroups "dx" => Served(process::getgroups);
@@ -192,7 +190,7 @@ table! {
     126 capset "xx" => Refused(Errno::EPERM, POWER);
     127 rt_sigpending "xu" => Served(signals::rt_sigpending);
     128 rt_sigtimedwait "xxxu" => Served(signals::rt_sigtimedwait);
-    129 rt_sigqueueinfo "" => Unserved;
+    129 rt_sigqueueinfo "ddx" => Served(signals::rt_sigqueueinfo);
     130 rt_sigsuspend "xu" => Served(signals::rt_sigsuspend);
     131 sigaltstack "xx" => Served(signals::sigaltstack);
     132 utime "sx" => Refused(Errno::EROFS, READ_ONLY);
@@ -249,7 +247,7 @@ table! {
     183 afs_syscall "" => Unserved;
     184 tuxcall "" => Unserved;
     185 security "" => Unserved;
-    186 gettid "" => Served(process::getpid);
+    186 gettid "" => Served(process::gettid);
     187 readahead "fdu" => Served(io::readahead);
     188 setxattr "ssxux" => Refused(Errno::EROFS, READ_ONLY);
     189 lsetxattr "ssxux" => Refused(Errno::EROFS, READ_ONLY);
@@ -265,7 +263,7 @@ table! {
     199 fremovexattr "fs" => Refused(Errno::EROFS, READ_ONLY);
     200 tkill "dd" => Served(signals::tkill);
     201 time "x" => Served(time::time);
-    202 futex "xxuxxu" => Served(time::futex);
+    202 futex "xxuxxu" => Served(futex::futex);
     203 sched_setaffinity "dux" => Served(process::sched_setaffinity);
     204 sched_getaffinity "dux" => Served(process::sched_getaffinity);
     205 set_thread_area "" => Unserved;
@@ -294,7 +292,7 @@ table! {
     228 clock_gettime "dx" => Served(time::clock_gettime);
     229 clock_getres "dx" => Served(time::clock_getres);
     230 clock_nanosleep "dxxx" => Served(time::clock_nanosleep);
-    231 exit_group "d" => Served(process::exit);
+    231 exit_group "d" => Served(process::exit_group);
     232 epoll_wait "fxdd" => Unserved;
     233 epoll_ctl "fdfx" => Unserved;
     234 tgkill "ddd" => Served(signals::tgkill);
@@ -310,7 +308,7 @@ table! {
     244 mq_notify "" => Unserved;
     245 mq_getsetattr "" => Unserved;
     246 kexec_load "uuxx" => Refused(Errno::EPERM, POWER);
-    247 waitid "ddxxx" => Refused(Errno::ECHILD, CHILDREN);
+    247 waitid "ddxxx" => Served(children::waitid);
     248 add_key "ssxud" => Refused(Errno::EPERM, POWER);
     249 request_key "sssd" => Refused(Errno::EPERM, POWER);
     250 keyctl "dxxxx" => Refused(Errno::EPERM, POWER);
@@ -337,7 +335,7 @@ table! {
     271 ppoll "xuxxu" => Served(wait::ppoll);
     272 unshare "x" => Refused(Errno::EPERM, POWER);
     273 set_robust_list "xu" => Served(process::set_robust_list);
-    274 get_robust_list "" => Unserved;
+    274 get_robust_list "dxx" => Served(futex::get_robust_list);
     275 splice "fxfxux" => Served(io::splice);
     276 tee "ffux" => Served(io::tee);
     277 sync_file_range "fddx" => Unserved;
@@ -360,7 +358,7 @@ table! {
     294 inotify_init1 "x" => Unserved;
     295 preadv "fxud" => Served(io::preadv);
     296 pwritev "fxud" => Served(io::pwritev);
-    297 rt_tgsigqueueinfo "" => Unserved;
+    297 rt_tgsigqueueinfo "dddx" => Served(signals::rt_tgsigqueueinfo);
     298 perf_event_open "xddfx" => Refused(Errno::EPERM, POWER);
     299 recvmmsg "" => Unserved;
     300 fanotify_init "xx" => Refused(Errno::EPERM, POWER);
@@ -411,7 +409,7 @@ table! {
     432 fsmount "fxx" => Refused(Errno::EPERM, POWER);
     433 fspick "@sx" => Refused(Errno::EPERM, POWER);
     434 pidfd_open "" => Unserved;
-    435 clone3 "xu" => Unserved;
+    435 clone3 "xu" => Served(children::clone3);
     436 close_range "uux" => Served(fds::close_range);
     437 openat2 "@sxu" => Unserved;
     438 pidfd_getfd "ffx" => Refused(Errno::EPERM, POWER);

@@ -3,8 +3,8 @@
 //! Clocks and sleeping.
 
 use super::Args;
-use crate::errno::{Errno, SysResult};
-use crate::memory::{word, word32};
+use crate::errno::SysResult;
+use crate::memory::word;
 use crate::pass;
 use crate::task::Task;
 
@@ -45,42 +45,4 @@ pub(super) fn clock_nanosleep(task: &mut Task, args: Args) -> SysResult {
     let mut request = task.memory.read::<16>(request)?;
     let remain = task.memory.optional(remain, 16)?;
     pass!(CLOCK_NANOSLEEP, clock, flags, &mut request, remain)
-}
-
-/// Waits and wakes of a task that has one thread: nobody can wake it, and it has nobody to wake.
-pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
-    let [address, operation, value, timeout, ..] = args;
-    let operation = operation as i32;
-    let clock = match operation & libc::FUTEX_CLOCK_REALTIME {
-        0 => libc::CLOCK_MONOTONIC,
-        _ => libc::CLOCK_REALTIME,
-    };
-    if address % 4 != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let command = operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
-    match command {
-        libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => {
-            task.memory.range(address, 4)?;
-            Ok(0)
-        }
-        libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => {
-            let now = task.memory.read::<4>(address)?;
-            if word32(&now, 0) != value as u32 {
-                return Err(Errno::EAGAIN);
-            }
-            let mut timeout = task.memory.read_optional::<16>(timeout)?;
-            if timeout.is_none() {
-                return pass!(PAUSE);
-            }
-            // The plain wait is for a while, the other until a time.
-            let flags = match command {
-                libc::FUTEX_WAIT => 0,
-                _ => libc::TIMER_ABSTIME,
-            };
-            pass!(CLOCK_NANOSLEEP, clock, flags, &mut timeout, None)?;
-            Err(Errno::ETIMEDOUT)
-        }
-        _ => Err(Errno::ENOSYS),
-    }
 }

@@ -9,37 +9,53 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 
 use super::{table, Args, Fate};
 use crate::errno::{Errno, SysResult};
 use crate::memory::Memory;
+use crate::signal::own_tid;
 
 /// How much of a string is printed.
 const STRING: usize = 200;
 
 /// Where calls are printed to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trace {
-    output: File,
+    output: Arc<File>,
+    /// The thread that the prints without its number are about.
+    first: i32,
 }
 
 impl Trace {
     /// Prints to `output`.
     pub fn new(output: File) -> Self {
-        Self { output }
+        Self {
+            output: Arc::new(output),
+            first: own_tid(),
+        }
     }
 
     /// Prints a call and its result; `text` is what [`describe`] made of it. A call that did not
     /// come back has no result.
-    pub fn print(&mut self, text: &str, number: u64, result: Option<SysResult>) {
+    pub fn print(&self, text: &str, number: u64, result: Option<SysResult>) {
         let result = match result {
             None => "?".to_owned(),
             Some(result) => outcome(number, result),
         };
+        let who = match own_tid() {
+            tid if tid == self.first => String::new(),
+            tid => format!("[{tid}] "),
+        };
         // There is nobody to tell that the trace cannot be written.
-        let _ = self
-            .output
-            .write_all(format!("{text} = {result}\n").as_bytes());
+        let _ = (&*self.output).write_all(format!("{who}{text} = {result}\n").as_bytes());
+    }
+}
+
+impl AsRawFd for Trace {
+    fn as_raw_fd(&self) -> RawFd {
+        self.output.as_raw_fd()
     }
 }
 

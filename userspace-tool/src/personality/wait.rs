@@ -102,12 +102,12 @@ pub(super) fn ppoll(task: &mut Task, [fds, count, timeout, mask, size, _]: Args)
 }
 
 /// Copies a signal mask, if there is one.
-fn signal_mask(task: &Task, mask: u64, size: u64) -> SysResult<Option<[u8; 8]>> {
+fn signal_mask(task: &mut Task, mask: u64, size: u64) -> SysResult<Option<[u8; 8]>> {
     match (mask, size) {
         (0, _) => Ok(None),
         (_, 8) => {
             let mask = task.memory.read(mask)?;
-            Ok(Some(task.signals.host_mask(mask)))
+            Ok(Some(task.signals.temporary_mask(mask)))
         }
         _ => Err(Errno::EINVAL),
     }

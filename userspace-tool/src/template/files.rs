@@ -229,7 +229,7 @@ mod tests {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let text = describe(socket.as_raw_fd()).unwrap_err().to_string();
         assert!(text.contains("a socket"), "{text}");
-        let file = crate::memory::tests::memory(4096).into_vm();
+        let file = crate::memory::tests::memory(4096).vm().duplicate().unwrap();
         let text = describe(file.as_fd().as_raw_fd()).unwrap_err().to_string();
         assert!(text.contains("for writing"), "{text}");
         let null = File::options().write(true).open("/dev/null").unwrap();

@@ -103,6 +103,14 @@ pub enum TemplateError {
         /// What it is.
         what: String,
     },
+    /// A program with several threads.
+    #[error("the program has {0} threads, and a template can have but one: stop it before it starts them")]
+    Threads(usize),
+    /// A program with children.
+    #[error(
+        "the program has children, which no template can carry over: let it wait for them before"
+    )]
+    Children,
     /// More open files than a message takes.
     #[error(
         "the program has more than {FILES_MAX} files open, which is as many as a template can have"

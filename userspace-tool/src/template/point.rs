@@ -5,8 +5,7 @@
 use std::fmt;
 use std::ptr;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +13,8 @@ use super::{Result, Stdio, TemplateError};
 use crate::errno::Errno;
 use crate::memory::word32;
 use crate::personality::{special, Special};
-use crate::task::{End, Task, TaskError};
-use crate::Exit;
+use crate::signal;
+use crate::task::{End, Step, Task};
 
 /// Where a program stops to become a template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,30 +111,20 @@ pub(super) fn run_until(
     time: Option<Duration>,
     mut is_reached: impl FnMut(&Task) -> bool,
 ) -> Result<Option<End>> {
-    let _timer = match time {
-        Some(time) => Some(Timer::start(task, time)?),
-        None => None,
-    };
+    let _entered = task.inbox.enter(task.vcpu.exit_flag());
+    let timer = time.map(Timer::start).transpose()?;
     loop {
-        match task.vcpu.run().map_err(TaskError::from)? {
-            Exit::Hypercall { ring: 0 } => {
-                if is_reached(task) {
-                    return Ok(None);
-                }
-                let result = task.serve();
-                if is_time_up() && result == Err(Errno::EINTR) {
-                    return Ok(None);
-                }
-                task.answer(result);
-            }
-            Exit::Interrupted => {}
-            exit => return Ok(Some(task.fault(exit)?)),
-        }
-        if let Some(end) = task.end.take() {
-            return Ok(Some(end));
-        }
-        if is_time_up() {
+        if timer.as_ref().is_some_and(Timer::is_up) {
             return Ok(None);
+        }
+        match task.step(&mut is_reached)? {
+            Step::On => {}
+            Step::Reached => return Ok(None),
+            Step::Ended(ending) => {
+                if let Some(end) = task.finish(ending) {
+                    return Ok(Some(end));
+                }
+            }
         }
     }
 }
@@ -184,73 +173,57 @@ fn reads_stdin(task: &Task, stdio: &Stdio) -> bool {
     }
 }
 
-/// Whether the timer has expired.
-static TIME_UP: AtomicBool = AtomicBool::new(false);
-
-fn is_time_up() -> bool {
-    TIME_UP.load(Ordering::Relaxed)
+/// A timer that ends what the broker's only thread is in.
+struct Timer {
+    timer: libc::timer_t,
+    end: Instant,
 }
-
-extern "C" fn note_time(_: libc::c_int) {
-    TIME_UP.store(true, Ordering::Relaxed);
-}
-
-/// How often the signal comes again: one that comes right before a system call blocks is lost on it.
-const AGAIN: Duration = Duration::from_millis(10);
-
-/// A timer that ends what the broker is in, by a signal. One at a time.
-struct Timer(libc::timer_t);
-
-/// The signal of the timer, the highest: it is the least likely to be used by the task, which can neither
-/// block nor ignore it meanwhile.
-const SIGNAL: libc::c_int = 64;
 
 impl Timer {
-    fn start(task: &mut Task, time: Duration) -> Result<Self> {
+    fn start(time: Duration) -> Result<Self> {
         let failed = || TemplateError::Call {
             what: "cannot start a timer",
             error: Errno::last(),
         };
-        TIME_UP.store(false, Ordering::Relaxed);
-        task.signals.reserved = Some(SIGNAL);
-        // SAFETY: All bytes zero are a valid value of both.
-        let (mut action, mut event): (libc::sigaction, libc::sigevent) =
-            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-        // Without SA_RESTART, so that it ends what blocks.
-        action.sa_sigaction = note_time as *const () as usize;
-        // SAFETY: The handler is async-signal-safe; the structure is complete.
-        if unsafe { libc::sigaction(SIGNAL, &action, ptr::null_mut()) } < 0 {
-            return Err(failed());
-        }
+        signal::prepare_wake();
+        // SAFETY: All bytes zero are a valid value.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = SIGNAL;
+        event.sigev_signo = signal::WAKE;
+        event.sigev_value = signal::wake_value();
         let mut timer = ptr::null_mut();
         // SAFETY: Both structures live as long as the call.
         if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) } < 0 {
             return Err(failed());
         }
-        let timer = Self(timer);
+        let end = Instant::now() + time;
+        let timer = Self { timer, end };
         let timespec = |time: Duration| libc::timespec {
             tv_sec: time.as_secs() as libc::time_t,
             tv_nsec: time.subsec_nanos().into(),
         };
         let spec = libc::itimerspec {
-            it_interval: timespec(AGAIN),
+            // Once is enough, if the clock that is looked at does not lag.
+            it_interval: timespec(Duration::from_millis(10)),
             it_value: timespec(time),
         };
         // SAFETY: The timer is ours, and the structure complete.
-        if unsafe { libc::timer_settime(timer.0, 0, &spec, ptr::null_mut()) } < 0 {
+        if unsafe { libc::timer_settime(timer.timer, 0, &spec, ptr::null_mut()) } < 0 {
             return Err(failed());
         }
         Ok(timer)
+    }
+
+    /// Whether the time is up.
+    fn is_up(&self) -> bool {
+        Instant::now() >= self.end
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
         // SAFETY: The timer is ours. A signal that is pending still has its handler.
-        unsafe { libc::timer_delete(self.0) };
-        TIME_UP.store(false, Ordering::Relaxed);
+        unsafe { libc::timer_delete(self.timer) };
     }
 }
 

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::state::{areas, FORMAT};
@@ -12,8 +13,10 @@ use super::{files, About, During, Point, Result, State, Stdio, Template, Templat
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{path_of, Fds, Process, Signals, Trace};
-use crate::task::{Random, Task, TaskError};
+use crate::personality::{path_of, Book, Fds, Limits, SignalState, Trace};
+use crate::signal::Inbox;
+use crate::sync::Lock;
+use crate::task::{Random, Shared, Task, TaskError, Thread, Threads};
 
 /// How to go on with a template.
 #[derive(Debug, Default)]
@@ -42,6 +45,12 @@ impl Task {
         point: Point,
         command: Vec<String>,
     ) -> Result<Template> {
+        if !self.shared.threads.is_alone() {
+            return Err(TemplateError::Threads(self.shared.threads.numbers().len()));
+        }
+        if self.has_children() {
+            return Err(TemplateError::Children);
+        }
         let captured = files::capture(&self.fds, stdio)?;
         let looking = "cannot look at the program's process";
         let cwd = current_directory().during(looking)?;
@@ -50,6 +59,8 @@ impl Task {
         let mut name = [0; 16];
         pass!(PRCTL_NAME, libc::PR_GET_NAME, &mut name).during(looking)?;
         let umask = pass!(UMASK, 0).during(looking)?;
+        let shared = &self.shared;
+        let book = shared.book.lock();
         let state = State {
             format: FORMAT,
             about: About {
@@ -59,21 +70,26 @@ impl Task {
                 directory: String::from_utf8_lossy(&directory).into_owned(),
             },
             gpa_bits: self.memory.vm().size().trailing_zeros(),
-            areas: areas(&self.space),
-            layout: self.layout,
-            heap: self.heap,
-            program: self.program.as_bytes().to_vec(),
-            random: self.random,
-            memory_limit: self.memory_limit,
-            aslr: self.aslr,
-            signals: self.signals.state().during(looking)?,
-            process: self.process.state(),
+            areas: areas(&book.space),
+            layout: shared.layout,
+            heap: book.heap,
+            program: shared.program.as_bytes().to_vec(),
+            random: shared.random,
+            memory_limit: shared.memory_limit,
+            aslr: shared.aslr,
+            signals: SignalState::of(&shared.actions.lock(), &self.signals),
+            limits: shared.limits.lock().state(),
+            clear_tid: self.thread.clear_tid,
+            robust: self.thread.robust,
+            number: std::process::id(),
+            shim: shared.shim,
             name,
             umask: umask as u32,
             fd_limit: self.fds.rlimit().0,
             files: captured.files,
         };
-        let vm = self.memory.into_vm();
+        drop(book);
+        let vm = self.memory.vm().duplicate()?;
         vm.freeze()?;
         Ok(Template {
             state,
@@ -103,7 +119,7 @@ impl Template {
             _ => return Err(TemplateError::Arguments),
         };
         let setting_up = "cannot set up the process that serves the task";
-        let mut fds = Fds::reserve().during(setting_up)?;
+        let fds = Fds::reserve().during(setting_up)?;
         let own = |fd: BorrowedFd<'_>| fds.own(fd).during(setting_up);
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
@@ -128,25 +144,45 @@ impl Template {
         pass!(UMASK, state.umask as i32).during(setting_up)?;
         let mut name = state.name;
         pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut name).during(setting_up)?;
-        let space = state.space();
-        Ok(Task {
-            vcpu,
-            memory,
-            space,
+        let (actions, signals) = state
+            .signals
+            .restore(options.pipe_ignored)
+            .during(setting_up)?;
+        let inbox = Inbox::new();
+        inbox.set_mask(signals.mask);
+        let mut thread = Thread::first();
+        (thread.clear_tid, thread.robust) = (state.clear_tid, state.robust);
+        let shared = Shared {
             layout: state.layout,
-            heap: state.heap,
-            fds,
-            signals: Signals::restore(&state.signals, options.pipe_ignored).during(setting_up)?,
-            process: Process::restore(&state.process).during(setting_up)?,
+            book: Lock::new(Book {
+                space: state.space(),
+                heap: state.heap,
+            }),
+            actions: Lock::new(actions),
+            limits: Lock::new(Limits::restore(&state.limits).during(setting_up)?),
+            threads: Threads::first(),
             program: CString::new(state.program)
                 .map_err(|_| TemplateError::Message("a path with a NUL"))?,
-            plain_device: None,
-            end: None,
             random,
             checkpoint,
             memory_limit,
             aslr: state.aslr,
-            replaced: false,
+            shim: state.shim,
+            former: Some(state.number),
+        };
+        Ok(Task {
+            vcpu,
+            memory: Arc::new(memory),
+            shared: Arc::new(shared),
+            fds: Arc::new(fds),
+            signals,
+            inbox,
+            thread,
+            tree: Arc::default(),
+            child: None,
+            plain_device: None,
+            ending: None,
+            answered: false,
             trace,
         })
     }

@@ -5,14 +5,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Point, Result, TemplateError};
+use crate::guest::Shim;
 use crate::layout::Layout;
-use crate::personality::{Heap, ProcessState, SignalState};
+use crate::personality::{Heap, LimitState, SignalState};
 use crate::space::{Area, Backing, Space};
 use crate::task::Random;
 use crate::Prot;
 
 /// The version of the format; it is no interface, so that any other is refused.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// What people want to know of a template.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,7 +64,13 @@ pub struct State {
     pub(super) memory_limit: u64,
     pub(super) aslr: bool,
     pub(super) signals: SignalState,
-    pub(super) process: ProcessState,
+    pub(super) limits: LimitState,
+    /// Where the thread's number is cleared, and the head of its list of robust futexes.
+    pub(super) clear_tid: u64,
+    pub(super) robust: u64,
+    /// The process's number.
+    pub(super) number: u32,
+    pub(super) shim: Shim,
     pub(super) name: [u8; 16],
     pub(super) umask: u32,
     /// How many descriptors the task may have.

@@ -95,9 +95,10 @@ impl Task {
             calls += 1;
             bounds.calls.is_some_and(|most| calls > most)
         })?;
-        let somewhere = self.random.address;
+        let somewhere = self.shared.random.address;
+        let space = self.shared.book.lock().space.clone();
         let mut vcpu = self.vcpu;
-        let vm = self.memory.into_vm();
+        let vm = self.memory.vm().duplicate()?;
         let pages = vm.reset().map_err(|error| match error.errno() {
             Some(libc::EINVAL) => TemplateError::Executed,
             _ => error.into(),
@@ -107,7 +108,7 @@ impl Task {
         let reset = Reset {
             vm,
             vcpu,
-            space: self.space,
+            space,
             somewhere,
         };
         Ok((ran, reset))
@@ -436,7 +437,9 @@ mod tests {
     #[test]
     fn memory_is_compared_by_content() {
         use crate::memory::tests::memory;
-        let all: Vec<Vm> = (0..3).map(|_| memory(40 * PAGE_SIZE).into_vm()).collect();
+        let all: Vec<Vm> = (0..3)
+            .map(|_| memory(40 * PAGE_SIZE).vm().duplicate().unwrap())
+            .collect();
         for vm in &all {
             vm.write_at(5 * PAGE_SIZE, b"x").unwrap();
         }

@@ -1,0 +1,379 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Processes, threads and signals of real programs in a micro-VM: output and status must be those of the same program
+# run natively; and nothing of a task is left when it has ended, however that was.
+#
+# machines: bochs bochs2 nested
+set -u
+export LC_ALL=C TZ=UTC
+work=$(mktemp -d)
+cd "$work" || exit 1
+number=0 failed=0
+
+report() { # RESULT NAME
+	number=$((number + 1))
+	if [ "$1" = 0 ]; then
+		echo "ok $number - $2"
+	else
+		echo "not ok $number - $2"
+		failed=$((failed + 1))
+	fi
+}
+
+# What differs between any two runs: numbers of processes that a shell reports, addresses.
+plain() { sed -i -E 's/(line [0-9]+:) +[0-9]+ /\1 PID /; s/0x[0-9a-f]{6,}/ADDRESS/g' "$@"; }
+
+# same NAME PROGRAM [ARG...]: runs it natively and in a micro-VM, with nothing to read.
+same() {
+	local name=$1 native_status status bad=0
+	shift
+	"$@" >native.out 2>native.err </dev/null
+	native_status=$?
+	timeout 300 uvctl run -- "$@" >guest.out 2>guest.err </dev/null
+	status=$?
+	plain native.out native.err guest.out guest.err
+	if [ "$status" != "$native_status" ]; then
+		echo "# status: native $native_status, micro-VM $status"
+		bad=1
+	fi
+	for stream in out err; do
+		if ! cmp -s "native.$stream" "guest.$stream"; then
+			echo "# std$stream differs:"
+			diff "native.$stream" "guest.$stream" | head -n 8 | sed 's/^/# /'
+			bad=1
+		fi
+	done
+	report "$bad" "$name"
+}
+
+shell() { # NAME SCRIPT
+	same "$1" bash -c "$2"
+}
+
+python() { # NAME PROGRAM
+	same "$1" python3 -c "$2"
+}
+
+# --- Processes
+
+shell 'a subshell and its status' '(exit 3); echo $?; (kill -9 $BASHPID); echo $?'
+shell 'a pipeline' 'seq 1 2000 | sort -rn | tail -n 5; echo "${PIPESTATUS[@]}"'
+shell 'substitution' 'x=$(echo a; echo b >&2; exit 4); echo "$x $?"'
+shell 'background jobs and wait' 'for i in 3 1 2; do (sleep 0.$i; exit $i) & done; wait -n; echo $?; wait; echo done'
+shell 'execve in a child' 'for i in 1 2 3; do /bin/echo $i; done; exec /bin/echo last'
+shell 'a command that is not there' 'no-such-command; echo $?; /etc/passwd; echo $?'
+shell 'descriptors go to children' 'exec 7<<<"inherited"; cat <&7; (exec 7<&-; cat /dev/fd/7 2>/dev/null; echo $?)'
+shell 'a here document and a process substitution' 'cat <(echo one) <(echo two); cat <<<three'
+shell 'the environment and the directory' 'cd /tmp; export A=1; bash -c "pwd; echo \$A; echo \$PPID | grep -c ."'
+shell 'a deep chain of forks' 'f() { [ "$1" = 0 ] && echo bottom || (f $(($1 - 1))); }; f 12'
+shell 'a coprocess' 'coproc cat; echo hello >&"${COPROC[1]}"; read -r line <&"${COPROC[0]}"; echo "$line"; kill $COPROC_PID; wait $COPROC_PID; echo $?'
+
+python 'fork, wait and memory of its own' '
+import os
+data = bytearray(b"x" * 100000)
+r, w = os.pipe()
+pid = os.fork()
+if pid == 0:
+    data[500] = 121
+    os.write(w, data[499:502])
+    os._exit(7)
+os.close(w)
+got = os.waitpid(pid, 0)
+print(got[0] == pid, os.WEXITSTATUS(got[1]), os.read(r, 9), data[499:502])
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError as error:
+    print(error)
+'
+python 'the parent and the child know each other' '
+import os
+me = os.getpid()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if os.getppid() == me and os.getpid() != me else 1)
+print(os.waitpid(pid, 0)[1], os.getpgid(pid) if False else "")
+'
+python 'vfork and posix_spawn' '
+import os, subprocess
+print(subprocess.run(["/bin/echo", "spawned"], capture_output=True).stdout)
+pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 5"], {})
+print(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+try:
+    subprocess.run(["/no/such/program"])
+except FileNotFoundError as error:
+    print(error)
+try:
+    os.posix_spawn("/no/such/program", ["x"], {})
+except FileNotFoundError as error:
+    print(error)
+'
+python 'waitid, and what it leaves' '
+import os, signal
+pid = os.fork()
+if pid == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+print(info.si_pid == pid, info.si_code == os.CLD_KILLED, info.si_status)
+print(os.WTERMSIG(os.waitpid(pid, 0)[1]))
+'
+python 'stopping and continuing a child' '
+import os, signal, time
+pid = os.fork()
+if pid == 0:
+    while True:
+        time.sleep(0.01)
+os.kill(pid, signal.SIGSTOP)
+print(os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]))
+os.kill(pid, signal.SIGCONT)
+print(os.WIFCONTINUED(os.waitpid(pid, os.WCONTINUED)[1]))
+os.kill(pid, signal.SIGTERM)
+print(os.WTERMSIG(os.waitpid(pid, 0)[1]))
+'
+python 'process groups and sessions' '
+import os, signal
+r, w = os.pipe()
+kids = []
+for i in range(3):
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, kids[0] if kids else 0)
+        os.write(w, b"x")
+        signal.pause()
+    try:
+        os.setpgid(pid, kids[0] if kids else pid)
+    except PermissionError:
+        pass
+    kids.append(pid)
+while len(os.read(r, 1)) and (i := i - 1) >= 0:
+    pass
+print(len({os.getpgid(kid) for kid in kids}))
+os.killpg(kids[0], signal.SIGUSR1)
+print([os.WTERMSIG(os.waitpid(kid, 0)[1]) for kid in kids])
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if os.setsid() is None and os.getsid(0) == os.getpid() else 1)
+print(os.waitpid(pid, 0)[1])
+'
+
+# --- Signals
+
+shell 'traps' 'trap "echo USR1" USR1; trap "echo EXIT" EXIT; kill -USR1 $$; kill -USR1 $$; echo here'
+shell 'a trap while a child runs' 'trap "echo got; exit 6" TERM; (sleep 0.2; kill -TERM $$) & sleep 5 & wait $!; echo not here'
+shell 'ignored signals go to children' 'trap "" TERM; (kill -TERM $BASHPID; echo survived)'
+shell 'killed by a signal' 'kill -TERM $$'
+shell 'a child killed by one' 'bash -c "kill -SEGV \$\$"; echo $?; bash -c "kill -ABRT \$\$"; echo $?'
+python 'handlers, and what they are given' '
+import signal, os
+got = []
+def handler(number, frame):
+    got.append(signal.Signals(number).name)
+for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN, signal.SIGRTMAX):
+    signal.signal(number, handler)
+    os.kill(os.getpid(), number)
+print(got)
+'
+python 'masks, pending signals and sigwait' '
+import signal, os
+signal.signal(signal.SIGUSR1, lambda *a: print("handled"))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGUSR2])
+os.kill(os.getpid(), signal.SIGUSR1)
+os.kill(os.getpid(), signal.SIGUSR2)
+print(sorted(s.name for s in signal.sigpending()))
+print(signal.sigwait([signal.SIGUSR2]).name)
+info = signal.sigtimedwait([signal.SIGRTMIN], 0.01)
+print(info)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+print("end")
+'
+python 'queued signals in their order' '
+import signal, os
+signal.pthread_sigmask(signal.SIG_BLOCK, range(34, 64))
+for number in (40, 36, 40, 35, 36):
+    os.kill(os.getpid(), number)
+got = []
+for number in range(34, 64):
+    signal.signal(number, lambda n, f: got.append(n))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, range(34, 64))
+print(got)
+'
+python 'a timer, EINTR and what is made again' '
+import signal, time, os, select
+hits = []
+signal.signal(signal.SIGALRM, lambda *a: hits.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+r, w = os.pipe()
+time.sleep(0.3)
+print(len(hits) >= 2, select.select([r], [], [], 0.2)[0])
+signal.setitimer(signal.ITIMER_REAL, 0)
+'
+python 'a reader that is interrupted reads on' '
+import signal, os
+signal.signal(signal.SIGALRM, lambda *a: os.write(w, b"from the handler"))
+r, w = os.pipe()
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+print(os.read(r, 100))
+'
+python 'a handler that raises' '
+import signal, time
+class Timeout(Exception): pass
+def handler(*a): raise Timeout()
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    time.sleep(10)
+except Timeout:
+    print("timeout")
+'
+python 'a busy loop is interrupted' '
+import signal
+done = False
+def handler(*a):
+    global done
+    done = True
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+while not done:
+    pass
+print("interrupted")
+'
+python 'faulthandler on a bad access' '
+import faulthandler, sys, os
+pid = os.fork()
+if pid == 0:
+    os.close(2)
+    faulthandler.enable(file=sys.stdout)
+    faulthandler._sigsegv()
+status = os.waitpid(pid, 0)[1]
+print(os.WTERMSIG(status))
+'
+
+# --- Threads
+
+python 'threads that compute and join' '
+import threading
+total = [0] * 8
+def work(i):
+    for n in range(2000):
+        total[i] += n
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(total)
+'
+python 'locks, events, conditions' '
+import threading, queue
+q = queue.Queue(2)
+out = []
+def consumer():
+    while (item := q.get()) is not None:
+        out.append(item)
+thread = threading.Thread(target=consumer)
+thread.start()
+for item in list(range(50)) + [None]:
+    q.put(item)
+thread.join()
+event = threading.Event()
+threading.Timer(0.05, event.set).start()
+print(out == list(range(50)), event.wait(5), event.wait(0.01))
+'
+python 'signals go to the first thread' '
+import threading, signal, os, time
+got = []
+signal.signal(signal.SIGUSR1, lambda *a: got.append(threading.current_thread() is threading.main_thread()))
+thread = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGUSR1))
+thread.start(); thread.join()
+time.sleep(0.05)
+print(got)
+'
+python 'a signal for one thread' '
+import threading, signal, time
+ready = threading.Event()
+def work():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    ready.set()
+    print(signal.sigwait([signal.SIGUSR2]).name)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+thread = threading.Thread(target=work)
+thread.start(); ready.wait()
+signal.pthread_kill(thread.ident, signal.SIGUSR2)
+thread.join()
+'
+python 'fork from a thread' '
+import threading, os
+def work():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(9)
+    print(os.WEXITSTATUS(os.waitpid(pid, 0)[1]))
+others = [threading.Thread(target=threading.Event().wait, daemon=True) for _ in range(3)]
+[t.start() for t in others]
+thread = threading.Thread(target=work)
+thread.start(); thread.join()
+'
+python 'execve from a thread, with others waiting' '
+import threading, os, sys
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+def work():
+    os.execv("/bin/sh", ["sh", "-c", "echo executed; exit 4"])
+sys.stdout.flush()
+thread = threading.Thread(target=work)
+thread.start(); thread.join()
+'
+python 'exit while others run' '
+import threading, os
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("bye", flush=True)
+os._exit(3)
+'
+python 'subprocesses from threads' '
+import threading, subprocess
+out = [None] * 4
+def work(i):
+    out[i] = subprocess.run(["/bin/echo", str(i)], capture_output=True).stdout
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(out)
+'
+
+# --- What a task must not do, and what must not be left of it
+
+sleep 1000 &
+victim=$!
+uvctl run -- bash -c "kill -KILL $victim; kill -KILL -- -1; kill -KILL 1; kill 0 2>/dev/null" >/dev/null 2>&1 </dev/null
+kill -0 $victim
+report $? 'other processes get no signals of a task'
+uvctl run -- bash -c "kill -0 $victim; echo \$?; kill -0 999999; echo \$?" >guest.out 2>/dev/null
+[ "$(tr '\n' ' ' <guest.out)" = '1 1 ' ]
+report $? 'whether they exist is not told'
+kill $victim
+
+# gone PATTERN: whether no process of the pattern is left soon.
+gone() {
+	for _ in $(seq 100); do
+		pgrep -f "$1" >/dev/null || return 0
+		sleep 0.1
+	done
+	pgrep -af "$1" | sed 's/^/# left: /'
+	return 1
+}
+
+uvctl run -- bash -c 'sleep 3331 & (sleep 3332 &) ; setsid sleep 3333 & echo started'
+gone 'sleep 333'
+report $? 'what a task leaves in the background ends with it'
+setsid uvctl run -- bash -c 'trap "" TERM HUP INT; sleep 3341 & (setsid sleep 3342 &) ; echo started; sleep 3343' >started &
+uvctl=$!
+for _ in $(seq 100); do grep -q started started && break; sleep 0.1; done
+sleep 0.5
+kill -KILL $(pgrep -f 'uvctl run.*334' | head -n 1) 2>/dev/null
+wait $uvctl 2>/dev/null
+gone 'sleep 334'
+report $? 'killing uvctl kills all of a task'
+[ "$(uvctl info --json | jq .vms)" = 0 ]
+report $? 'no micro-VM is left'
+
+echo "1..$number"
+exit $((failed > 0))

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Signals on their way from the host to a thread of a task.
+//!
+//! The host's masks and dispositions are the task's own, so that the host decides what arrives where and when. For
+//! a signal that the task handles, the broker's handler is [`collect`]: it notes the signal in the thread's
+//! [`Inbox`], blocks all others, and makes whatever the thread is in come back: RUN by its `immediate_exit`, and a
+//! system call that waits by [`call`], which has no gap between its last look at the inbox and the kernel. The
+//! thread then gives the signal to the guest, and unblocks what the guest's handler leaves unblocked.
+
+use std::arch::global_asm;
+use std::cell::{Cell, UnsafeCell};
+use std::mem;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::Arc;
+
+use crate::errno::{Errno, SysResult};
+use crate::sync::Lock;
+use crate::{pass, ExitFlag};
+
+/// The size of a `siginfo_t`.
+pub const INFO: usize = 128;
+
+/// A `siginfo_t`.
+pub type Info = [u8; INFO];
+
+/// The signal that wakes a thread of the broker for the broker's own ends. It is never blocked on the host; a
+/// task's own use of it is told apart by [`WAKE_VALUE`].
+pub const WAKE: i32 = 64;
+
+/// What comes with a [`WAKE`] of the broker's own.
+const WAKE_VALUE: u64 = 0x7576_6973_6f72_0001;
+
+/// All signals but those that must not be blocked.
+const ALL: u64 = !bit(WAKE);
+
+/// The bit of a signal in a mask.
+pub const fn bit(number: i32) -> u64 {
+    1 << (number - 1)
+}
+
+/// A signal that a thread has got.
+#[derive(Clone, Copy, Debug)]
+pub struct Signal {
+    /// Its number.
+    pub number: i32,
+    /// What came with it.
+    pub info: Info,
+}
+
+/// Where signals for a thread arrive: at most one at a time.
+#[derive(Debug)]
+pub struct Inbox {
+    /// Whether there is anything to look at, [`Self::number`] or [`Self::woken`].
+    pending: AtomicU32,
+    /// The signal; 0 for none.
+    number: AtomicU32,
+    /// What came with it.
+    info: UnsafeCell<Info>,
+    /// Whether the broker wants something of the thread.
+    woken: AtomicU32,
+    /// The `immediate_exit` of the thread's vCPU, and what keeps it there.
+    exit_flag: AtomicPtr<u32>,
+    flag: Lock<Option<ExitFlag>>,
+    /// What the guest blocks, for [`WAKE`] of the guest's own.
+    mask: AtomicU64,
+    /// Whether such a one waits until it is unblocked.
+    postponed: AtomicU32,
+}
+
+// SAFETY: `info` is written by `collect`, in the thread itself and only while `number` is 0, and read by that
+// thread only while it is not.
+unsafe impl Sync for Inbox {}
+
+thread_local! {
+    /// The inbox of the thread; null if the thread is not a task's.
+    static CURRENT: Cell<*const Inbox> = const { Cell::new(ptr::null()) };
+}
+
+/// What a thread without an inbox looks at: nothing ever arrives.
+static QUIET: AtomicU32 = AtomicU32::new(0);
+
+impl Inbox {
+    /// An empty one.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            pending: AtomicU32::new(0),
+            number: AtomicU32::new(0),
+            info: UnsafeCell::new([0; INFO]),
+            woken: AtomicU32::new(0),
+            exit_flag: AtomicPtr::new(ptr::null_mut()),
+            flag: Lock::default(),
+            mask: AtomicU64::new(0),
+            postponed: AtomicU32::new(0),
+        })
+    }
+
+    /// Makes it the one of the calling thread, whose vCPU has `exit_flag`; until the result is dropped.
+    pub fn enter(self: &Arc<Self>, exit_flag: ExitFlag) -> Entered {
+        self.use_flag(exit_flag);
+        CURRENT.set(Arc::as_ptr(self));
+        Entered(Arc::clone(self))
+    }
+
+    /// The thread has another vCPU from now on.
+    pub fn use_flag(&self, exit_flag: ExitFlag) {
+        self.exit_flag.store(exit_flag.as_ptr(), SeqCst);
+        exit_flag.set(self.is_pending());
+        // The old one goes last.
+        drop(self.flag.lock().replace(exit_flag));
+    }
+
+    /// Whether there is anything to look at.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(SeqCst) != 0
+    }
+
+    /// Whether what there is to look at is not from outside.
+    pub fn is_but_woken(&self) -> bool {
+        self.woken.load(SeqCst) != 0 && self.number.load(SeqCst) == 0
+    }
+
+    /// Takes the signal that has arrived, if one has. All signals stay blocked on the host until
+    /// [`Self::set_mask`].
+    pub fn take(&self) -> Option<Signal> {
+        let number = self.number.load(SeqCst);
+        if number == 0 {
+            return None;
+        }
+        // SAFETY: While `number` is not 0, nobody writes there.
+        let info = unsafe { *self.info.get() };
+        self.number.store(0, SeqCst);
+        Some(Signal {
+            number: number as i32,
+            info,
+        })
+    }
+
+    /// Whether the broker wants something of the thread; it is asked once.
+    pub fn take_wake(&self) -> bool {
+        self.woken.swap(0, SeqCst) != 0
+    }
+
+    /// Nothing is to be looked at any more; what arrives from now on is noted again.
+    pub fn clear(&self) {
+        self.pending.store(0, SeqCst);
+        let flag = self.exit_flag.load(SeqCst);
+        if !flag.is_null() {
+            // SAFETY: Whoever gave it to us keeps it, and it is accessed atomically only.
+            unsafe { AtomicU32::from_ptr(flag) }.store(0, SeqCst);
+        }
+        if self.number.load(SeqCst) != 0 || self.woken.load(SeqCst) != 0 {
+            self.raise();
+        }
+    }
+
+    /// Something is to be looked at. Async-signal-safe.
+    fn raise(&self) {
+        self.pending.store(1, SeqCst);
+        let flag = self.exit_flag.load(SeqCst);
+        if !flag.is_null() {
+            // SAFETY: As in `clear`.
+            unsafe { AtomicU32::from_ptr(flag) }.store(1, SeqCst);
+        }
+    }
+
+    /// Notes a signal; there is none yet. Async-signal-safe.
+    fn note(&self, number: i32, info: &Info) {
+        // SAFETY: `number` is 0: all signals are blocked from the moment that one is noted until it was taken.
+        unsafe { *self.info.get() = *info };
+        self.number.store(number as u32, SeqCst);
+        self.raise();
+    }
+
+    /// The guest of the calling thread blocks `mask` from now on, and so does the host.
+    pub fn set_mask(&self, mask: u64) {
+        self.mask.store(mask, SeqCst);
+        if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
+            self.postponed_again();
+        }
+        let mut bytes = host_mask(mask).to_le_bytes();
+        // It cannot fail with this operation and size.
+        let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut bytes, None, 8);
+    }
+
+    /// Sends the guest's own [`WAKE`] again, which it had blocked.
+    fn postponed_again(&self) {
+        let mut info = [0; INFO];
+        info[0] = WAKE as u8;
+        info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+        let _ = send(own_tid(), WAKE, &info);
+    }
+}
+
+/// What the host blocks where the guest blocks `mask`.
+pub fn host_mask(mask: u64) -> u64 {
+    mask & ALL
+}
+
+/// A thread that has an inbox.
+#[derive(Debug)]
+pub struct Entered(Arc<Inbox>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        debug_assert!(CURRENT.get() == Arc::as_ptr(&self.0));
+        CURRENT.set(ptr::null());
+    }
+}
+
+/// The calling thread gets no signals, until this is dropped.
+#[derive(Debug)]
+pub struct BlockAll {
+    before: [u8; 8],
+}
+
+impl BlockAll {
+    /// Blocks them.
+    pub fn new() -> Self {
+        let (mut all, mut before) = ([0xff; 8], [0; 8]);
+        // It cannot fail with this operation and size.
+        let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut all, &mut before, 8);
+        Self { before }
+    }
+}
+
+impl Drop for BlockAll {
+    fn drop(&mut self) {
+        let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut self.before, None, 8);
+    }
+}
+
+/// From now on threads can be woken.
+pub fn prepare_wake() {
+    set_collected(WAKE, 0);
+}
+
+/// Makes a system call that may wait, unless a signal has arrived for the calling thread: `ERESTARTNOINTR` says
+/// that it was not made.
+///
+/// # Safety
+///
+/// As for the call itself.
+pub(crate) unsafe fn call(number: libc::c_long, arguments: &[u64; 6]) -> SysResult {
+    let inbox = CURRENT.get();
+    let pending = match inbox.is_null() {
+        true => &QUIET,
+        // SAFETY: It is alive as long as it is the thread's.
+        false => unsafe { &(*inbox).pending },
+    };
+    // SAFETY: By the caller's promise.
+    let value = unsafe { uvisor_call(number, arguments.as_ptr(), pending.as_ptr()) };
+    match u64::try_from(value) {
+        Ok(value) => Ok(value),
+        Err(_) => Errno::check(value),
+    }
+}
+
+// A signal that arrives before SYSCALL has changed the word or finds us in the range that `collect` moves
+// away from, so there is no gap.
+global_asm!(
+    ".pushsection .text.uvisor_call, \"ax\", @progbits",
+    ".globl uvisor_call, uvisor_call_look, uvisor_call_made, uvisor_call_not_made",
+    "uvisor_call:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "mov rdi, [rsi]",
+    "mov rdx, [rsi + 16]",
+    "mov r10, [rsi + 24]",
+    "mov r8, [rsi + 32]",
+    "mov r9, [rsi + 40]",
+    "mov rsi, [rsi + 8]",
+    "uvisor_call_look:",
+    "cmp dword ptr [rcx], 0",
+    "jne uvisor_call_not_made",
+    "syscall",
+    "uvisor_call_made:",
+    "ret",
+    "uvisor_call_not_made:",
+    "mov rax, -513",
+    "ret",
+    ".popsection",
+);
+
+extern "C" {
+    fn uvisor_call(number: libc::c_long, arguments: *const u64, pending: *const u32) -> i64;
+    static uvisor_call_look: u8;
+    static uvisor_call_made: u8;
+    static uvisor_call_not_made: u8;
+}
+
+/// The broker's handler of all signals that a task handles, and of [`WAKE`].
+///
+/// # Safety
+///
+/// The kernel calls it, with `SA_SIGINFO` and all other signals blocked.
+unsafe extern "C" fn collect(
+    number: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: The kernel gives a whole structure.
+    let info: Info = unsafe { *info.cast() };
+    let inbox = CURRENT.get();
+    if is_own_fault(number, &info) {
+        // A bug of the broker's: it happens again, with its default action.
+        set_disposition(number, libc::SIG_DFL);
+        return;
+    }
+    if inbox.is_null() {
+        return;
+    }
+    // SAFETY: It is alive as long as it is the thread's.
+    let inbox = unsafe { &*inbox };
+    let context: *mut libc::ucontext_t = context.cast();
+    if number == WAKE && is_wake(&info) {
+        inbox.woken.store(1, SeqCst);
+        inbox.raise();
+    } else if number == WAKE
+        && (inbox.mask.load(SeqCst) & bit(WAKE) != 0 || inbox.number.load(SeqCst) != 0)
+    {
+        // Blocked by the guest, or by us since there is one already.
+        inbox.postponed.store(1, SeqCst);
+        return;
+    } else {
+        inbox.note(number, &info);
+        // SAFETY: The kernel's context of this handler; its mask is the first word of the set.
+        unsafe { *(&raw mut (*context).uc_sigmask).cast::<u64>() = ALL };
+    }
+    // SAFETY: As above, and the registers are what the kernel goes on with.
+    let rip = unsafe { &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize] };
+    let look = &raw const uvisor_call_look as i64;
+    let made = &raw const uvisor_call_made as i64;
+    if (look..made).contains(rip) {
+        *rip = &raw const uvisor_call_not_made as i64;
+    }
+}
+
+/// Whether a signal says that the broker itself did something wrong.
+fn is_own_fault(number: i32, info: &Info) -> bool {
+    let synchronous = matches!(
+        number,
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP
+    );
+    // Positive codes are the kernel's; what others send has SI_USER or a negative one.
+    synchronous && code(info) > 0
+}
+
+/// Whether a [`WAKE`] is the broker's.
+fn is_wake(info: &Info) -> bool {
+    crate::memory::word(info, 24) == WAKE_VALUE
+}
+
+/// The `si_code` of a signal.
+pub fn code(info: &Info) -> i32 {
+    crate::memory::word32(info, 8) as i32
+}
+
+/// The kernel's structure for `rt_sigaction`.
+#[repr(C)]
+struct KernelAction {
+    handler: u64,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
+/// Makes the host collect a signal for the task; `flags` are those of the task that are the host's to obey.
+pub fn set_collected(number: i32, flags: u64) {
+    // SAFETY: All bytes zero are a valid value.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = collect as *const () as usize;
+    let ours = libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT;
+    action.sa_flags = libc::SA_SIGINFO | (flags as i32 & ours);
+    set_action(number, &action, u64::MAX);
+}
+
+/// Makes the host ignore a signal (`SIG_IGN`), or do what it does by default (`SIG_DFL`).
+pub fn set_disposition(number: i32, disposition: libc::sighandler_t) {
+    // SAFETY: As above.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = disposition;
+    set_action(number, &action, 0);
+}
+
+/// `rt_sigaction` for any signal; the C library's keeps two for itself.
+fn set_action(number: i32, action: &libc::sigaction, mask: u64) {
+    const SA_RESTORER: u64 = 0x0400_0000;
+    let action = KernelAction {
+        handler: action.sa_sigaction as u64,
+        flags: action.sa_flags as u32 as u64 | SA_RESTORER,
+        restorer: &raw const uvisor_restore as u64,
+        mask,
+    };
+    // SAFETY: The structure is the kernel's; the handler is `collect`, which is async-signal-safe, or none.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            number,
+            &action,
+            ptr::null::<u8>(),
+            8,
+        )
+    };
+}
+
+global_asm!(
+    ".pushsection .text.uvisor_restore, \"ax\", @progbits",
+    ".globl uvisor_restore",
+    "uvisor_restore:",
+    "mov eax, 15",
+    "syscall",
+    ".popsection",
+);
+
+extern "C" {
+    static uvisor_restore: u8;
+}
+
+/// The calling thread's number.
+pub fn own_tid() -> i32 {
+    // SAFETY: It takes nothing.
+    unsafe { libc::gettid() }
+}
+
+/// Sends a signal with `info` to a thread of this process.
+pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
+    let pid = std::process::id();
+    // SAFETY: The structure is whole, and the kernel only reads it.
+    let result =
+        unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, number, info.as_ptr()) };
+    match result {
+        0 => Ok(0),
+        _ => Err(Errno::last()),
+    }
+}
+
+/// Wakes a thread of this process: it looks what the broker wants of it.
+pub fn wake(tid: i32) {
+    let mut info = [0; INFO];
+    info[0] = WAKE as u8;
+    info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+    info[24..32].copy_from_slice(&WAKE_VALUE.to_le_bytes());
+    // One that has ended needs none.
+    let _ = send(tid, WAKE, &info);
+}
+
+/// The value for a timer that wakes.
+pub fn wake_value() -> libc::sigval {
+    libc::sigval {
+        sival_ptr: WAKE_VALUE as *mut libc::c_void,
+    }
+}
+
+/// Ends this process by a signal, as its default action does.
+pub fn die_of(number: i32) -> ! {
+    let limit = [0u8; 16];
+    // A core file would be the broker's memory, and none of the task's business.
+    let _ = pass!(
+        PRLIMIT,
+        0,
+        libc::RLIMIT_CORE as i32,
+        &mut limit.clone(),
+        None
+    );
+    set_disposition(number, libc::SIG_DFL);
+    let mut mask = (!bit(number)).to_le_bytes();
+    let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, 8);
+    let _ = pass!(KILL, u64::from(std::process::id()), number);
+    // Only a signal that does not kill comes back.
+    std::process::abort()
+}

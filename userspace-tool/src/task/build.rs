@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Making tasks: from a program, and of a task another by `execve`.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use uvisor_uapi::Prot;
+
+use super::{Options, Random, Shared, Task, TaskError, Thread, Threads};
+use crate::errno::Errno;
+use crate::guest::Guest;
+use crate::layout::{Entropy, Layout, STACK_GUARD};
+use crate::loader::{LoadError, Program};
+use crate::memory::Memory;
+use crate::personality::{Actions, Book, Fds, Heap, Limits, Signals, Trace};
+use crate::signal::Inbox;
+use crate::space::{Area, Backing, Space};
+use crate::stack::{self, Start};
+use crate::sync::Lock;
+use crate::{Device, Vcpu};
+
+/// The stack that a task gets if nothing limits it.
+const STACK: u64 = 8 << 20;
+
+/// The largest stack that a task gets.
+const STACK_MAX: u64 = 1 << 30;
+
+/// What becomes of a program by loading it.
+struct Loaded {
+    vcpu: Vcpu,
+    memory: Memory,
+    shared: Shared,
+}
+
+/// What a program is loaded with.
+struct Load {
+    environment: Vec<Vec<u8>>,
+    memory_limit: u64,
+    aslr: bool,
+    checkpoint: Vec<u8>,
+    actions: Actions,
+    limits: Limits,
+    former: Option<u32>,
+}
+
+impl Task {
+    /// Puts a program into a new micro-VM.
+    ///
+    /// The file descriptors of this process below the limit on open files are the task's from now
+    /// on.
+    pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
+        let fds = Fds::reserve().map_err(TaskError::Setup)?;
+        let actions = Actions::inherit(options.pipe_ignored);
+        let load = Load {
+            environment: options.environment,
+            memory_limit: options.memory_limit,
+            aslr: options.aslr,
+            checkpoint: Vec::new(),
+            actions,
+            limits: Limits::default(),
+            former: None,
+        };
+        let loaded = Loaded::new(device, program, load, &fds)?;
+        let trace = match options.trace {
+            Some(file) => Some(Trace::new(
+                fds.own(file.as_fd()).map_err(TaskError::Setup)?.into(),
+            )),
+            None => None,
+        };
+        Ok(Self {
+            vcpu: loaded.vcpu,
+            memory: Arc::new(loaded.memory),
+            shared: Arc::new(loaded.shared),
+            fds: Arc::new(fds),
+            signals: Signals::inherit().map_err(TaskError::Setup)?,
+            inbox: Inbox::new(),
+            thread: Thread::first(),
+            tree: Arc::default(),
+            child: None,
+            plain_device: None,
+            ending: None,
+            answered: false,
+            trace,
+        })
+    }
+
+    /// What this thread becomes by `execve` of `program`, in a new micro-VM, with the same descriptors. Nothing of
+    /// the task has changed then.
+    pub(crate) fn successor(
+        &self,
+        program: Program,
+        environment: Vec<Vec<u8>>,
+    ) -> Result<Self, TaskError> {
+        let load = Load {
+            environment,
+            memory_limit: self.shared.memory_limit,
+            aslr: self.shared.aslr,
+            checkpoint: self.shared.checkpoint.clone(),
+            actions: self.shared.actions.lock().after_exec(),
+            limits: self.shared.limits.lock().clone(),
+            former: self.shared.former,
+        };
+        let loaded = Loaded::new(Device::open()?, program, load, &self.fds)?;
+        Ok(Self {
+            vcpu: loaded.vcpu,
+            memory: Arc::new(loaded.memory),
+            shared: Arc::new(loaded.shared),
+            fds: Arc::clone(&self.fds),
+            signals: self.signals.inherited(),
+            inbox: Arc::clone(&self.inbox),
+            thread: Thread::first(),
+            tree: Arc::clone(&self.tree),
+            child: None,
+            plain_device: None,
+            ending: None,
+            answered: true,
+            trace: self.trace.clone(),
+        })
+    }
+}
+
+impl Loaded {
+    /// Loads a program into a new micro-VM.
+    fn new(device: Device, program: Program, load: Load, fds: &Fds) -> Result<Self, TaskError> {
+        let entropy = match load.aslr {
+            true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
+            false => None,
+        };
+        let layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
+
+        let mut vm = device.create_vm(load.memory_limit)?;
+        let guest = Guest::new(&device)?;
+        guest.install(&vm)?;
+        let mut vcpu = guest.create_vcpu(&vm)?;
+        let own = |fd: BorrowedFd<'_>| fds.own(fd).map_err(TaskError::Setup);
+        vm.replace_fd(own(vm.as_fd())?);
+        vcpu.replace_fd(own(vcpu.as_fd())?);
+
+        let memory = Memory::new(vm, layout.limit)?;
+        let mut space = Space::default();
+        // The stack comes first: a program linked to where it is does not fit.
+        map_stack(&memory, &mut space, &layout, Prot::READ | Prot::WRITE)?;
+        let loaded = program.load(&memory, &mut space, &layout)?;
+        if loaded.executable_stack {
+            let prot = Prot::READ | Prot::WRITE | Prot::EXEC;
+            let start = layout.stack_top - layout.stack_size;
+            memory.vm().protect(start, layout.stack_size, prot)?;
+            space.protect(start, layout.stack_top, prot);
+        }
+        let mut random = [0; 16];
+        crate::host::random(&mut random).map_err(TaskError::Setup)?;
+        let start = Start {
+            arguments: program.arguments.clone(),
+            environment: load.environment,
+            path: program.name.as_os_str().as_bytes().to_vec(),
+            random,
+            auxv: loaded.auxv,
+        };
+        let stack =
+            stack::build(&start, layout.stack_top, layout.stack_size).map_err(LoadError::Stack)?;
+        memory
+            .write(stack.pointer, &stack.bytes)
+            .map_err(TaskError::Setup)?;
+        let regs = vcpu.regs_mut();
+        regs.rip = loaded.entry;
+        regs.rsp = stack.pointer;
+
+        let heap = Heap {
+            start: loaded.heap,
+            end: loaded.heap,
+        };
+        let shared = Shared {
+            layout,
+            book: Lock::new(Book { space, heap }),
+            actions: Lock::new(load.actions),
+            limits: Lock::new(load.limits),
+            threads: Threads::first(),
+            program: absolute(program.path()),
+            random: Random {
+                address: stack.random,
+                bytes: random,
+            },
+            checkpoint: load.checkpoint,
+            memory_limit: load.memory_limit,
+            aslr: load.aslr,
+            shim: guest.shim(),
+            former: load.former,
+        };
+        Ok(Self {
+            vcpu,
+            memory,
+            shared,
+        })
+    }
+}
+
+/// Maps the stack, and keeps what is below it free.
+fn map_stack(
+    memory: &Memory,
+    space: &mut Space,
+    layout: &Layout,
+    prot: Prot,
+) -> Result<(), TaskError> {
+    let start = layout.stack_top - layout.stack_size;
+    memory.vm().map_anonymous(start, layout.stack_size, prot)?;
+    space.insert(
+        start,
+        Area {
+            end: layout.stack_top,
+            prot,
+            backing: Backing::Anonymous,
+        },
+    );
+    space.insert(
+        start - STACK_GUARD,
+        Area {
+            end: start,
+            prot: Prot::empty(),
+            backing: Backing::Reserved,
+        },
+    );
+    Ok(())
+}
+
+/// The size of the stack that the task's limit allows.
+fn stack_size(limits: &Limits) -> u64 {
+    match limits.get(libc::RLIMIT_STACK as usize) {
+        Ok((libc::RLIM_INFINITY, _)) | Err(_) => STACK,
+        Ok((soft, _)) => soft.min(STACK_MAX),
+    }
+}
+
+/// The absolute path of a program, its links resolved.
+fn absolute(path: &Path) -> CString {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    // A path that was opened has no NUL.
+    CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Signals and faults come to the guest: its handler runs on a frame, and `sigreturn` goes back.
+
+use super::fault::{floating_point_code, Fault};
+use super::{End, Ending, Task, TaskError};
+use crate::errno::{Errno, SysResult};
+use crate::frame::{self, Extended, Frame, Place, Trap, FRAME};
+use crate::personality::{Action, Disposition, AUTODISARM};
+use crate::signal::{self, bit, Info, Signal};
+
+impl Task {
+    /// Looks what has arrived for the thread.
+    pub(super) fn attend(&mut self) -> Result<(), TaskError> {
+        let woken = self.inbox.take_wake();
+        let signal = self.inbox.take();
+        self.inbox.clear();
+        let interrupted = std::mem::take(&mut self.signals.interrupted);
+        let temporary = self.signals.temporary.take();
+        if woken && self.is_to_leave() {
+            self.ending = Some(Ending::Left);
+            return Ok(());
+        }
+        match signal {
+            Some(signal) => self.deliver(signal, interrupted, temporary),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a signal of the host's to the guest. `interrupted` says that it came while a call waited that may be
+    /// made again; `temporary` is what such a call had blocked meanwhile.
+    fn deliver(
+        &mut self,
+        signal: Signal,
+        interrupted: bool,
+        temporary: Option<u64>,
+    ) -> Result<(), TaskError> {
+        let number = signal.number;
+        let action = self.shared.actions.lock().deliver(number);
+        match action.disposition() {
+            Disposition::Ignore => self.inbox.set_mask(self.signals.mask),
+            // It has changed its mind since: the host does what is to be done.
+            Disposition::Default => {
+                signal::set_disposition(number, libc::SIG_DFL);
+                // Not ours alone: what fails here is that the signal is already gone.
+                let _ = signal::send(signal::own_tid(), number, &signal.info);
+                self.inbox.set_mask(self.signals.mask);
+            }
+            Disposition::At(_) => {
+                if interrupted && !action.restarts() {
+                    self.answer(Err(Errno::EINTR));
+                }
+                let blocked = temporary.unwrap_or(self.signals.mask);
+                if self
+                    .enter_handler(number, &action, &signal.info, Trap::default(), blocked)
+                    .is_err()
+                {
+                    self.no_stack(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the guest a signal that it cannot put off; `end` is what it comes to if it does not handle it.
+    pub(super) fn force(&mut self, fault: &Fault, end: End) -> Result<(), TaskError> {
+        let number = fault.signal;
+        let blocked = self.signals.mask & bit(number) != 0;
+        let action = match blocked {
+            true => Action::default(),
+            false => self.shared.actions.lock().deliver(number),
+        };
+        let mut fault = fault.clone();
+        if !matches!(action.disposition(), Disposition::At(_)) {
+            self.end(end);
+            return Ok(());
+        }
+        let mask = self.signals.mask;
+        if fault.is_floating_point() {
+            if let Some(place) = self.place(&action) {
+                let extended = Extended::get();
+                let stored = self.store_extended(place.state, extended);
+                let legacy = stored.and_then(|()| self.memory.read(place.state));
+                if let Ok(legacy) = legacy {
+                    fault.set_code(floating_point_code(fault.trap.vector, &legacy));
+                }
+            }
+        }
+        if self
+            .enter_handler(number, &action, &fault.info(), fault.trap, mask)
+            .is_err()
+        {
+            self.no_stack(number);
+        }
+        Ok(())
+    }
+
+    /// The guest has no stack for a handler: Linux has it killed.
+    fn no_stack(&mut self, number: i32) {
+        let text = format!("has no room on its stack for the handler of signal {number}");
+        self.end(End::Fault(libc::SIGSEGV, text));
+    }
+
+    /// Where the frame for a handler goes.
+    fn place(&self, action: &Action) -> Option<Place> {
+        let sp = self.vcpu.regs().rsp;
+        let stack = &self.signals.stack;
+        let extended = Extended::get();
+        match action.on_stack() && stack.is_enabled() && !stack.holds(sp) {
+            true => frame::place(stack.top(), false, extended),
+            false => frame::place(sp, true, extended),
+        }
+    }
+
+    /// Makes the guest go on in a handler, with `blocked` and what the action says blocked.
+    fn enter_handler(
+        &mut self,
+        number: i32,
+        action: &Action,
+        info: &Info,
+        trap: Trap,
+        blocked: u64,
+    ) -> SysResult<()> {
+        let Disposition::At(handler) = action.disposition() else {
+            return Err(Errno::EINVAL);
+        };
+        let context = self.user_context().map_err(|_| Errno::EFAULT)?;
+        let place = self.place(action).ok_or(Errno::EFAULT)?;
+        let sp = context.rsp;
+        self.memory.range(place.frame, FRAME)?;
+        self.store_extended(place.state, Extended::get())?;
+        let frame = Frame {
+            regs: context,
+            mask: self.signals.mask,
+            stack: self.signals.stack.shown(sp),
+            state: place.state,
+        };
+        let bytes = frame.bytes(action.restorer(), info, trap);
+        self.memory.write(place.frame, &bytes)?;
+        if self.signals.stack.flags() & AUTODISARM != 0 {
+            self.signals.stack.disarm();
+        }
+        let regs = self.vcpu.regs_mut();
+        *regs = context;
+        frame::enter_handler(regs, handler, number, place.frame);
+        self.answered = false;
+        self.set_mask(blocked | action.blocks(number));
+        Ok(())
+    }
+
+    /// The thread blocks `mask` from now on.
+    pub(crate) fn set_mask(&mut self, mask: u64) {
+        self.signals.mask = mask & !(bit(libc::SIGKILL) | bit(libc::SIGSTOP));
+        self.inbox.set_mask(self.signals.mask);
+    }
+
+    /// `rt_sigreturn`: back to what a frame says.
+    pub(crate) fn sigreturn(&mut self) -> SysResult {
+        // The handler's RET has taken the first word.
+        let frame = self.vcpu.regs().rsp.wrapping_sub(8);
+        if self.leave_handler(frame).is_err() {
+            let text = format!("returned from a signal handler with a bad frame at {frame:#x}");
+            self.end(End::Fault(libc::SIGSEGV, text));
+        }
+        self.answered = true;
+        Ok(0)
+    }
+
+    /// Goes back by the frame at `address`.
+    fn leave_handler(&mut self, address: u64) -> SysResult<()> {
+        let bytes = self.memory.read::<FRAME>(address)?;
+        let frame = Frame::read(&bytes, self.vcpu.regs());
+        // What is not canonical cannot be gone to.
+        if frame.regs.rip >> 47 != 0 {
+            return Err(Errno::EFAULT);
+        }
+        self.load_extended(frame.state, Extended::get())?;
+        *self.vcpu.regs_mut() = frame.regs;
+        self.signals.stack.restore(&frame.stack);
+        self.set_mask(frame.mask);
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes: a fork of the guest is a fork of its broker, with a clone of the micro-VM.
+
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use super::{End, NewThread, Task, Thread, Tree};
+use crate::errno::{Errno, SysResult};
+use crate::memory::{word32, Memory};
+use crate::pass;
+use crate::signal;
+use crate::{Vcpu, Vm};
+
+/// What makes a process another one's child.
+#[derive(Clone, Debug)]
+pub(crate) struct Child {
+    /// What the parent of a `vfork` waits for to be closed.
+    parent: Option<Arc<OwnedFd>>,
+    /// Whether it has its parent's memory.
+    shares_memory: bool,
+}
+
+impl Child {
+    /// Ends the process.
+    pub(super) fn end(&self, end: &End) -> ! {
+        match end {
+            // SAFETY: It ends the process at once, whatever other threads are at.
+            End::Exit(status) => unsafe { libc::_exit((*status).into()) },
+            End::Signal(signal) | End::Fault(signal, _) => signal::die_of(*signal),
+            End::MemoryLimit => signal::die_of(libc::SIGKILL),
+        }
+    }
+
+    /// The process has become another program, so the parent that waits for that can go on.
+    pub(super) fn let_parent_go(self) -> Self {
+        Self {
+            parent: None,
+            shares_memory: false,
+        }
+    }
+
+    /// Whether the parent's memory is still the child's as well.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.shares_memory
+    }
+}
+
+/// How a process begins, as `clone` says it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NewProcess {
+    /// What it has in common with a thread that begins.
+    pub(crate) thread: NewThread,
+    /// Whether it has the parent's memory.
+    pub(crate) vfork: bool,
+    /// Whether the parent waits until it has become another program, or has ended.
+    pub(crate) waits: bool,
+    /// Where a descriptor of the child is written; 0 for nowhere.
+    pub(crate) pidfd: u64,
+}
+
+/// A pipe of the broker's: the end to read, and the end to write.
+fn pipe(task: &Task) -> SysResult<(OwnedFd, OwnedFd)> {
+    let mut ends = [0; 8];
+    pass!(PIPE2, &mut ends, libc::O_CLOEXEC)?;
+    let [read, write] = [0, 4].map(|at| {
+        // SAFETY: The kernel just made this descriptor for us.
+        unsafe { OwnedFd::from_raw_fd(word32(&ends, at) as RawFd) }
+    });
+    Ok((task.fds.own(read.as_fd())?, task.fds.own(write.as_fd())?))
+}
+
+/// Waits for a byte from a pipe; none if all who could write one are gone instead. What arrives meanwhile is looked
+/// at behind it.
+fn wait(read: &OwnedFd) -> Option<u8> {
+    let mut byte = [0u8; 1];
+    loop {
+        // SAFETY: The buffer has a byte.
+        match unsafe { libc::read(read.as_raw_fd(), byte.as_mut_ptr().cast(), 1) } {
+            1 => return Some(byte[0]),
+            -1 if Errno::last() == Errno::EINTR => {}
+            _ => return None,
+        }
+    }
+}
+
+impl Task {
+    /// The processes of the task, of which there are about to be more.
+    fn tree(&self) -> SysResult<()> {
+        let mut tree = self.tree.lock();
+        if tree.is_none() {
+            *tree = Some(Tree::plant(&self.fds)?);
+        }
+        Ok(())
+    }
+
+    /// Whether a process belongs to the task.
+    pub(crate) fn is_member(&self, pid: u64) -> bool {
+        self.is_own(pid)
+            || self
+                .tree
+                .lock()
+                .as_ref()
+                .is_some_and(|tree| tree.has(pid as u32))
+    }
+
+    /// All processes of the task but this.
+    pub(crate) fn others(&self) -> Vec<u32> {
+        self.tree.lock().as_ref().map_or(Vec::new(), Tree::others)
+    }
+
+    /// Whether the process has children, also such as have ended.
+    pub(crate) fn has_children(&self) -> bool {
+        let mut info = [0; 128];
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        pass!(WAITID, libc::P_ALL as i32, 0, &mut info, options, None) != Err(Errno::ECHILD)
+    }
+
+    /// Makes a process that goes on behind the system call that this thread is at; returns its number.
+    pub(crate) fn fork(&mut self, new: NewProcess) -> SysResult {
+        self.tree()?;
+        let refused = Errno::from;
+        let mut vm = match new.vfork {
+            true => self.memory.vm().duplicate().map_err(refused)?,
+            false => {
+                let limit = self.shared.memory_limit;
+                self.memory.vm().share(limit).map_err(refused)?
+            }
+        };
+        let mut vcpu = vm.create_vcpu_from(&self.vcpu).map_err(refused)?;
+        vm.replace_fd(self.fds.own(vm.as_fd())?);
+        vcpu.replace_fd(self.fds.own(vcpu.as_fd())?);
+        new.thread.begin(vcpu.regs_mut());
+        let (begun, says_begun) = pipe(self)?;
+        let done = match new.waits {
+            true => Some(pipe(self)?),
+            false => None,
+        };
+
+        let blocked = signal::BlockAll::new();
+        // SAFETY: The child is this thread alone; whatever it needs that others may have locked is locked by us.
+        let pid = {
+            let shared = Arc::clone(&self.shared);
+            let _book = shared.book.lock();
+            let _actions = shared.actions.lock();
+            let _limits = shared.limits.lock();
+            let mut threads = shared.threads.lock();
+            let tree = Arc::clone(&self.tree);
+            let _tree = tree.lock();
+            // SAFETY: As above; the C library sees to its own locks.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                threads.keep_one();
+            }
+            pid
+        };
+        match pid {
+            0 => {
+                // What the child blocks is the guest's mask.
+                mem::forget(blocked);
+                drop(begun);
+                let done = done.map(|(_, says_done)| Arc::new(says_done));
+                let result = self.begin(&new, vm, vcpu, &says_begun, done);
+                let mut byte = [result.err().map_or(0, |errno| errno.number() as u8)];
+                let told = pass!(WRITE, says_begun.as_raw_fd(), &mut byte, 1);
+                if result.is_err() || told.is_err() {
+                    // SAFETY: The parent knows that it did not begin.
+                    unsafe { libc::_exit(127) };
+                }
+                Ok(0)
+            }
+            -1 => Err(Errno::last()),
+            pid => {
+                drop(says_begun);
+                let begun = wait(&begun);
+                if begun != Some(0) {
+                    let _ = pass!(WAIT4_NOW, pid, None, 0, None);
+                    return Err(begun.map_or(Errno::EAGAIN, Errno::new));
+                }
+                drop((vcpu, vm));
+                self.tell(&new, pid)?;
+                if let Some((done, says_done)) = done {
+                    drop(says_done);
+                    wait(&done);
+                }
+                Ok(pid as u64)
+            }
+        }
+    }
+
+    /// Tells the parent's program about its child.
+    fn tell(&self, new: &NewProcess, pid: i32) -> SysResult<()> {
+        if new.thread.parent_tid != 0 {
+            let _ = self.memory.write(new.thread.parent_tid, &pid.to_le_bytes());
+        }
+        if new.pidfd != 0 {
+            let fd = self.fds.accept(pass!(PIDFD_OPEN, pid, 0)?)?;
+            let _ = self.memory.write(new.pidfd, &(fd as u32).to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// The child goes on with a micro-VM of its own, and says so.
+    fn begin(
+        &mut self,
+        new: &NewProcess,
+        vm: Vm,
+        vcpu: Vcpu,
+        begun: &OwnedFd,
+        parent: Option<Arc<OwnedFd>>,
+    ) -> SysResult<()> {
+        let mut keep = vec![
+            vm.as_fd().as_raw_fd(),
+            vcpu.as_fd().as_raw_fd(),
+            begun.as_raw_fd(),
+        ];
+        keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
+        keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
+        keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));
+        // What the other threads had, and the parent's micro-VM, are not for this process. Their owners
+        // are not dropped: their numbers may be used again from here on.
+        self.fds.keep_own(&keep)?;
+        let vcpu = vcpu.after_fork()?;
+        let memory = Memory::new(vm, self.memory.limit())?;
+        self.inbox.use_flag(vcpu.exit_flag());
+        mem::forget(mem::replace(&mut self.vcpu, vcpu));
+        mem::forget(mem::replace(&mut self.memory, Arc::new(memory)));
+        mem::forget(self.child.replace(Child {
+            parent,
+            shares_memory: new.vfork,
+        }));
+        self.thread = Thread::first();
+        self.thread.clear_tid = new.thread.clear_tid;
+        // What the parent has got is not the child's.
+        let _ = (self.inbox.take(), self.inbox.take_wake());
+        self.inbox.clear();
+        if let Some(tree) = self.tree.lock().as_mut() {
+            tree.grow(&self.fds)?;
+        }
+        if new.thread.child_tid != 0 {
+            let pid = std::process::id();
+            let _ = self.memory.write(new.thread.child_tid, &pid.to_le_bytes());
+        }
+        self.answered = true;
+        self.inbox.set_mask(self.signals.mask);
+        Ok(())
+    }
+}

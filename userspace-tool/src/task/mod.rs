@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A program in a micro-VM: a [`Task`] is one of its threads, as the host's thread that serves it has it.
+
+mod build;
+mod context;
+mod deliver;
+mod fault;
+mod fork;
+mod threads;
+mod tree;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uvisor_uapi::{Stats, HYPERCALL_LEN};
+
+use crate::errno::{Errno, SysResult};
+use crate::guest::Shim;
+use crate::layout::Layout;
+use crate::loader::LoadError;
+use crate::memory::Memory;
+use crate::personality::{self, Actions, Book, Fds, Limits, Signals, Trace};
+use crate::signal::Inbox;
+use crate::sync::Lock;
+use crate::{Exit, Vcpu};
+
+pub use crate::personality::is_ignored;
+pub(crate) use fork::{Child, NewProcess};
+pub(crate) use threads::{NewThread, Thread, Threads};
+pub(crate) use tree::Tree;
+
+/// How to run a program.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Its environment, as `NAME=value`.
+    pub environment: Vec<Vec<u8>>,
+    /// Bytes of memory that it may have; 0 for no limit.
+    pub memory_limit: u64,
+    /// Whether its parts are placed at random.
+    pub aslr: bool,
+    /// Where its system calls are printed.
+    pub trace: Option<File>,
+    /// Whether SIGPIPE was ignored when this process started.
+    pub pipe_ignored: bool,
+}
+
+/// Why a task cannot go on, by no fault of its own.
+#[derive(Debug, Error)]
+pub enum TaskError {
+    /// The program cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The module, or the host, refused something.
+    #[error(transparent)]
+    Module(#[from] crate::Error),
+    /// The broker cannot be set up.
+    #[error("cannot set up the process that serves the task: {0}")]
+    Setup(Errno),
+    /// The guest left its shim in a way that the shim does not have.
+    #[error("the guest's ring 0 went astray ({exit}, rip {rip:#x}): this is an error of uvisor's")]
+    Ring0 {
+        /// What it did.
+        exit: String,
+        /// Where.
+        rip: u64,
+    },
+}
+
+impl TaskError {
+    /// The exit status of `uvctl run` for it.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Load(error) => error.status(),
+            Self::Module(_) | Self::Setup(_) | Self::Ring0 { .. } => 125,
+        }
+    }
+}
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It exited with this status.
+    Exit(u8),
+    /// It sent itself a signal that kills.
+    Signal(i32),
+    /// It did what kills by this signal; the text says what.
+    Fault(i32, String),
+    /// It used up the memory that it may have.
+    MemoryLimit,
+}
+
+impl End {
+    /// The exit status of `uvctl run`: that of the program, or 128 plus the signal.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Exit(status) => *status,
+            Self::Signal(signal) | Self::Fault(signal, _) => 128 + *signal as u8,
+            Self::MemoryLimit => 128 + libc::SIGKILL as u8,
+        }
+    }
+}
+
+/// What ends a thread.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The process, and all its threads with it.
+    Process(End),
+    /// The thread alone, with this status.
+    Thread(u8),
+    /// Another thread goes on with what this one was.
+    Left,
+}
+
+/// What the threads of a process have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) layout: Layout,
+    /// What is mapped where.
+    pub(crate) book: Lock<Book>,
+    /// What signals do.
+    pub(crate) actions: Lock<Actions>,
+    pub(crate) limits: Lock<Limits>,
+    pub(crate) threads: Threads,
+    /// The program's absolute path.
+    pub(crate) program: CString,
+    /// The random bytes that it was started with.
+    pub(crate) random: Random,
+    /// What it reads behind its checkpoint.
+    pub(crate) checkpoint: Vec<u8>,
+    /// Bytes of memory that it may have, and whether its parts are placed at random.
+    pub(crate) memory_limit: u64,
+    pub(crate) aslr: bool,
+    /// Where its shim is.
+    pub(crate) shim: Shim,
+    /// The number that it had up to the template that it goes on with: programs keep theirs.
+    pub(crate) former: Option<u32>,
+}
+
+/// A thread of a task, and what its system calls act on.
+#[derive(Debug)]
+pub struct Task {
+    pub(crate) vcpu: Vcpu,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) fds: Arc<Fds>,
+    /// What the thread blocks, and its alternate stack.
+    pub(crate) signals: Signals,
+    /// Where signals for it arrive.
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) thread: Thread,
+    /// The processes of the task, if there ever was more than one.
+    pub(crate) tree: Arc<Lock<Option<Tree>>>,
+    /// What makes this process another one's child, if it is.
+    pub(crate) child: Option<Child>,
+    /// A device whose files need no look at their file system.
+    pub(crate) plain_device: Option<u64>,
+    /// Set when the thread has ended.
+    pub(crate) ending: Option<Ending>,
+    /// Set when the registers are already what comes behind the system call.
+    pub(crate) answered: bool,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// The random bytes that a program is started with (`AT_RANDOM`).
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Random {
+    /// Where they are.
+    pub(crate) address: u64,
+    /// What they were.
+    pub(crate) bytes: [u8; 16],
+}
+
+/// What a step of a thread came to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// It goes on.
+    On,
+    /// It is at a system call that is not to be served.
+    Reached,
+    /// It has ended.
+    Ended(Ending),
+}
+
+impl Task {
+    /// Runs the task, of which this is the first thread, to its end.
+    pub fn run(&mut self) -> Result<End, TaskError> {
+        let _entered = self.inbox.enter(self.vcpu.exit_flag());
+        self.live()
+    }
+
+    /// Runs a thread to its end: comes back with that of the process, or, of a thread that is not the first, not
+    /// with anything that matters.
+    fn live(&mut self) -> Result<End, TaskError> {
+        loop {
+            let ending = match self.step(|_| false) {
+                Ok(Step::Ended(ending)) => ending,
+                Ok(_) => continue,
+                Err(error) if self.child.is_none() && self.thread.is_first() => return Err(error),
+                Err(error) => Ending::Process(self.broken(&error)),
+            };
+            if let Some(end) = self.finish(ending) {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Lets the guest run until something happens, and does what there is to do about it; a system call only if
+    /// it is not the one that `is_reached` waits for.
+    pub(crate) fn step(
+        &mut self,
+        is_reached: impl FnOnce(&Self) -> bool,
+    ) -> Result<Step, TaskError> {
+        if self.inbox.is_pending() {
+            self.attend()?;
+        } else {
+            match self.vcpu.run()? {
+                Exit::Hypercall { ring: 0 } => {
+                    if is_reached(self) {
+                        return Ok(Step::Reached);
+                    }
+                    self.system_call();
+                }
+                Exit::Interrupted => {}
+                exit => self.fault(exit)?,
+            }
+        }
+        Ok(self.ending.take().map_or(Step::On, Step::Ended))
+    }
+
+    /// What the micro-VM holds and what happened to it.
+    pub fn stats(&self) -> crate::Result<Stats> {
+        self.memory.vm().stats()
+    }
+
+    /// Bytes of memory that it may have; 0 for no limit.
+    pub fn memory_limit(&self) -> u64 {
+        self.shared.memory_limit
+    }
+
+    /// Duplicates a descriptor into the broker's own range.
+    pub fn own_fd(&self, fd: BorrowedFd<'_>) -> Result<File, TaskError> {
+        self.fds.own(fd).map(File::from).map_err(TaskError::Setup)
+    }
+
+    /// Whether a number is that of the process itself.
+    pub(crate) fn is_own(&self, pid: u64) -> bool {
+        let pid = pid as u32;
+        pid == std::process::id() || Some(pid) == self.shared.former
+    }
+
+    /// The process is to end.
+    pub(crate) fn end(&mut self, end: End) {
+        self.ending = Some(Ending::Process(end));
+    }
+
+    /// Serves the system call that the vCPU stopped at.
+    fn system_call(&mut self) {
+        let result = self.serve();
+        match result {
+            // It stays where it is: it makes the call again behind the signal's handler, or at once if none has
+            // arrived for it. Whether it may is the handler's to say.
+            Err(Errno::ERESTARTNOINTR) => {}
+            Err(Errno::ERESTARTSYS) => self.signals.interrupted = true,
+            // The broker itself has interrupted it, which the program must not notice.
+            Err(Errno::EINTR) if self.inbox.is_but_woken() => {}
+            result => self.answer(result),
+        }
+    }
+
+    /// Does what the system call that the vCPU stopped at says.
+    fn serve(&mut self) -> SysResult {
+        let regs = self.vcpu.regs();
+        let number = regs.rax;
+        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        if self.trace.is_none() {
+            return personality::serve(self, number, args);
+        }
+        let text = personality::describe(&self.memory, number, &args);
+        let result = personality::serve(self, number, args);
+        if let Some(trace) = &self.trace {
+            let comes_back = self.ending.is_none() && !(self.answered && result.is_err());
+            trace.print(&text, number, comes_back.then_some(result));
+        }
+        result
+    }
+
+    /// Makes the task go on behind its system call.
+    pub(crate) fn answer(&mut self, result: SysResult) {
+        if std::mem::take(&mut self.answered) {
+            return;
+        }
+        let regs = self.vcpu.regs_mut();
+        regs.rax = result.unwrap_or_else(Errno::to_rax);
+        regs.rip = regs.rip.wrapping_add(HYPERCALL_LEN);
+    }
+
+    /// The end of a process whose thread the broker can no longer serve.
+    fn broken(&mut self, error: &TaskError) -> End {
+        End::Fault(libc::SIGKILL, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_shells() {
+        assert_eq!(End::Exit(3).status(), 3);
+        assert_eq!(End::Signal(libc::SIGTERM).status(), 143);
+        let fault = End::Fault(libc::SIGSEGV, String::new());
+        assert_eq!(fault.status(), 139);
+        assert_eq!(End::MemoryLimit.status(), 137);
+    }
+}

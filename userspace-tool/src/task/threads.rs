@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The threads of a process: one of the host's for each of the guest's, with the same number.
+
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use uvisor_uapi::HYPERCALL_LEN;
+
+use super::{Child, End, Ending, Task};
+use crate::errno::{Errno, SysResult};
+use crate::memory::{word, word32};
+use crate::pass;
+use crate::signal::{self, Inbox};
+
+/// The stack of a host thread; it serves system calls and no more.
+const STACK: usize = 256 << 10;
+
+/// The most entries of a thread's list of robust futexes that are looked at, as Linux has it.
+const ROBUST_MAX: usize = 2048;
+
+/// In the word of a futex: its owner has died.
+const OWNER_DIED: u32 = 1 << 30;
+
+/// What a thread has for itself besides its vCPU.
+#[derive(Clone, Debug)]
+pub(crate) struct Thread {
+    /// Whether it is the first of its process, whose host thread is the process's own.
+    first: bool,
+    /// Where its number is cleared when it ends; 0 for nowhere.
+    pub(crate) clear_tid: u64,
+    /// The head of its list of robust futexes; 0 for none.
+    pub(crate) robust: u64,
+}
+
+impl Thread {
+    /// The first of a process.
+    pub(crate) fn first() -> Self {
+        Self {
+            first: true,
+            clear_tid: 0,
+            robust: 0,
+        }
+    }
+
+    /// Whether it is the first of its process.
+    pub(crate) fn is_first(&self) -> bool {
+        self.first
+    }
+}
+
+/// All threads of a process.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The numbers of those that are not the first.
+    others: Vec<i32>,
+    /// Whether the first one has ended, or is to be told what it goes on as.
+    first_waits: bool,
+    /// Whether all but one are to leave.
+    stopping: bool,
+    /// How the process ends, if it does.
+    ended: Option<End>,
+    /// What the first one goes on as.
+    successor: Option<Box<Task>>,
+}
+
+impl Threads {
+    /// Those of a process with one thread.
+    pub(crate) fn first() -> Self {
+        Self {
+            state: Mutex::new(State::default()),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits for their state.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the state has changed.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is but one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.lock().others.is_empty()
+    }
+
+    /// Whether a number is that of one of them.
+    pub(crate) fn has(&self, tid: i32) -> bool {
+        tid == std::process::id() as i32 || self.lock().others.contains(&tid)
+    }
+
+    /// All their numbers, the first one's first.
+    pub(crate) fn numbers(&self) -> Vec<i32> {
+        let first = std::process::id() as i32;
+        let others = self.lock();
+        std::iter::once(first)
+            .chain(others.others.iter().copied())
+            .collect()
+    }
+
+    /// One has begun; false if it is to end at once.
+    fn add(&self, tid: i32) -> bool {
+        let mut state = self.lock();
+        state.others.push(tid);
+        !state.stopping && state.ended.is_none()
+    }
+
+    /// One that is not the first has ended.
+    fn remove(&self, tid: i32) {
+        self.lock().others.retain(|&other| other != tid);
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    /// In a forked process there is only the thread that forked.
+    pub(super) fn keep_one(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// How a thread begins, as `clone` says it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NewThread {
+    /// Its stack pointer; 0 for that of the one that makes it.
+    pub(crate) stack: u64,
+    /// The base of its FS, if it is to have another.
+    pub(crate) tls: Option<u64>,
+    /// Where its number is written for the one that makes it; 0 for nowhere.
+    pub(crate) parent_tid: u64,
+    /// Where its number is written for itself; 0 for nowhere.
+    pub(crate) child_tid: u64,
+    /// Where its number is cleared when it ends; 0 for nowhere.
+    pub(crate) clear_tid: u64,
+}
+
+impl NewThread {
+    /// Makes registers at a system call those of one that begins behind it.
+    pub(super) fn begin(&self, regs: &mut uvisor_uapi::Regs) {
+        regs.rax = 0;
+        regs.rip = regs.rip.wrapping_add(HYPERCALL_LEN);
+        if self.stack != 0 {
+            regs.rsp = self.stack;
+        }
+        if let Some(tls) = self.tls {
+            regs.fs_base = tls;
+        }
+    }
+}
+
+impl Task {
+    /// Makes a thread that goes on behind the system call that this one is at; returns its number.
+    pub(crate) fn spawn(&mut self, new: NewThread) -> SysResult {
+        let mut vcpu = self
+            .memory
+            .vm()
+            .create_vcpu_from(&self.vcpu)
+            .map_err(|_| Errno::EAGAIN)?;
+        vcpu.replace_fd(self.fds.own(std::os::fd::AsFd::as_fd(&vcpu))?);
+        new.begin(vcpu.regs_mut());
+        signal::prepare_wake();
+        let mut task = Self {
+            vcpu,
+            memory: Arc::clone(&self.memory),
+            shared: Arc::clone(&self.shared),
+            fds: Arc::clone(&self.fds),
+            signals: self.signals.inherited(),
+            inbox: Inbox::new(),
+            thread: Thread {
+                first: false,
+                clear_tid: new.clear_tid,
+                robust: 0,
+            },
+            tree: Arc::clone(&self.tree),
+            child: self.child.clone(),
+            plain_device: self.plain_device,
+            ending: None,
+            answered: false,
+            trace: self.trace.clone(),
+        };
+        let (sender, receiver) = sync_channel(1);
+        // Nothing may arrive for it before it has its inbox.
+        let _blocked = signal::BlockAll::new();
+        let builder = thread::Builder::new().stack_size(STACK);
+        let started = builder.spawn(move || {
+            let tid = signal::own_tid();
+            let _entered = task.inbox.enter(task.vcpu.exit_flag());
+            let stays = task.shared.threads.add(tid);
+            if new.child_tid != 0 {
+                // As on Linux, an address that is none is the program's problem.
+                let _ = task.memory.write(new.child_tid, &tid.to_le_bytes());
+            }
+            // Who made it waits.
+            let _ = sender.send(tid);
+            if stays {
+                task.inbox.set_mask(task.signals.mask);
+                // The process's first thread says how it ended.
+                let _ = task.live();
+            } else {
+                task.shared.threads.remove(tid);
+            }
+        });
+        started.map_err(|_| Errno::EAGAIN)?;
+        let tid = receiver.recv().map_err(|_| Errno::EAGAIN)?;
+        if new.parent_tid != 0 {
+            let _ = self.memory.write(new.parent_tid, &tid.to_le_bytes());
+        }
+        Ok(tid as u64)
+    }
+
+    /// Whether this thread is to leave, as another one is to be the only one or the process has ended.
+    pub(super) fn is_to_leave(&self) -> bool {
+        let state = self.shared.threads.lock();
+        state.stopping || state.ended.is_some()
+    }
+
+    /// Does what is to be done when a thread has ended. The process's end comes back, if this is who says it, or,
+    /// to a thread that is not the first, anything.
+    pub(crate) fn finish(&mut self, ending: Ending) -> Option<End> {
+        let status = match ending {
+            Ending::Process(end) => return Some(self.finish_process(end)),
+            Ending::Thread(status) => {
+                self.let_go();
+                Some(status)
+            }
+            Ending::Left => None,
+        };
+        if !self.thread.first {
+            self.shared.threads.remove(signal::own_tid());
+            return Some(End::Exit(0));
+        }
+        // Signals for the process are for those that run.
+        let _blocked = signal::BlockAll::new();
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.threads.lock();
+        state.first_waits = true;
+        shared.threads.changed.notify_all();
+        loop {
+            if let Some(end) = state.ended.take() {
+                drop(state);
+                return Some(self.finish_process(end));
+            }
+            if let Some(successor) = state.successor.take() {
+                drop(state);
+                self.become_other(*successor);
+                return None;
+            }
+            if let (true, Some(status)) = (state.others.is_empty(), status) {
+                drop(state);
+                return Some(self.finish_process(End::Exit(status)));
+            }
+            state = shared.threads.wait(state);
+        }
+    }
+
+    /// The process ends. If it is another one's child, here; else its first thread says so.
+    fn finish_process(&mut self, end: End) -> End {
+        if let Some(child) = &self.child {
+            child.end(&end);
+        }
+        if !self.thread.first {
+            let tid = signal::own_tid();
+            let mut state = self.shared.threads.lock();
+            state.ended.get_or_insert(end.clone());
+            state.others.retain(|&other| other != tid);
+            drop(state);
+            self.shared.threads.changed.notify_all();
+            signal::wake(std::process::id() as i32);
+        }
+        end
+    }
+
+    /// Lets go of what others wait for that this thread has.
+    fn let_go(&mut self) {
+        if self.thread.robust != 0 {
+            // A list that is broken is the program's problem.
+            let _ = self.let_robust_go();
+        }
+        let address = std::mem::take(&mut self.thread.clear_tid);
+        if address != 0 && self.memory.write(address, &[0; 4]).is_ok() {
+            if let Ok(word) = self.memory.range(address, 4) {
+                let _ = pass!(
+                    FUTEX,
+                    word,
+                    libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                    1,
+                    0,
+                    None,
+                    0
+                );
+            }
+        }
+    }
+
+    /// Marks the robust futexes that the thread has.
+    fn let_robust_go(&self) -> SysResult<()> {
+        let head = self.memory.read::<24>(self.thread.robust)?;
+        let offset = word(&head, 8);
+        let pending = word(&head, 16);
+        let mut entry = word(&head, 0);
+        for _ in 0..ROBUST_MAX {
+            // Bit 0 says that it is one with priority inheritance.
+            let at = entry & !1;
+            if at == self.thread.robust {
+                break;
+            }
+            let next = u64::from_le_bytes(self.memory.read(at)?);
+            if at != pending & !1 {
+                self.owner_died(at.wrapping_add(offset))?;
+            }
+            entry = next;
+        }
+        match pending & !1 {
+            0 => Ok(()),
+            at => self.owner_died(at.wrapping_add(offset)),
+        }
+    }
+
+    /// Says in a futex that is this thread's that it has died, and wakes one that waits for it.
+    fn owner_died(&self, address: u64) -> SysResult<()> {
+        let owner = word32(&self.memory.read::<4>(address)?, 0) & 0x3fff_ffff;
+        if owner != signal::own_tid() as u32 || address % 4 != 0 {
+            return Ok(());
+        }
+        // Or'ing a bit: 8 says that the argument is its number.
+        let or: u32 = (8 | 2) << 28 | OWNER_DIED.trailing_zeros() << 12;
+        let word = self.memory.range(address, 4)?;
+        let operation = libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG;
+        pass!(FUTEX, word, operation, 1, 0, Some(word), u64::from(or)).map(drop)
+    }
+
+    /// Ends all other threads, for this one to become another program.
+    fn stop_others(&self) -> SysResult<()> {
+        let own = signal::own_tid();
+        let threads = &self.shared.threads;
+        let mut state = threads.lock();
+        if state.stopping || state.ended.is_some() {
+            // Another one is faster; this one is told so.
+            return Err(Errno::ERESTARTNOINTR);
+        }
+        state.stopping = true;
+        let first = std::process::id() as i32;
+        for &tid in state
+            .others
+            .iter()
+            .chain([&first])
+            .filter(|&&tid| tid != own)
+        {
+            signal::wake(tid);
+        }
+        let is_left = |state: &State| {
+            state.others.iter().all(|&tid| tid == own) && (self.thread.first || state.first_waits)
+        };
+        while !is_left(&state) {
+            state = threads.wait(state);
+        }
+        Ok(())
+    }
+
+    /// Becomes what [`Self::successor`] made, which no other thread survives.
+    pub(crate) fn succeed(&mut self, successor: Self) -> SysResult {
+        if !(self.thread.first && self.shared.threads.is_alone()) {
+            self.stop_others()?;
+        }
+        self.fds.close_on_exec();
+        self.shared.actions.lock().leave_handlers();
+        if self.thread.first {
+            self.become_other(successor);
+            return Ok(0);
+        }
+        // A process keeps its number, which is that of its first thread: that one goes on.
+        self.shared.threads.lock().successor = Some(Box::new(successor));
+        self.ending = Some(Ending::Left);
+        self.answered = true;
+        Ok(0)
+    }
+
+    /// Goes on as another one, on this host thread.
+    fn become_other(&mut self, mut successor: Self) {
+        successor.inbox = Arc::clone(&self.inbox);
+        successor.child = self.child.take().map(Child::let_parent_go);
+        let mask = successor.signals.mask;
+        self.inbox.use_flag(successor.vcpu.exit_flag());
+        *self = successor;
+        self.inbox.set_mask(mask);
+    }
+}
