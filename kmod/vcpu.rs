@@ -146,7 +146,13 @@ impl Vcpu {
         }
         let source = Self::source(create)?;
         let (cr3, mut msrs, fpu) = match &source {
-            Some(source) => (source.cr3, source.msrs, source.fpu.try_clone()?),
+            Some(source) => {
+                let mut msrs = source.msrs;
+                if create.syscall_entry != 0 {
+                    msrs.lstar = create.syscall_entry;
+                }
+                (source.cr3, msrs, source.fpu.try_clone()?)
+            }
             None => {
                 let msrs = GuestMsrs {
                     lstar: create.syscall_entry,
@@ -218,7 +224,7 @@ impl Vcpu {
                 Err(EINVAL)
             };
         }
-        if create.cr3 | create.syscall_entry | create.syscall_mask != 0 {
+        if create.cr3 | create.syscall_mask != 0 {
             return Err(EINVAL);
         }
         // SAFETY: Files with `FOPS` are made by `create` only, with an `Arc<Vcpu>`.

@@ -22,7 +22,7 @@ report() { # RESULT NAME
 }
 
 # What differs between any two runs: numbers of processes that a shell reports, addresses.
-plain() { sed -i -E 's/(line [0-9]+:) +[0-9]+ /\1 PID /; s/0x[0-9a-f]{6,}/ADDRESS/g' "$@"; }
+plain() { sed -i -E 's/(line [0-9]+:) +[0-9]+ /\1 PID /; s/0x[0-9a-f]{6,}/ADDRESS/g; s/pid=[0-9]+/pid=PID/' "$@"; }
 
 # same NAME PROGRAM [ARG...]: runs it natively and in a micro-VM, with nothing to read.
 same() {

@@ -161,7 +161,7 @@ pub const MAX_VIEWS: u32 = 512;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
-/// range, an entry point that is not canonical, or a source with other values than 0 in these fields;
+/// range, an entry point that is not canonical, or a source with a `cr3` or a mask;
 /// `EBADF` for a source that is no vCPU; `EBUSY` for one that is running; `EMFILE`, `ENFILE`, `ENOMEM`.
 pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 
@@ -386,11 +386,12 @@ pub struct VcpuCreate {
     pub flags: u32,
     /// The guest-physical address of its 4-level page table; no PCID.
     pub cr3: u64,
-    /// Where `SYSCALL` enters ring 0 (IA32_LSTAR), guest-virtual.
+    /// Where `SYSCALL` enters ring 0 (IA32_LSTAR), guest-virtual. With [`VcpuFlags::SOURCE`], 0 stands for where
+    /// the source does.
     pub syscall_entry: u64,
     /// RFLAGS bits that `SYSCALL` clears (IA32_FMASK).
     pub syscall_mask: u64,
-    /// The file descriptor of a vCPU, with [`VcpuFlags::SOURCE`], and the other fields are 0; else 0.
+    /// The file descriptor of a vCPU, with [`VcpuFlags::SOURCE`], and `cr3` and the mask are 0; else 0.
     pub source: i32,
     /// Zero.
     pub reserved: u32,

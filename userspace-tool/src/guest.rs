@@ -17,10 +17,10 @@ use uvisor_uapi::{Features, Prot, PAGE_SIZE};
 use crate::layout::GIB;
 use crate::{Device, Error, Result, Vcpu, Vm};
 
-/// The shim: what ring 0 has of code.
+/// The shim, or the part of it that is the same for all.
 ///
-/// * `vmcall; sysretq`: a system call of the task leaves the micro-VM, and when its result is in `rax`, the task goes
-///   on behind its `SYSCALL`.
+/// * `vmcall; sysretq`, for a guest whose system calls all leave the micro-VM. Those of a task enter in
+///   [`crate::stubs`].
 /// * At [`Shim::STORE`] and [`Shim::LOAD`], `xsave64 [rdi]; vmcall` and `xrstor64 [rdi]; vmcall`, which the broker has run.
 const SHIM: [u8; 24] = [
     0x0f, 0x01, 0xc1, 0x48, 0x0f, 0x07, 0xcc, 0xcc, //
@@ -29,18 +29,31 @@ const SHIM: [u8; 24] = [
 ];
 
 /// Where the shim is in the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shim(u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shim {
+    /// The guest-physical address of its page.
+    page: u64,
+}
 
 impl Shim {
-    /// From [`Self::call`] to the code that stores the extended state, and to that which loads it.
+    /// The code that stores the extended state, and that which loads it, in the shim's page.
     pub const STORE: u64 = 8;
     /// See [`Self::STORE`].
     pub const LOAD: u64 = 16;
 
-    /// Where `SYSCALL` goes, and the `VMCALL` is.
-    pub fn call(self) -> u64 {
-        self.0
+    /// Where a part of the shim is, guest-virtual.
+    pub fn at(self, part: u64) -> u64 {
+        SHIM_BASE + (self.page & (GIB - 1)) + part
+    }
+
+    /// The guest-physical address of the stubs, right behind the shim.
+    pub fn stubs(self) -> u64 {
+        self.page + PAGE_SIZE
+    }
+
+    /// Where they are, guest-virtual.
+    pub fn stubs_at(self) -> u64 {
+        self.at(PAGE_SIZE)
     }
 }
 
@@ -197,7 +210,9 @@ impl Guest {
 
     /// Where the shim is.
     pub fn shim(&self) -> Shim {
-        Shim(SHIM_BASE + self.shim)
+        Shim {
+            page: self.base + self.shim,
+        }
     }
 
     /// Maps them in `vm`.
@@ -215,7 +230,12 @@ impl Guest {
 
     /// Makes a vCPU that uses them; it starts in ring 3 with all registers zero.
     pub fn create_vcpu(&self, vm: &Vm) -> Result<Vcpu> {
-        let mut vcpu = vm.create_vcpu(self.base, self.shim().call(), SYSCALL_MASK)?;
+        self.create_vcpu_at(vm, self.shim().at(0))
+    }
+
+    /// As [`Self::create_vcpu`], but its system calls enter at `entry`.
+    pub(crate) fn create_vcpu_at(&self, vm: &Vm, entry: u64) -> Result<Vcpu> {
+        let mut vcpu = vm.create_vcpu(self.base, entry, SYSCALL_MASK)?;
         vcpu.regs_mut().cpl = 3;
         Ok(vcpu)
     }

@@ -262,6 +262,7 @@ macro_rules! calls {
 calls! {
     READ = SYS_read(Number, Buffer, Number) restarts;
     WRITE = SYS_write(Number, Buffer, Number) restarts;
+    PWRITE_NOW = SYS_pwrite64(Number, Buffer, Number, Number);
     PREAD = SYS_pread64(Number, Buffer, Number, Number) restarts;
     PWRITE = SYS_pwrite64(Number, Buffer, Number, Number) restarts;
     READV = SYS_readv(Number, Iov, Number) restarts;
@@ -334,6 +335,7 @@ calls! {
     GETRANDOM = SYS_getrandom(Buffer, Number, Number) restarts;
     GETPRIORITY = SYS_getpriority(Number, Number);
     SCHED_YIELD = SYS_sched_yield();
+    PRCTL = SYS_prctl(Number, Number, Number, Number, Number);
     PRCTL_NAME = SYS_prctl(Number, Memory(16));
 
     CLOCK_GETTIME = SYS_clock_gettime(Number, Memory(16));

@@ -38,6 +38,7 @@ pub mod personality;
 mod signal;
 pub mod space;
 pub mod stack;
+mod stubs;
 mod sync;
 pub mod task;
 pub mod template;

@@ -32,6 +32,9 @@ pub const WAKE: i32 = 64;
 /// What comes with a [`WAKE`] of the broker's own.
 const WAKE_VALUE: u64 = 0x7576_6973_6f72_0001;
 
+/// What comes with one that a program has sent by `kill`.
+const GUESTS_VALUE: u64 = 0x7576_6973_6f72_0002;
+
 /// All signals but those that must not be blocked.
 const ALL: u64 = !bit(WAKE);
 
@@ -130,8 +133,12 @@ impl Inbox {
             return None;
         }
         // SAFETY: While `number` is not 0, nobody writes there.
-        let info = unsafe { *self.info.get() };
+        let mut info = unsafe { *self.info.get() };
         self.number.store(0, SeqCst);
+        if number == WAKE as u32 && crate::memory::word(&info, 24) == GUESTS_VALUE {
+            info[8..12].copy_from_slice(&libc::SI_USER.to_le_bytes());
+            info[24..32].fill(0);
+        }
         Some(Signal {
             number: number as i32,
             info,
@@ -187,10 +194,7 @@ impl Inbox {
 
     /// Sends the guest's own [`WAKE`] again, which it had blocked.
     fn postponed_again(&self) {
-        let mut info = [0; INFO];
-        info[0] = WAKE as u8;
-        info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
-        let _ = send(own_tid(), WAKE, &info);
+        let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
     }
 }
 
@@ -315,7 +319,7 @@ unsafe extern "C" fn collect(
     // SAFETY: It is alive as long as it is the thread's.
     let inbox = unsafe { &*inbox };
     let context: *mut libc::ucontext_t = context.cast();
-    if number == WAKE && is_wake(&info) {
+    if number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
         inbox.woken.store(1, SeqCst);
         inbox.raise();
     } else if number == WAKE
@@ -351,6 +355,53 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
 /// Whether a [`WAKE`] is the broker's.
 fn is_wake(info: &Info) -> bool {
     crate::memory::word(info, 24) == WAKE_VALUE
+}
+
+/// The parent of this process, whose end is told by [`WAKE`].
+static PARENT: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a [`WAKE`] says that a thread of the parent of this process has ended, and maybe the parent. What the
+/// parent's program sends comes as [`guests_wake`] has it.
+fn is_parents_end(info: &Info) -> bool {
+    let from = crate::memory::word32(info, 16);
+    code(info) == libc::SI_USER && from == PARENT.load(SeqCst)
+}
+
+/// What comes with a [`WAKE`] that one process of a task sends to another by `kill`.
+pub fn guests_wake() -> Info {
+    let mut info = wake_info(GUESTS_VALUE);
+    info[16..20].copy_from_slice(&std::process::id().to_le_bytes());
+    let uid = pass!(GETUID).unwrap_or(0) as u32;
+    info[20..24].copy_from_slice(&uid.to_le_bytes());
+    info
+}
+
+/// A queued [`WAKE`] with a value.
+fn wake_info(value: u64) -> Info {
+    let mut info = [0; INFO];
+    info[0] = WAKE as u8;
+    info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+    info[24..32].copy_from_slice(&value.to_le_bytes());
+    info
+}
+
+/// The thread is woken when the parent of this process ends; returns the parent's number.
+pub fn watch_parent() -> u32 {
+    prepare_wake();
+    let parent = || pass!(GETPPID).unwrap_or(0) as u32;
+    PARENT.store(parent(), SeqCst);
+    // It cannot fail with a signal that there is.
+    let _ = pass!(PRCTL, libc::PR_SET_PDEATHSIG, WAKE, 0, 0, 0);
+    // It may have ended in between.
+    let now = parent();
+    PARENT.store(now, SeqCst);
+    now
+}
+
+/// The number of the parent, if it is another one since [`watch_parent`].
+pub fn new_parent() -> Option<u32> {
+    let now = pass!(GETPPID).unwrap_or(0) as u32;
+    (now != PARENT.swap(now, SeqCst)).then_some(now)
 }
 
 /// The `si_code` of a signal.
@@ -439,12 +490,8 @@ pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
 
 /// Wakes a thread of this process: it looks what the broker wants of it.
 pub fn wake(tid: i32) {
-    let mut info = [0; INFO];
-    info[0] = WAKE as u8;
-    info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
-    info[24..32].copy_from_slice(&WAKE_VALUE.to_le_bytes());
     // One that has ended needs none.
-    let _ = send(tid, WAKE, &info);
+    let _ = send(tid, WAKE, &wake_info(WAKE_VALUE));
 }
 
 /// The value for a timer that wakes.

@@ -162,9 +162,15 @@ impl Vm {
 
     /// Makes a vCPU that begins with the state of `source`, of this micro-VM or of what it is a clone of.
     pub fn create_vcpu_from(&self, source: &Vcpu) -> Result<Vcpu> {
+        self.create_vcpu_at(source, 0)
+    }
+
+    /// As [`Self::create_vcpu_from`], but its `SYSCALL` enters ring 0 at `syscall_entry`, unless that is 0.
+    pub fn create_vcpu_at(&self, source: &Vcpu, syscall_entry: u64) -> Result<Vcpu> {
         const CALL: &str = "VCPU_CREATE from a vCPU";
         let mut argument = VcpuCreate {
             flags: VcpuFlags::SOURCE.bits(),
+            syscall_entry,
             source: source.as_fd().as_raw_fd(),
             ..VcpuCreate::new()
         };

@@ -7,11 +7,11 @@ use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
-use crate::signal::bit;
+use crate::signal::{self, bit, WAKE};
 use crate::task::{End, Task};
 
 /// The number of a signal, if it is one.
-pub(super) fn signal(number: u64) -> SysResult<i32> {
+pub(super) fn number_of(number: u64) -> SysResult<i32> {
     match number as u32 as usize {
         number @ 1..SIGNALS => Ok(number as i32),
         _ => Err(Errno::EINVAL),
@@ -19,7 +19,7 @@ pub(super) fn signal(number: u64) -> SysResult<i32> {
 }
 
 pub(super) fn rt_sigaction(task: &mut Task, [number, new, old, size, ..]: Args) -> SysResult {
-    let number = signal(number)?;
+    let number = number_of(number)?;
     if size != MASK {
         return Err(Errno::EINVAL);
     }
@@ -103,7 +103,7 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
     if number as u32 == 0 {
         return Ok(0);
     }
-    let number = signal(number)?;
+    let number = number_of(number)?;
     let kills = !matches!(
         number,
         libc::SIGSTOP
@@ -129,8 +129,10 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
 fn send(task: &Task, pid: u32, number: u64) -> SysResult {
     // Looked at with a handle on it, so that it is not another one by then.
     let handle = pass!(PIDFD_OPEN, u64::from(pid), 0)?;
+    let number = number as u32 as i32;
+    let mut info = (number == WAKE).then(signal::guests_wake);
     let result = match task.is_member(pid.into()) {
-        true => pass!(PIDFD_SEND_SIGNAL, handle, number as u32 as i32, None, 0),
+        true => pass!(PIDFD_SEND_SIGNAL, handle, number, &mut info, 0),
         // Other processes are none of the task's business; whether they exist is not told.
         false => Err(Errno::EPERM),
     };

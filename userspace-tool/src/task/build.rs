@@ -20,6 +20,7 @@ use crate::personality::{Actions, Book, Fds, Heap, Limits, Signals, Trace};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
+use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Device, Vcpu};
 
@@ -34,6 +35,7 @@ struct Loaded {
     vcpu: Vcpu,
     memory: Memory,
     shared: Shared,
+    thread: Thread,
 }
 
 /// What a program is loaded with.
@@ -71,6 +73,7 @@ impl Task {
             )),
             None => None,
         };
+        loaded.thread.introduce();
         Ok(Self {
             vcpu: loaded.vcpu,
             memory: Arc::new(loaded.memory),
@@ -78,7 +81,7 @@ impl Task {
             fds: Arc::new(fds),
             signals: Signals::inherit().map_err(TaskError::Setup)?,
             inbox: Inbox::new(),
-            thread: Thread::first(),
+            thread: loaded.thread,
             tree: Arc::default(),
             child: None,
             plain_device: None,
@@ -112,7 +115,7 @@ impl Task {
             fds: Arc::clone(&self.fds),
             signals: self.signals.inherited(),
             inbox: Arc::clone(&self.inbox),
-            thread: Thread::first(),
+            thread: loaded.thread,
             tree: Arc::clone(&self.tree),
             child: None,
             plain_device: None,
@@ -135,7 +138,10 @@ impl Loaded {
         let mut vm = device.create_vm(load.memory_limit)?;
         let guest = Guest::new(&device)?;
         guest.install(&vm)?;
-        let mut vcpu = guest.create_vcpu(&vm)?;
+        let stubs = Stubs::new(fds, guest.shim())?;
+        stubs.install(&vm)?;
+        let stub = stubs.take().map_err(TaskError::Setup)?;
+        let mut vcpu = guest.create_vcpu_at(&vm, stub.entry())?;
         let own = |fd: BorrowedFd<'_>| fds.own(fd).map_err(TaskError::Setup);
         vm.replace_fd(own(vm.as_fd())?);
         vcpu.replace_fd(own(vcpu.as_fd())?);
@@ -188,12 +194,14 @@ impl Loaded {
             memory_limit: load.memory_limit,
             aslr: load.aslr,
             shim: guest.shim(),
+            stubs,
             former: load.former,
         };
         Ok(Self {
             vcpu,
             memory,
             shared,
+            thread: Thread::first(stub),
         })
     }
 }

@@ -3,12 +3,13 @@
 //! The registers of a thread as its program knows them, and its extended state, which only its CPU can
 //! store and load.
 
-use uvisor_uapi::{Regs, RunFlags, HYPERCALL_LEN};
+use uvisor_uapi::{Regs, RunFlags};
 
 use super::{Task, TaskError};
 use crate::errno::{Errno, SysResult};
 use crate::frame::Extended;
 use crate::guest::Shim;
+use crate::stubs::Place;
 use crate::Exit;
 
 /// The length in bytes of `SYSCALL`.
@@ -22,14 +23,13 @@ impl Task {
         if regs.cpl == 3 {
             return Ok(regs);
         }
-        let call = self.shared.shim.call();
-        regs.rip = match regs.rip {
-            rip if rip == call => regs.rcx.wrapping_sub(SYSCALL_LEN),
-            rip if rip == call + HYPERCALL_LEN => regs.rcx,
-            rip => {
+        regs.rip = match self.thread.stub.place(regs.rip) {
+            Some(Place::Before) => regs.rcx.wrapping_sub(SYSCALL_LEN),
+            Some(Place::Behind) => regs.rcx,
+            None => {
                 return Err(TaskError::Ring0 {
                     exit: "stopped".into(),
-                    rip,
+                    rip: regs.rip,
                 })
             }
         };
@@ -69,7 +69,7 @@ impl Task {
     fn run_shim(&mut self, part: u64, address: u64) -> SysResult<()> {
         let before = *self.vcpu.regs();
         let regs = self.vcpu.regs_mut();
-        (regs.rip, regs.cpl) = (self.shared.shim.call() + part, 0);
+        (regs.rip, regs.cpl) = (self.shared.shim.at(part), 0);
         // All components.
         (regs.rax, regs.rdx) = (u64::MAX, u64::MAX);
         regs.rdi = address;

@@ -17,9 +17,14 @@ impl Task {
         self.inbox.clear();
         let interrupted = std::mem::take(&mut self.signals.interrupted);
         let temporary = self.signals.temporary.take();
-        if woken && self.is_to_leave() {
-            self.ending = Some(Ending::Left);
-            return Ok(());
+        if woken {
+            if let Some(parent) = signal::new_parent() {
+                self.shared.stubs.set_parent(parent);
+            }
+            if self.is_to_leave() {
+                self.ending = Some(Ending::Left);
+                return Ok(());
+            }
         }
         match signal {
             Some(signal) => self.deliver(signal, interrupted, temporary),

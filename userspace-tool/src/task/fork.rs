@@ -6,18 +6,20 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::{End, NewThread, Task, Thread, Tree};
+use super::{End, NewThread, Shared, Task, Thread, Threads, Tree};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word32, Memory};
 use crate::pass;
 use crate::signal;
+use crate::stubs::{Stub, Stubs};
+use crate::sync::Lock;
 use crate::{Vcpu, Vm};
 
 /// What makes a process another one's child.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
     /// What the parent of a `vfork` waits for to be closed.
-    parent: Option<Arc<OwnedFd>>,
+    _parent: Option<Arc<OwnedFd>>,
     /// Whether it has its parent's memory.
     shares_memory: bool,
 }
@@ -36,7 +38,7 @@ impl Child {
     /// The process has become another program, so the parent that waits for that can go on.
     pub(super) fn let_parent_go(self) -> Self {
         Self {
-            parent: None,
+            _parent: None,
             shares_memory: false,
         }
     }
@@ -85,6 +87,35 @@ fn wait(read: &OwnedFd) -> Option<u8> {
     }
 }
 
+/// What is made for a child before it is there.
+struct Born {
+    vm: Vm,
+    vcpu: Vcpu,
+    stubs: Arc<Stubs>,
+    stub: Stub,
+}
+
+impl Shared {
+    /// That of a child which has other stubs.
+    fn for_child(&self, stubs: Arc<Stubs>) -> Self {
+        Self {
+            layout: self.layout,
+            book: Lock::new(self.book.lock().clone()),
+            actions: Lock::new(self.actions.lock().clone()),
+            limits: Lock::new(self.limits.lock().clone()),
+            threads: Threads::first(),
+            program: self.program.clone(),
+            random: self.random,
+            checkpoint: self.checkpoint.clone(),
+            memory_limit: self.memory_limit,
+            aslr: self.aslr,
+            shim: self.shim,
+            stubs,
+            former: None,
+        }
+    }
+}
+
 impl Task {
     /// The processes of the task, of which there are about to be more.
     fn tree(&self) -> SysResult<()> {
@@ -128,7 +159,18 @@ impl Task {
                 self.memory.vm().share(limit).map_err(refused)?
             }
         };
-        let mut vcpu = vm.create_vcpu_from(&self.vcpu).map_err(refused)?;
+        let stubs = match new.vfork {
+            true => Arc::clone(&self.shared.stubs),
+            false => {
+                let stubs = Stubs::new(&self.fds, self.shared.shim).map_err(refused)?;
+                stubs.install(&vm).map_err(refused)?;
+                stubs
+            }
+        };
+        let stub = stubs.take()?;
+        let vcpu = vm.create_vcpu_at(&self.vcpu, stub.entry());
+        let mut vcpu = vcpu.map_err(refused)?;
+        self.move_entry(&stub, vcpu.regs_mut());
         vm.replace_fd(self.fds.own(vm.as_fd())?);
         vcpu.replace_fd(self.fds.own(vcpu.as_fd())?);
         new.thread.begin(vcpu.regs_mut());
@@ -145,15 +187,12 @@ impl Task {
             let _book = shared.book.lock();
             let _actions = shared.actions.lock();
             let _limits = shared.limits.lock();
-            let mut threads = shared.threads.lock();
+            let _threads = shared.threads.lock();
+            let _stubs = shared.stubs.hold();
             let tree = Arc::clone(&self.tree);
             let _tree = tree.lock();
             // SAFETY: As above; the C library sees to its own locks.
-            let pid = unsafe { libc::fork() };
-            if pid == 0 {
-                threads.keep_one();
-            }
-            pid
+            unsafe { libc::fork() }
         };
         match pid {
             0 => {
@@ -161,7 +200,13 @@ impl Task {
                 mem::forget(blocked);
                 drop(begun);
                 let done = done.map(|(_, says_done)| Arc::new(says_done));
-                let result = self.begin(&new, vm, vcpu, &says_begun, done);
+                let born = Born {
+                    vm,
+                    vcpu,
+                    stubs,
+                    stub,
+                };
+                let result = self.begin(&new, born, &says_begun, done);
                 let mut byte = [result.err().map_or(0, |errno| errno.number() as u8)];
                 let told = pass!(WRITE, says_begun.as_raw_fd(), &mut byte, 1);
                 if result.is_err() || told.is_err() {
@@ -205,14 +250,20 @@ impl Task {
     fn begin(
         &mut self,
         new: &NewProcess,
-        vm: Vm,
-        vcpu: Vcpu,
+        born: Born,
         begun: &OwnedFd,
         parent: Option<Arc<OwnedFd>>,
     ) -> SysResult<()> {
+        let Born {
+            vm,
+            vcpu,
+            stubs,
+            stub,
+        } = born;
         let mut keep = vec![
             vm.as_fd().as_raw_fd(),
             vcpu.as_fd().as_raw_fd(),
+            stubs.descriptor().as_raw_fd(),
             begun.as_raw_fd(),
         ];
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
@@ -227,11 +278,16 @@ impl Task {
         mem::forget(mem::replace(&mut self.vcpu, vcpu));
         mem::forget(mem::replace(&mut self.memory, Arc::new(memory)));
         mem::forget(self.child.replace(Child {
-            parent,
+            _parent: parent,
             shares_memory: new.vfork,
         }));
-        self.thread = Thread::first();
-        self.thread.clear_tid = new.thread.clear_tid;
+        let mut thread = Thread::first(stub);
+        thread.clear_tid = new.thread.clear_tid;
+        thread.introduce();
+        mem::forget(mem::replace(&mut self.thread, thread));
+        // Nobody else has it in this process: the other threads' hold on it is forgotten with them.
+        let shared = self.shared.for_child(stubs);
+        mem::forget(mem::replace(&mut self.shared, Arc::new(shared)));
         // What the parent has got is not the child's.
         let _ = (self.inbox.take(), self.inbox.take_wake());
         self.inbox.clear();

@@ -26,6 +26,7 @@ use crate::loader::LoadError;
 use crate::memory::Memory;
 use crate::personality::{self, Actions, Book, Fds, Limits, Signals, Trace};
 use crate::signal::Inbox;
+use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
@@ -135,8 +136,9 @@ pub(crate) struct Shared {
     /// Bytes of memory that it may have, and whether its parts are placed at random.
     pub(crate) memory_limit: u64,
     pub(crate) aslr: bool,
-    /// Where its shim is.
+    /// Where its shim is, and where its system calls enter.
     pub(crate) shim: Shim,
+    pub(crate) stubs: Arc<Stubs>,
     /// The number that it had up to the template that it goes on with: programs keep theirs.
     pub(crate) former: Option<u32>,
 }

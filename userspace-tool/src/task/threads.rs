@@ -13,6 +13,7 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
 use crate::signal::{self, Inbox};
+use crate::stubs::Stub;
 
 /// The stack of a host thread; it serves system calls and no more.
 const STACK: usize = 256 << 10;
@@ -24,10 +25,12 @@ const ROBUST_MAX: usize = 2048;
 const OWNER_DIED: u32 = 1 << 30;
 
 /// What a thread has for itself besides its vCPU.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Thread {
     /// Whether it is the first of its process, whose host thread is the process's own.
     first: bool,
+    /// Where its system calls enter ring 0.
+    pub(super) stub: Stub,
     /// Where its number is cleared when it ends; 0 for nowhere.
     pub(crate) clear_tid: u64,
     /// The head of its list of robust futexes; 0 for none.
@@ -36,12 +39,23 @@ pub(crate) struct Thread {
 
 impl Thread {
     /// The first of a process.
-    pub(crate) fn first() -> Self {
+    pub(crate) fn first(stub: Stub) -> Self {
         Self {
             first: true,
+            stub,
             clear_tid: 0,
             robust: 0,
         }
+    }
+
+    /// Has the stub answer what is true of the calling thread.
+    pub(crate) fn introduce(&self) {
+        let parent = match self.first {
+            true => signal::watch_parent(),
+            false => pass!(GETPPID).unwrap_or(0) as u32,
+        };
+        self.stub
+            .set(parent, std::process::id(), signal::own_tid() as u32);
     }
 
     /// Whether it is the first of its process.
@@ -125,13 +139,6 @@ impl Threads {
     }
 }
 
-impl State {
-    /// In a forked process there is only the thread that forked.
-    pub(super) fn keep_one(&mut self) {
-        *self = Self::default();
-    }
-}
-
 /// How a thread begins, as `clone` says it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct NewThread {
@@ -164,12 +171,15 @@ impl NewThread {
 impl Task {
     /// Makes a thread that goes on behind the system call that this one is at; returns its number.
     pub(crate) fn spawn(&mut self, new: NewThread) -> SysResult {
-        let mut vcpu = self
-            .memory
-            .vm()
-            .create_vcpu_from(&self.vcpu)
+        // Not for the first time while another thread forks.
+        crate::frame::Extended::get();
+        let stub = self.shared.stubs.take()?;
+        let vm = self.memory.vm();
+        let mut vcpu = vm
+            .create_vcpu_at(&self.vcpu, stub.entry())
             .map_err(|_| Errno::EAGAIN)?;
         vcpu.replace_fd(self.fds.own(std::os::fd::AsFd::as_fd(&vcpu))?);
+        self.move_entry(&stub, vcpu.regs_mut());
         new.begin(vcpu.regs_mut());
         signal::prepare_wake();
         let mut task = Self {
@@ -181,6 +191,7 @@ impl Task {
             inbox: Inbox::new(),
             thread: Thread {
                 first: false,
+                stub,
                 clear_tid: new.clear_tid,
                 robust: 0,
             },
@@ -198,6 +209,7 @@ impl Task {
         let started = builder.spawn(move || {
             let tid = signal::own_tid();
             let _entered = task.inbox.enter(task.vcpu.exit_flag());
+            task.thread.introduce();
             let stays = task.shared.threads.add(tid);
             if new.child_tid != 0 {
                 // As on Linux, an address that is none is the program's problem.
@@ -219,6 +231,12 @@ impl Task {
             let _ = self.memory.write(new.parent_tid, &tid.to_le_bytes());
         }
         Ok(tid as u64)
+    }
+
+    /// Registers of this thread, which is at a system call, for one with another stub.
+    pub(super) fn move_entry(&self, stub: &Stub, regs: &mut uvisor_uapi::Regs) {
+        let from = self.thread.stub.entry();
+        regs.rip = regs.rip.wrapping_sub(from).wrapping_add(stub.entry());
     }
 
     /// Whether this thread is to leave, as another one is to be the only one or the process has ended.
@@ -393,6 +411,7 @@ impl Task {
         successor.inbox = Arc::clone(&self.inbox);
         successor.child = self.child.take().map(Child::let_parent_go);
         let mask = successor.signals.mask;
+        successor.thread.introduce();
         self.inbox.use_flag(successor.vcpu.exit_flag());
         *self = successor;
         self.inbox.set_mask(mask);

@@ -15,6 +15,7 @@ use crate::memory::Memory;
 use crate::pass;
 use crate::personality::{path_of, Book, Fds, Limits, SignalState, Trace};
 use crate::signal::Inbox;
+use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::task::{Random, Shared, Task, TaskError, Thread, Threads};
 
@@ -124,7 +125,10 @@ impl Template {
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
         let mut vm = template.share(memory_limit)?;
-        let mut vcpu = vm.create_vcpu_from(&origin)?;
+        let stubs = Stubs::new(&fds, state.shim)?;
+        stubs.install(&vm)?;
+        let stub = stubs.take().during(setting_up)?;
+        let mut vcpu = vm.create_vcpu_at(&origin, stub.entry())?;
         vm.replace_fd(own(vm.as_fd())?);
         vcpu.replace_fd(own(vcpu.as_fd())?);
         let trace = match options.trace {
@@ -150,7 +154,7 @@ impl Template {
             .during(setting_up)?;
         let inbox = Inbox::new();
         inbox.set_mask(signals.mask);
-        let mut thread = Thread::first();
+        let mut thread = Thread::first(stub);
         (thread.clear_tid, thread.robust) = (state.clear_tid, state.robust);
         let shared = Shared {
             layout: state.layout,
@@ -168,8 +172,10 @@ impl Template {
             memory_limit,
             aslr: state.aslr,
             shim: state.shim,
+            stubs,
             former: Some(state.number),
         };
+        thread.introduce();
         Ok(Task {
             vcpu,
             memory: Arc::new(memory),

@@ -131,9 +131,13 @@ pub(crate) fn vcpu_arguments() -> Outcome {
         EINVAL,
     )?;
     fails("a source and cr3", sourced(|c| c.cr3 = PAGE_SIZE), EINVAL)?;
-    fails(
+    works(
         "a source and an entry",
-        sourced(|c| c.syscall_entry = 1),
+        sourced(|c| c.syscall_entry = PAGE_SIZE),
+    )?;
+    fails(
+        "a source and an entry that is not canonical",
+        sourced(|c| c.syscall_entry = 1 << 47),
         EINVAL,
     )?;
     fails(

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where system calls enter ring 0 of the guest: a stub for each thread.
+//!
+//! A stub answers what needs no host: the numbers of the thread, its process and the parent. All else leaves the
+//! micro-VM, and the stub returns when the result is in `rax`. The stubs of a process are in a memory file of its own,
+//! which its guest can read and execute and only the broker can write.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
+
+use uvisor_uapi::{Prot, HYPERCALL_LEN, PAGE_SIZE};
+
+use crate::errno::{Errno, SysResult};
+use crate::guest::Shim;
+use crate::map::Mapping;
+use crate::pass;
+use crate::personality::Fds;
+use crate::sync::Lock;
+use crate::{Error, Vm};
+
+/// Bytes of a stub.
+const STUB: usize = 128;
+
+/// The most stubs: as many as a micro-VM has vCPUs.
+const STUBS: usize = 256;
+
+/// Bytes of all.
+const LEN: u64 = (STUB * STUBS) as u64;
+
+/// Where a stub keeps its numbers: the parent's, the process's, the thread's.
+const NUMBERS: [usize; 3] = [112, 116, 120];
+
+/// The system calls that return them.
+const CALLS: [i64; 3] = [libc::SYS_getppid, libc::SYS_getpid, libc::SYS_gettid];
+
+/// `vmcall`, `sysretq`.
+const VMCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+const SYSRET: [u8; 3] = [0x48, 0x0f, 0x07];
+
+/// Bytes of the code that compares with a call's number, and of the code that answers it.
+const COMPARE: usize = 7;
+const ANSWER: usize = 9;
+
+/// Where in a stub the VMCALL is.
+const LEAVE: usize = COMPARE * CALLS.len();
+
+/// Where in a stub call `index` is answered: `mov eax, [number]; sysretq`.
+const fn answer(index: usize) -> usize {
+    LEAVE + VMCALL.len() + SYSRET.len() + ANSWER * index
+}
+
+/// The code of a stub. It changes nothing that `SYSCALL` has not, before the instruction that sets the result.
+fn code() -> [u8; STUB] {
+    let mut code = Vec::with_capacity(STUB);
+    for (index, call) in CALLS.into_iter().enumerate() {
+        // `cmp eax, call; je answer`
+        code.push(0x3d);
+        code.extend((call as u32).to_le_bytes());
+        let behind = COMPARE * (index + 1);
+        code.extend([0x74, (answer(index) - behind) as u8]);
+    }
+    code.extend(VMCALL);
+    code.extend(SYSRET);
+    for (index, number) in NUMBERS.into_iter().enumerate() {
+        // Relative to the end of the instruction.
+        let behind = answer(index) + 6;
+        code.extend([0x8b, 0x05]);
+        code.extend(((number - behind) as u32).to_le_bytes());
+        code.extend(SYSRET);
+    }
+    // What follows traps: INT3.
+    let mut bytes = [0xcc; STUB];
+    for (byte, from) in bytes.iter_mut().zip(code) {
+        *byte = from;
+    }
+    bytes
+}
+
+/// Where a thread is in its stub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The call was neither served nor answered.
+    Before,
+    /// Its result is in `rax`.
+    Behind,
+}
+
+/// The stubs of a process.
+#[derive(Debug)]
+pub struct Stubs {
+    fd: OwnedFd,
+    mapping: Mapping,
+    shim: Shim,
+    /// Which are in use.
+    used: Lock<Vec<bool>>,
+}
+
+impl Stubs {
+    /// Those of a new process; none is in use.
+    pub fn new(fds: &Fds, shim: Shim) -> crate::Result<Arc<Self>> {
+        let error = |errno: Errno| Error::errno_of("memfd_create", errno.number());
+        let fd = pass!(MEMFD_CREATE, c"uvisor-stubs", libc::MFD_CLOEXEC as i32);
+        let fd = crate::device::new_fd(fd.map_err(error)? as i32);
+        let fd = fds.own(fd.as_fd()).map_err(error)?;
+        pass!(FTRUNCATE, fd.as_raw_fd(), LEN).map_err(error)?;
+        Ok(Arc::new(Self {
+            mapping: Mapping::new(fd.as_fd(), LEN as usize)?,
+            fd,
+            shim,
+            used: Lock::new(vec![false; STUBS]),
+        }))
+    }
+
+    /// Maps them in a micro-VM, in place of others.
+    pub fn install(&self, vm: &Vm) -> crate::Result<()> {
+        let start = self.shim.stubs();
+        vm.unmap(start, LEN)?;
+        let prot = Prot::READ | Prot::EXEC;
+        vm.map_file(start, LEN, prot, self.fd.as_fd(), 0)
+    }
+
+    /// Takes a stub, the first that is free.
+    pub fn take(self: &Arc<Self>) -> SysResult<Stub> {
+        let mut used = self.used.lock();
+        let index = used.iter().position(|used| !used).ok_or(Errno::EAGAIN)?;
+        let start = index * STUB;
+        let file = self.fd.as_raw_fd();
+        let mut code = code();
+        pass!(PWRITE_NOW, file, &mut code, STUB as u64, start as u64)?;
+        used[index] = true;
+        Ok(Stub {
+            stubs: Arc::clone(self),
+            index,
+        })
+    }
+
+    /// The parent of the calling process is another one: all of its stubs say so.
+    pub fn set_parent(&self, parent: u32) {
+        let own = std::process::id();
+        for index in 0..STUBS {
+            let number = |which: usize| self.number(index, NUMBERS[which]);
+            if let (Some(of), Some(process)) = (number(0), number(1)) {
+                // Those of a child that shares the memory say something else.
+                if process.load(Relaxed) == own {
+                    of.store(parent, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// A number of a stub.
+    fn number(&self, index: usize, at: usize) -> Option<&AtomicU32> {
+        let word = self.mapping.address((index * STUB + at) as u64, 4)?;
+        // SAFETY: The word is inside the mapping, which lives as long as `self`; it is aligned, and accessed
+        // atomically only.
+        Some(unsafe { AtomicU32::from_ptr(word.cast()) })
+    }
+
+    /// Keeps anybody from taking or giving back stubs, until the result is dropped.
+    pub fn hold(&self) -> impl Drop + '_ {
+        self.used.lock()
+    }
+
+    /// The descriptor, which a process that shares the memory keeps.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The stub of a thread; free again when it is dropped.
+#[derive(Debug)]
+pub struct Stub {
+    stubs: Arc<Stubs>,
+    index: usize,
+}
+
+impl Stub {
+    /// Where its system calls enter, guest-virtual.
+    pub fn entry(&self) -> u64 {
+        self.stubs.shim.stubs_at() + (self.index * STUB) as u64
+    }
+
+    /// What it answers: the numbers of the parent, the process and the thread.
+    pub fn set(&self, parent: u32, process: u32, thread: u32) {
+        for (at, number) in NUMBERS.into_iter().zip([parent, process, thread]) {
+            if let Some(word) = self.stubs.number(self.index, at) {
+                word.store(number, Relaxed);
+            }
+        }
+    }
+
+    /// Where in it a thread in ring 0 is.
+    pub fn place(&self, rip: u64) -> Option<Place> {
+        let offset = usize::try_from(rip.checked_sub(self.entry())?).ok()?;
+        let at_sysret = |index: usize| offset == answer(index) + 6;
+        match offset {
+            _ if offset == LEAVE + HYPERCALL_LEN as usize => Some(Place::Behind),
+            _ if (0..CALLS.len()).any(at_sysret) => Some(Place::Behind),
+            0..STUB => Some(Place::Before),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        if let Some(used) = self.stubs.used.lock().get_mut(self.index) {
+            *used = false;
+        }
+    }
+}
+
+const _: () = assert!(LEN % PAGE_SIZE == 0 && answer(CALLS.len()) <= NUMBERS[0]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jumps_and_loads_hit() {
+        let code = code();
+        for (index, call) in CALLS.into_iter().enumerate() {
+            let compare = &code[COMPARE * index..][..COMPARE];
+            assert_eq!(compare[0], 0x3d);
+            assert_eq!(crate::memory::word32(compare, 1), call as u32);
+            let target = COMPARE * (index + 1) + compare[6] as usize;
+            assert_eq!(target, answer(index));
+            let load = &code[target..];
+            let number = target + 6 + crate::memory::word32(load, 2) as usize;
+            assert_eq!(number, NUMBERS[index]);
+            assert_eq!(load[6..9], SYSRET);
+        }
+        assert_eq!(code[LEAVE..LEAVE + 6], [VMCALL, SYSRET].concat());
+    }
+
+    #[test]
+    fn places_are_told_apart() {
+        let fds = Fds::reserve().unwrap();
+        let stubs = Stubs::new(&fds, Shim::default()).unwrap();
+        let (first, second) = (stubs.take().unwrap(), stubs.take().unwrap());
+        assert_eq!(second.entry() - first.entry(), STUB as u64);
+        let place = |offset: usize| second.place(second.entry() + offset as u64);
+        assert_eq!(place(0), Some(Place::Before));
+        assert_eq!(place(LEAVE), Some(Place::Before));
+        assert_eq!(place(LEAVE + 3), Some(Place::Behind));
+        assert_eq!(place(answer(1)), Some(Place::Before));
+        assert_eq!(place(answer(1) + 6), Some(Place::Behind));
+        assert_eq!(place(STUB), None);
+        assert_eq!(second.place(first.entry()), None);
+        let freed = first.entry();
+        drop(first);
+        assert_eq!(stubs.take().unwrap().entry(), freed);
+    }
+}
