@@ -197,6 +197,7 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
         | libc::F_SETFL
         | libc::F_GETPIPE_SZ
         | libc::F_SETPIPE_SZ
+        | libc::F_ADD_SEALS
         | libc::F_GET_SEALS => pass!(FCNTL, fd, command, argument),
         libc::F_GETLK | libc::F_OFD_GETLK => {
             let mut lock = task.memory.read::<32>(argument)?;

@@ -81,6 +81,10 @@ pub(super) fn fdatasync(task: &mut Task, [fd, ..]: Args) -> SysResult {
     pass!(FDATASYNC, task.fds.guest(fd)?)
 }
 
+pub(super) fn sync_file_range(task: &mut Task, [fd, offset, len, flags, ..]: Args) -> SysResult {
+    pass!(SYNC_FILE_RANGE, task.fds.guest(fd)?, offset, len, flags)
+}
+
 pub(super) fn ftruncate(task: &mut Task, [fd, len, ..]: Args) -> SysResult {
     pass!(FTRUNCATE, task.fds.guest(fd)?, len)
 }

@@ -5,6 +5,8 @@
 //! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
+mod advice;
+mod events;
 mod exec;
 mod fds;
 mod files;
@@ -12,9 +14,11 @@ mod io;
 mod memory;
 mod paths;
 mod process;
+mod sched;
 mod signals;
 pub mod table;
 mod time;
+mod timers;
 mod trace;
 mod wait;
 
@@ -41,8 +45,6 @@ pub enum Fate {
     Served(Handler),
     /// It always fails so, for this reason.
     Refused(Errno, &'static str),
-    /// Nobody serves it: `ENOSYS`.
-    Unserved,
 }
 
 /// A system call.
@@ -63,6 +65,6 @@ pub fn serve(task: &mut Task, number: u64, args: Args) -> SysResult {
     match table::find(number).map(|call| call.fate) {
         Some(Fate::Served(handler)) => handler(task, args),
         Some(Fate::Refused(errno, _)) => Err(errno),
-        Some(Fate::Unserved) | None => Err(Errno::ENOSYS),
+        None => Err(Errno::ENOSYS),
     }
 }
