@@ -8,6 +8,7 @@ mod info;
 mod ps;
 mod run;
 mod style;
+mod syscalls;
 mod template;
 mod verify;
 
@@ -33,6 +34,7 @@ const FAILURE: u8 = 125;
   uvctl template create sorter -- sort   start a program once,
   uvctl run --from sorter <words.txt     and go on from there any number of times
   uvctl ps                               which micro-VMs are there?
+  uvctl syscalls --refused               which system calls does no program get?
   uvctl doctor                           can this machine run micro-VMs?
 
 Run `uvctl help COMMAND` for more about a command."
@@ -61,6 +63,8 @@ enum Command {
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
     Info(Output),
+    /// List the system calls of Linux, and what becomes of each in a micro-VM.
+    Syscalls(syscalls::Syscalls),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -149,6 +153,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(output) => info::main(output),
         Command::Ps(ps) => ps::list(&ps),
         Command::Stats(stats) => ps::stats(&stats),
+        Command::Syscalls(syscalls) => syscalls::main(&syscalls),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut io::stdout());
             Ok(())
