@@ -45,7 +45,7 @@ PY
 same() {
 	local name=$1 bad=0 native status
 	{ cat common.py; cat; } >program.py
-	python3 -S program.py >native.out 2>native.err </dev/null
+	timeout 60 /usr/bin/python3 -S program.py >native.out 2>native.err </dev/null
 	native=$?
 	timeout 120 uvctl run -- /usr/bin/python3 -S program.py >guest.out 2>guest.err </dev/null
 	status=$?
@@ -79,7 +79,7 @@ refused() {
 		tail -n 5 guest.out | sed 's/^/# /'
 		bad=1
 	fi
-	if python3 -S program.py >native.out 2>&1 </dev/null; then
+	if timeout 60 /usr/bin/python3 -S program.py >native.out 2>&1 </dev/null; then
 		echo "# natively it is refused as well"
 		bad=1
 	fi
@@ -200,7 +200,8 @@ for path in [b'/proc/1', b'/proc/self/maps', b'/proc/self/../1/status', b'/dev/m
 assert call(254, n, b'/dev/uvisor-checkpoint', 2) == 'EACCES'
 # What keeps the machine awake, or wakes it.
 assert call(283, 8, 0) == 'EPERM' and call(283, 9, 0) == 'EPERM'
-# Huge pages are the machine's.
+# Protection keys are not switched, and huge pages are the machine's.
+assert call(330, 0, 0) == 'ENOSPC'
 assert call(319, b'x', 4) == 'ENOSYS'
 assert call(300, 0, 0) == 'EPERM'
 # The broker's own descriptors.
@@ -317,7 +318,7 @@ show(call(151, 0), call(151, 9), call(151, 4), call(151, 1), call(151, 2), call(
 query = call(324, 0, 0, 0)
 show(query & 25, call(324, 8, 0, 0), call(324, 16, 0, 0), call(324, 8, 0, 0), call(324, 1, 0, 0), call(324, 8, 9, 0), call(324, 24, 0, 0))
 show(call(324, 32, 0, 0), call(324, 64, 0, 0), call(324, 32, 0, 0))
-show(call(329, address, 4096, 1, -1), call(329, address, 4096, 1, 99), call(331, 77), call(330, 0, 0))
+show(call(329, address, 4096, 1, -1), call(329, address, 4096, 1, 99), call(331, 77))
 PY
 
 refused 'times and priorities of others, and limits of locks' <<'PY'
@@ -352,6 +353,163 @@ for number in range(240, 246):
     assert call(number, b'/name', 0o102, 0o600, None) == 'ENOSYS', number
 assert call(248, b'user', b'x', b'y', 1, -3) == 'EPERM'
 PY
+
+same '/proc/self' <<'PY'
+def text(path):
+    with open(path, 'rb') as file: return file.read()
+own = '/proc/%d/' % os.getpid()
+show(text('/proc/self/cmdline'), text(own + 'cmdline') == text('/proc/thread-self/cmdline'))
+show(sorted(e for e in text('/proc/self/environ').split(b'\0') if not e.startswith((b'_=', b'OLDPWD='))))
+show(text('/proc/self/comm'), text(own + 'task/%d/comm' % os.getpid()))
+libc.prctl(15, b'another name')
+show(text('/proc/self/comm'), text('/proc/self/stat').split(b') ')[0].split(b'(')[1])
+show(text('/proc/self/limits').decode())
+status = dict(line.split(':', 1) for line in text('/proc/self/status').decode().splitlines())
+show([(k, status[k]) for k in ['Name', 'Uid', 'Gid', 'Groups', 'Threads', 'SigBlk', 'SigIgn', 'TracerPid', 'VmLck', 'VmSwap']])
+show(int(status['Pid']) == os.getpid(), int(status['PPid']) == os.getppid(), list(status))
+size = int(status['VmSize'].split()[0])
+show(0 < int(status['VmRSS'].split()[0]) <= size)
+stat = text('/proc/self/stat').rsplit(b')', 1)[1].split()
+show(len(stat), int(stat[1]) == os.getppid(), stat[0], int(stat[20]) // 1024 == size, int(stat[45]) > 0)
+statm = list(map(int, text('/proc/self/statm').split()))
+show(len(statm), statm[0] * 4 == size)
+auxv = text('/proc/self/auxv')
+pairs = dict(struct.unpack_from('QQ', auxv, i) for i in range(0, len(auxv), 16))
+show(pairs[6], libc.getauxval(11) == pairs[11], 0 in pairs, struct.unpack_from('QQ', auxv, len(auxv) - 16))
+areas = []
+for line in text('/proc/self/maps').decode().splitlines():
+    fields = line.split()
+    start, end = (int(x, 16) for x in fields[0].split('-'))
+    areas.append((start, end, fields[1], fields[5] if len(fields) > 5 else ''))
+names = [area[3] for area in areas]
+show('[heap]' in names, '[stack]' in names, areas == sorted(areas), all(a < b for a, b, *_ in areas))
+buffer = ctypes.create_string_buffer(10)
+show([area[2] for area in areas if area[0] <= ctypes.addressof(buffer) < area[1]])
+code = ctypes.cast(libc.getpid, ctypes.c_void_p).value
+show([area[2] for area in areas if area[0] <= code < area[1]])
+show(sum(end - start for start, end, *_ in areas) // 1024 <= size)
+show(os.path.exists('/proc/self/cwd'), os.readlink('/proc/self/cwd') == os.getcwd(), os.readlink('/proc/self/root'))
+show(sorted(os.listdir('/proc/self/cwd')) == sorted(os.listdir('.')), text('/proc/self/root/etc/passwd') == text('/etc/passwd'))
+show(text('/proc/self/oom_score_adj'), text('/proc/self/cgroup'), text('/proc/self/uid_map'))
+show(attempt(os.open, '/proc/self/maps', os.O_DIRECTORY), attempt(os.open, '/proc/self/nothing', 0))
+show(os.listdir('/proc/self/task') == [str(os.getpid())])
+for line in text('/proc/cpuinfo').decode().splitlines():
+    if line.startswith(('processor', 'model name', 'bugs')): show(line)
+show(b'flags' in text('/proc/cpuinfo'), b'sse2' in text('/proc/cpuinfo'))
+total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 1024
+show(int(text('/proc/meminfo').split()[1]) == total)
+PY
+
+same 'descriptors under /proc' <<'PY'
+r, w = os.pipe()
+os.dup2(w, 100)
+show(sorted(map(int, os.listdir('/proc/self/fd'))))
+show(sorted(map(int, os.listdir('/dev/fd'))) == sorted(map(int, os.listdir('/proc/%d/fd' % os.getpid()))))
+with open('/proc/self/fdinfo/%d' % r) as file: show(file.read().split('\n')[:2])
+show(attempt(os.open, '/proc/self/fdinfo/99', 0), os.path.samestat(os.stat('/proc/self/fd/100'), os.fstat(w)))
+fd = os.open('/proc/self', os.O_RDONLY | os.O_DIRECTORY)
+show('maps' in os.listdir(fd), len(os.read(os.open('stat', os.O_RDONLY, dir_fd=fd), 10)))
+buffer = ctypes.create_string_buffer(4096)
+listing = os.open('/proc/self/fd', os.O_RDONLY | os.O_DIRECTORY)
+show(call(78, listing, buffer, 4096) > 0, call(78, listing, buffer, 4096), call(217, listing, 8, 4096))
+PY
+
+same 'terminals' <<'PY'
+import fcntl, termios, tty
+master, slave = os.openpty()
+show(os.isatty(master), os.isatty(slave), os.ttyname(slave) == '/dev/pts/%d' % struct.unpack('I', fcntl.ioctl(master, 0x80045430, bytes(4))))
+fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('4H', 30, 90, 0, 0))
+show(os.get_terminal_size(master), struct.unpack('4H', fcntl.ioctl(master, termios.TIOCGWINSZ, bytes(8))))
+os.write(slave, b'hello\n'); show(os.read(master, 100))
+os.write(master, b'line\n'); show(os.read(slave, 100), os.read(master, 100))
+tty.setraw(slave); os.write(master, b'\x03x'); show(os.read(slave, 100))
+show(termios.tcgetattr(slave)[:4], termios.tcdrain(slave), termios.tcflush(slave, termios.TCIOFLUSH), termios.tcsendbreak(slave, 0))
+show(termios.tcflow(slave, termios.TCOOFF), termios.tcflow(slave, termios.TCOON))
+again = os.open(os.ttyname(slave), os.O_RDWR | os.O_NOCTTY)
+os.write(again, b'again'); show(os.read(master, 100), os.path.samestat(os.fstat(again), os.fstat(slave)))
+peer = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY)
+show(os.isatty(peer), attempt(fcntl.ioctl, slave, 0x5441, os.O_RDWR), attempt(fcntl.ioctl, slave, termios.TIOCEXCL))
+show(attempt(fcntl.ioctl, slave, termios.TIOCNXCL))
+os.close(slave); os.close(again); os.close(peer)
+show(attempt(os.read, master, 10))
+show(attempt(os.open, '/dev/pts/9999', os.O_RDWR) in ('EACCES', 'ENOENT', 'EIO'))
+PY
+
+sleep 1000 &
+other=$!
+export other
+refused '/proc of others and the broker' <<'PY'
+other = os.environ['other']
+for who in ['1', other, str(os.getppid())]:
+    for name in ['mem', 'maps', 'environ', 'status', 'stat', 'cmdline', 'exe', 'fd', 'fd/0', 'root/etc/passwd', 'cwd/.', 'task', 'fdinfo/0', 'auxv', 'limits']:
+        for path in ['/proc/%s/%s', '/proc/self/../%s/%s', '/proc/self/task/../../%s/%s', '/proc/./%s/%s', '/proc/self/root/proc/%s/%s', '/proc/self/cwd/../../../../../proc/%s/%s']:
+            result = attempt(os.open, path % (who, name), os.O_RDONLY)
+            assert result in ('EACCES', 'ENOENT', 'ELOOP', 'ENOTDIR'), (path, who, name, result)
+os.chdir('/proc/' + other)
+assert attempt(os.open, 'status', 0) == 'EACCES' and attempt(os.open, '../self/mem', 0) == 'EACCES'
+os.chdir('/')
+for name in ['mem', 'pagemap', 'smaps', 'map_files', 'ns', 'ns/net', 'net', 'clear_refs', 'syscall', 'stack', 'timers', 'attr/current']:
+    result = attempt(os.open, '/proc/self/' + name, os.O_RDONLY)
+    assert result in ('EACCES', 'ENOENT', 'ELOOP'), (name, result)
+for name in ['comm', 'oom_score_adj', 'status', 'limits']:
+    for flags in [os.O_WRONLY, os.O_RDWR, os.O_TRUNC]:
+        assert attempt(os.open, '/proc/self/' + name, flags) in ('EACCES', 'EROFS'), name
+file = os.open('/proc/self/maps', os.O_RDONLY)
+assert attempt(os.write, file, b'x') == 'EBADF'
+assert [n for n in os.listdir('/proc') if n.isdigit()] == [str(os.getpid())]
+with open('/proc/self/status') as status:
+    assert 'CapEff:\t0000000000000000\n' in status
+with open('/proc/cpuinfo') as info:
+    flags = [line for line in info if line.startswith('flags')][0].split()
+    assert 'vmx' not in flags and 'hypervisor' not in flags and 'smep' not in flags and 'sse2' in flags
+for fd in list(range(1024, 1100)):
+    assert attempt(os.open, '/proc/self/fd/%d' % fd, 0) == 'ENOENT'
+    assert attempt(os.open, '/proc/self/fdinfo/%d' % fd, 0) == 'ENOENT'
+PY
+kill "$other"
+
+# A terminal that is somebody else's: its number is what script's is.
+setsid script -qc 'tty >other-tty; sleep 1000' /dev/null >/dev/null 2>&1 </dev/null &
+script=$!
+for _ in $(seq 100); do [ -s other-tty ] && break; sleep 0.1; done
+refused 'terminals of others, and input made up' <<'PY'
+import fcntl, termios
+with open('other-tty') as file: other = file.read().strip()
+assert other.startswith('/dev/pts/'), other
+for flags in [os.O_RDWR, os.O_RDONLY, os.O_WRONLY]:
+    assert attempt(os.open, other, flags | os.O_NOCTTY) == 'EACCES'
+master, slave = os.openpty()
+assert attempt(os.open, other, os.O_RDWR | os.O_NOCTTY) == 'EACCES'
+for fd in [master, slave]:
+    assert attempt(fcntl.ioctl, fd, termios.TIOCSTI, b'x') == 'EPERM'
+    assert attempt(fcntl.ioctl, fd, termios.TIOCCONS) == 'EPERM'
+    assert attempt(fcntl.ioctl, fd, 0x541C, bytes(8)) == 'EPERM'
+    assert attempt(fcntl.ioctl, fd, termios.TIOCSETD, struct.pack('i', 15)) == 'EPERM'
+    assert attempt(fcntl.ioctl, fd, 0x5437) == 'EPERM'
+    assert attempt(fcntl.ioctl, fd, termios.TIOCSCTTY, 1) == 'EPERM'
+for path in ['/dev/mem', '/dev/kmsg', '/dev/port', '/dev/console', '/dev/tty1', '/dev/ttyS0', '/dev/uvisor', '/dev/kvm']:
+    assert attempt(os.open, path, os.O_RDONLY) in ('EACCES', 'ENOENT'), path
+PY
+kill -- -"$script" 2>/dev/null
+
+uvctl run --memory 64M -- /usr/bin/cat /proc/meminfo >limited
+total=$(awk '$1 == "MemTotal:" { print $2 }' limited)
+free=$(awk '$1 == "MemFree:" { print $2 }' limited)
+[ "$total" = 65536 ] && [ "$free" -lt 65536 ] && [ "$free" -gt 0 ] && grep -q 'SwapTotal: *0 kB' limited
+report $? 'a task with a limit sees no more memory than that'
+
+uvctl syscalls >list && [ "$(wc -l <list)" -gt 380 ] && grep -Eq '^ *0  read +served$' list
+report $? 'uvctl syscalls lists them'
+! uvctl syscalls --refused | grep -q ' served' && uvctl syscalls --refused | grep -Eq '^ *169  reboot +refused: EPERM  +a task'
+report $? 'uvctl syscalls says why one is refused'
+[ "$(uvctl syscalls --json epoll_pwait2 | jq -r '.[0].number')" = 441 ]
+report $? 'uvctl syscalls prints JSON'
+uvctl syscalls nothing-like-this 2>err
+[ $? = 125 ] && grep -q nothing-like-this err
+report $? 'uvctl syscalls says that there is no such call'
+uvctl completions bash | grep -q syscalls && uvctl man syscalls | grep -q 'refused'
+status=$?
+report $status 'the completions and the manual know it'
 
 cd / && rm -rf "$work"
 echo "1..$number"

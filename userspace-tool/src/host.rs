@@ -270,6 +270,8 @@ calls! {
     FLOCK = SYS_flock(Number, Number) restarts;
     PIPE2 = SYS_pipe2(Memory(8), Number);
     IOCTL = SYS_ioctl(Number, Number, Memory(64)) restarts;
+    // Only for requests whose argument is no address.
+    IOCTL_NUMBER = SYS_ioctl(Number, Number, Number) restarts;
     FSYNC = SYS_fsync(Number) restarts;
     FDATASYNC = SYS_fdatasync(Number) restarts;
     SYNC_FILE_RANGE = SYS_sync_file_range(Number, Number, Number, Number) restarts;

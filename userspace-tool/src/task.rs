@@ -2,7 +2,7 @@
 
 //! A program in a micro-VM: setting it up, running it, and what it ends with.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -145,7 +145,10 @@ impl Task {
     /// on.
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
-        Self::build(device, program, options, fds)
+        let name = short_name(&program.name);
+        let task = Self::build(device, program, options, fds)?;
+        set_name(name)?;
+        Ok(task)
     }
 
     /// Puts a program into a new micro-VM, with descriptors that exist.
@@ -159,7 +162,7 @@ impl Task {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
-        let layout = Layout::new(device.gpa_bits(), stack_size(), entropy);
+        let mut layout = Layout::new(device.gpa_bits(), stack_size(), entropy);
 
         let mut vm = device.create_vm(options.memory_limit)?;
         let guest = Guest::new(&device)?;
@@ -198,6 +201,7 @@ impl Task {
         memory
             .write(stack.pointer, &stack.bytes)
             .map_err(TaskError::Setup)?;
+        layout.initial = stack.initial;
         let regs = vcpu.regs_mut();
         regs.rip = loaded.entry;
         regs.rsp = stack.pointer;
@@ -243,7 +247,9 @@ impl Task {
             trace: None,
             pipe_ignored: self.signals.ignores(libc::SIGPIPE),
         };
+        let name = short_name(&program.name);
         let mut new = Self::build(Device::open()?, program, options, self.fds)?;
+        set_name(name)?;
         new.fds.close_on_exec();
         new.signals = self.signals.after_exec();
         new.process = self.process.after_exec();
@@ -448,6 +454,22 @@ fn stack_size() -> u64 {
         },
         Err(_) => STACK,
     }
+}
+
+/// The name that a program has in lists of processes.
+fn short_name(path: &Path) -> [u8; 16] {
+    let mut name = [0; 16];
+    let bytes = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
+    for (byte, &from) in name[..15].iter_mut().zip(bytes) {
+        *byte = from;
+    }
+    name
+}
+
+/// Gives the broker the name of the program that it serves.
+fn set_name(mut name: [u8; 16]) -> Result<(), TaskError> {
+    crate::pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut name).map_err(TaskError::Setup)?;
+    Ok(())
 }
 
 /// The absolute path of a program, its links resolved.
