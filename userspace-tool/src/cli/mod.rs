@@ -13,7 +13,6 @@ mod template;
 mod verify;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -155,8 +154,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Stats(stats) => ps::stats(&stats),
         Command::Syscalls(syscalls) => syscalls::main(&syscalls),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut io::stdout());
-            Ok(())
+            // To memory first: what writes to a pipe that nobody reads any more panics.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut script);
+            print(&script)
         }
         Command::Man { command } => man(command.as_deref()),
     };
@@ -180,9 +181,16 @@ fn man(name: Option<&str>) -> Result<(), String> {
             .ok_or_else(|| format!("there is no command {name}"))?
             .clone(),
     };
+    let mut text = Vec::new();
     clap_mangen::Man::new(page)
-        .render(&mut io::stdout())
-        .map_err(|error| error.to_string())
+        .render(&mut text)
+        .map_err(|error| error.to_string())?;
+    print(&text)
+}
+
+/// Prints what is text.
+fn print(text: &[u8]) -> Result<(), String> {
+    style::print(&String::from_utf8_lossy(text)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
     let path = |text: String| CString::new(text).map_err(|_| Errno::ENOENT);
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let (name, bytes) = match entry {
-        Entry::Elsewhere(text) => return paths::open(task, libc::AT_FDCWD, &*path(text)?, flags),
+        Entry::Elsewhere(text) => return paths::open(task, libc::AT_FDCWD, &path(text)?, flags),
         Entry::Directory(_) if writes => return Err(Errno::EISDIR),
         Entry::Directory(text) => {
             let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);
@@ -141,7 +141,7 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
             ("fdinfo".into(), bytes)
         }
     };
-    let file = sealed_file(&*path(format!("proc-{name}"))?, &bytes)?;
+    let file = sealed_file(&path(format!("proc-{name}"))?, &bytes)?;
     // Once more, for reading only.
     let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);
     let fd = paths::reopen(file.as_raw_fd(), kept | libc::O_RDONLY)?;

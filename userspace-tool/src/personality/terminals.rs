@@ -140,6 +140,7 @@ pub(super) fn ioctl(task: &mut Task, fd: RawFd, request: u32, argument: u64) -> 
         },
         SPGRP => set_foreground(task, fd, argument),
         // What is no master does not know it.
+        GPTPEER if number_of_slave(fd).is_some() => Err(Errno::EIO),
         GPTPEER if number_of_master(fd).is_none() => Err(Errno::ENOTTY),
         GPTPEER => {
             let flags = u64::from(argument as u32 & FLAGS as u32);
