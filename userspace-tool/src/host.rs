@@ -281,8 +281,11 @@ calls! {
     FLOCK = SYS_flock(Number, Number) restarts;
     PIPE2 = SYS_pipe2(Memory(8), Number);
     IOCTL = SYS_ioctl(Number, Number, Memory(64)) restarts;
+    // Only for requests whose argument is no address.
+    IOCTL_NUMBER = SYS_ioctl(Number, Number, Number) restarts;
     FSYNC = SYS_fsync(Number) restarts;
     FDATASYNC = SYS_fdatasync(Number) restarts;
+    SYNC_FILE_RANGE = SYS_sync_file_range(Number, Number, Number, Number) restarts;
     FTRUNCATE = SYS_ftruncate(Number, Number);
     FALLOCATE = SYS_fallocate(Number, Number, Number, Number) restarts;
     FADVISE = SYS_fadvise64(Number, Number, Number, Number);
@@ -316,6 +319,21 @@ calls! {
     POLL = SYS_poll(Memory(0), Number, Number) ends;
     PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;
 
+    EPOLL_CREATE1 = SYS_epoll_create1(Number);
+    EPOLL_CTL = SYS_epoll_ctl(Number, Number, Number, Memory(12));
+    EPOLL_PWAIT = SYS_epoll_pwait(Number, Memory(12), Number, Number, Memory(8), Number) ends;
+    EPOLL_PWAIT2 = SYS_epoll_pwait2(Number, Memory(12), Number, Memory(16), Memory(8), Number) ends;
+    EVENTFD2 = SYS_eventfd2(Number, Number);
+    TIMERFD_CREATE = SYS_timerfd_create(Number, Number);
+    TIMERFD_SETTIME = SYS_timerfd_settime(Number, Number, Memory(32), Memory(32));
+    TIMERFD_GETTIME = SYS_timerfd_gettime(Number, Memory(32));
+    SIGNALFD4 = SYS_signalfd4(Number, Memory(8), Number, Number);
+    INOTIFY_INIT1 = SYS_inotify_init1(Number);
+    INOTIFY_ADD_WATCH = SYS_inotify_add_watch(Number, Text, Number);
+    INOTIFY_RM_WATCH = SYS_inotify_rm_watch(Number, Number);
+    MEMFD_CREATE = SYS_memfd_create(Text, Number);
+    PIDFD_OPEN = SYS_pidfd_open(Number, Number);
+
     GETPID = SYS_getpid();
     GETPPID = SYS_getppid();
     GETPGID = SYS_getpgid(Number);
@@ -334,13 +352,34 @@ calls! {
     SYSINFO = SYS_sysinfo(Memory(112));
     GETRANDOM = SYS_getrandom(Buffer, Number, Number) restarts;
     GETPRIORITY = SYS_getpriority(Number, Number);
+    SETPRIORITY = SYS_setpriority(Number, Number, Number);
+    IOPRIO_GET = SYS_ioprio_get(Number, Number);
+    MEMBARRIER = SYS_membarrier(Number, Number, Number);
     SCHED_YIELD = SYS_sched_yield();
     PRCTL = SYS_prctl(Number, Number, Number, Number, Number);
+    SCHED_GETAFFINITY = SYS_sched_getaffinity(Number, Number, Memory(0));
+    SCHED_SETAFFINITY = SYS_sched_setaffinity(Number, Number, Memory(0));
+    SCHED_GETPARAM = SYS_sched_getparam(Number, Memory(4));
+    SCHED_GETSCHEDULER = SYS_sched_getscheduler(Number);
+    SCHED_GETATTR = SYS_sched_getattr(Number, Buffer, Number, Number);
+    SCHED_GET_PRIORITY_MAX = SYS_sched_get_priority_max(Number);
+    SCHED_GET_PRIORITY_MIN = SYS_sched_get_priority_min(Number);
+    SCHED_RR_GET_INTERVAL = SYS_sched_rr_get_interval(Number, Memory(16));
+    GETCPU = SYS_getcpu(Memory(4), Memory(4));
     PRCTL_NAME = SYS_prctl(Number, Memory(16));
 
     CLOCK_GETTIME = SYS_clock_gettime(Number, Memory(16));
     CLOCK_GETRES = SYS_clock_getres(Number, Memory(16));
     CLOCK_NANOSLEEP = SYS_clock_nanosleep(Number, Number, Memory(16), Memory(16)) ends;
+    CLOCK_ADJTIME = SYS_clock_adjtime(Number, Memory(208));
+    GETITIMER = SYS_getitimer(Number, Memory(32));
+    SETITIMER = SYS_setitimer(Number, Memory(32), Memory(32));
+    ALARM = SYS_alarm(Number);
+    TIMER_CREATE = SYS_timer_create(Number, Memory(64), Memory(4));
+    TIMER_SETTIME = SYS_timer_settime(Number, Number, Memory(32), Memory(32));
+    TIMER_GETTIME = SYS_timer_gettime(Number, Memory(32));
+    TIMER_GETOVERRUN = SYS_timer_getoverrun(Number);
+    TIMER_DELETE = SYS_timer_delete(Number);
     GETTIMEOFDAY = SYS_gettimeofday(Memory(16), Memory(8));
 
     RT_SIGPROCMASK = SYS_rt_sigprocmask(Number, Memory(8), Memory(8), Number);
@@ -352,7 +391,6 @@ calls! {
     TGKILL = SYS_tgkill(Number, Number, Number);
     RT_SIGQUEUEINFO = SYS_rt_sigqueueinfo(Number, Number, Memory(128));
     RT_TGSIGQUEUEINFO = SYS_rt_tgsigqueueinfo(Number, Number, Number, Memory(128));
-    PIDFD_OPEN = SYS_pidfd_open(Number, Number);
     PIDFD_SEND_SIGNAL = SYS_pidfd_send_signal(Number, Number, Memory(128), Number);
     WAIT4 = SYS_wait4(Number, Memory(4), Number, Memory(144)) restarts;
     WAIT4_NOW = SYS_wait4(Number, Memory(4), Number, Memory(144));
@@ -362,7 +400,6 @@ calls! {
     FUTEX = SYS_futex(Memory(4), Number, Number, Number, Memory(4), Number);
     FUTEX_WAIT = SYS_futex(Memory(4), Number, Number, Memory(16), Memory(4), Number) restarts;
     FUTEX_WAIT_UNTIL = SYS_futex(Memory(4), Number, Number, Memory(16), Memory(4), Number) ends;
-    MEMFD_CREATE = SYS_memfd_create(Text, Number);
     KCMP = SYS_kcmp(Number, Number, Number, Number, Number);
 }
 

@@ -64,6 +64,17 @@ impl Entropy {
     }
 }
 
+/// What a program is started with, on its stack: where each is, start and end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initial {
+    /// Its arguments, each with its NUL.
+    pub arguments: (u64, u64),
+    /// Its environment, likewise.
+    pub environment: (u64, u64),
+    /// The auxiliary vector.
+    pub auxv: (u64, u64),
+}
+
 /// The places of a program's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
@@ -79,6 +90,8 @@ pub struct Layout {
     pub program_base: u64,
     /// Bytes between the end of the program and the heap.
     pub heap_gap: u64,
+    /// What it is started with, when that is on the stack.
+    pub initial: Initial,
 }
 
 impl Layout {
@@ -114,6 +127,7 @@ impl Layout {
             // Above where fixed programs are linked to (4 MiB), with room for large ones.
             program_base: GIB + program,
             heap_gap: heap,
+            initial: Initial::default(),
         }
     }
 }

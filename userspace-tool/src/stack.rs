@@ -4,6 +4,8 @@
 
 use thiserror::Error;
 
+use crate::layout::Initial;
+
 /// Entries of the auxiliary vector, in the order in which they are written.
 pub type Auxv = Vec<(u64, u64)>;
 
@@ -31,6 +33,8 @@ pub struct Stack {
     pub bytes: Vec<u8>,
     /// Where the random bytes are (`AT_RANDOM`).
     pub random: u64,
+    /// Where the rest is that programs look for.
+    pub initial: Initial,
 }
 
 /// Why a stack cannot be made.
@@ -74,8 +78,11 @@ pub fn build(start: &Start, top: u64, size: u64) -> Result<Stack, StackError> {
         bytes: vec![0; 8],
     };
     let path = strings.push(&start.path)?;
+    let environment_end = strings.at;
     let environment = strings.push_all(&start.environment)?;
+    let arguments_end = strings.at;
     let arguments = strings.push_all(&start.arguments)?;
+    let arguments_start = strings.at;
     let platform = strings.push(PLATFORM)?;
     strings.align(16);
     let random = strings.push_bytes(&start.random);
@@ -102,7 +109,14 @@ pub fn build(start: &Start, top: u64, size: u64) -> Result<Stack, StackError> {
         strings.push_bytes(&word.to_le_bytes());
     }
     strings.bytes.reverse();
+    let vector = strings.at + 8 * (arguments.len() + environment.len() + 3) as u64;
+    let pairs = (start.auxv.len() + own.len()) as u64;
     Ok(Stack {
+        initial: Initial {
+            arguments: (arguments_start, arguments_end),
+            environment: (arguments_end, environment_end),
+            auxv: (vector, vector + 16 * pairs),
+        },
         pointer: strings.at,
         bytes: strings.bytes,
         random,
@@ -193,11 +207,24 @@ mod tests {
         assert_eq!(arguments, start.arguments);
         let (environment, mut at) = reader.strings(at);
         assert_eq!(environment, start.environment);
+        let initial = stack.initial;
+        assert_eq!(initial.auxv.0, at);
         let mut auxv = Vec::new();
         while reader.word(at) != libc::AT_NULL {
             auxv.push((reader.word(at), reader.word(at + 8)));
             at += 16;
         }
+        assert_eq!(initial.auxv.1, at + 16);
+        let text = |(from, to): (u64, u64)| {
+            let [from, to] = [from, to].map(|at| (at - stack.pointer) as usize);
+            stack.bytes[from..to].to_vec()
+        };
+        let joined = |strings: &[Vec<u8>]| {
+            let with_nul = strings.iter().map(|string| [string, &b"\0"[..]].concat());
+            with_nul.collect::<Vec<_>>().concat()
+        };
+        assert_eq!(text(initial.arguments), joined(&start.arguments));
+        assert_eq!(text(initial.environment), joined(&start.environment));
         assert_eq!(auxv[..start.auxv.len()], start.auxv);
         let value = |key| auxv.iter().find(|(k, _)| *k == key).unwrap().1;
         assert_eq!(reader.string(value(libc::AT_EXECFN)), start.path);

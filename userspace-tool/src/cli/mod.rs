@@ -8,11 +8,11 @@ mod info;
 mod ps;
 mod run;
 mod style;
+mod syscalls;
 mod template;
 mod verify;
 
 use std::ffi::OsString;
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -33,6 +33,7 @@ const FAILURE: u8 = 125;
   uvctl template create sorter -- sort   start a program once,
   uvctl run --from sorter <words.txt     and go on from there any number of times
   uvctl ps                               which micro-VMs are there?
+  uvctl syscalls --refused               which system calls does no program get?
   uvctl doctor                           can this machine run micro-VMs?
 
 Run `uvctl help COMMAND` for more about a command."
@@ -61,6 +62,8 @@ enum Command {
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
     Info(Output),
+    /// List the system calls of Linux, and what becomes of each in a micro-VM.
+    Syscalls(syscalls::Syscalls),
     /// Print the completions for a shell.
     Completions {
         /// The shell.
@@ -149,9 +152,12 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(output) => info::main(output),
         Command::Ps(ps) => ps::list(&ps),
         Command::Stats(stats) => ps::stats(&stats),
+        Command::Syscalls(syscalls) => syscalls::main(&syscalls),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut io::stdout());
-            Ok(())
+            // To memory first: what writes to a pipe that nobody reads any more panics.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "uvctl", &mut script);
+            print(&script)
         }
         Command::Man { command } => man(command.as_deref()),
     };
@@ -175,9 +181,16 @@ fn man(name: Option<&str>) -> Result<(), String> {
             .ok_or_else(|| format!("there is no command {name}"))?
             .clone(),
     };
+    let mut text = Vec::new();
     clap_mangen::Man::new(page)
-        .render(&mut io::stdout())
-        .map_err(|error| error.to_string())
+        .render(&mut text)
+        .map_err(|error| error.to_string())?;
+    print(&text)
+}
+
+/// Prints what is text.
+fn print(text: &[u8]) -> Result<(), String> {
+    style::print(&String::from_utf8_lossy(text)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

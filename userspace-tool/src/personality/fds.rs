@@ -5,7 +5,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-use super::Args;
+use super::{terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::task::Task;
@@ -216,6 +216,7 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
         | libc::F_SETFL
         | libc::F_GETPIPE_SZ
         | libc::F_SETPIPE_SZ
+        | libc::F_ADD_SEALS
         | libc::F_GET_SEALS => pass!(FCNTL, fd, command, argument),
         libc::F_GETLK | libc::F_OFD_GETLK => {
             let mut lock = task.memory.read::<32>(argument)?;
@@ -280,6 +281,17 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
     const TIOCGPGRP: u32 = libc::TIOCGPGRP as u32;
     const TIOCGSID: u32 = libc::TIOCGSID as u32;
     const TIOCOUTQ: u32 = libc::TIOCOUTQ as u32;
+    const TIOCSWINSZ: u32 = libc::TIOCSWINSZ as u32;
+    const TIOCGETD: u32 = libc::TIOCGETD as u32;
+    const TIOCGPTN: u32 = libc::TIOCGPTN as u32;
+    const TIOCSPTLCK: u32 = libc::TIOCSPTLCK as u32;
+    const TIOCGPTLCK: u32 = libc::TIOCGPTLCK as u32;
+    const TIOCPKT: u32 = libc::TIOCPKT as u32;
+    const TIOCGPKT: u32 = libc::TIOCGPKT as u32;
+    const TIOCGEXCL: u32 = libc::TIOCGEXCL as u32;
+    const TCSETS2: u32 = libc::TCSETS2 as u32;
+    const TCSETSW2: u32 = libc::TCSETSW2 as u32;
+    const TCSETSF2: u32 = libc::TCSETSF2 as u32;
     const FIONREAD: u32 = libc::FIONREAD as u32;
     const FIONBIO: u32 = libc::FIONBIO as u32;
     const FIOCLEX: u32 = libc::FIOCLEX as u32;
@@ -288,7 +300,11 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
         TCGETS => Some((Way::Out, 36)),
         TCGETS2 => Some((Way::Out, 44)),
         TCSETS | TCSETSW | TCSETSF => Some((Way::In, 36)),
+        TCSETS2 | TCSETSW2 | TCSETSF2 => Some((Way::In, 44)),
         TIOCGWINSZ => Some((Way::Out, 8)),
+        TIOCSWINSZ => Some((Way::In, 8)),
+        TIOCSPTLCK | TIOCPKT => Some((Way::In, 4)),
+        TIOCGPTN | TIOCGPTLCK | TIOCGPKT | TIOCGEXCL | TIOCGETD => Some((Way::Out, 4)),
         TIOCGPGRP | TIOCGSID | TIOCOUTQ | FIONREAD => Some((Way::Out, 4)),
         FS_IOC_GETFLAGS => Some((Way::Out, 4)),
         FIONBIO => Some((Way::In, 4)),
@@ -299,6 +315,9 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
 
 pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
+    if let Some(result) = terminals::ioctl(task, fd, request as u32, argument) {
+        return result;
+    }
     let Some((way, len)) = known_ioctl(request as u32) else {
         // A descriptor that is not open comes first.
         pass!(FCNTL, fd, libc::F_GETFD, 0)?;

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::os::fd::AsRawFd;
 
 use super::paths::{self, Special};
-use super::Args;
+use super::{procfs, terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::task::Task;
@@ -23,6 +23,12 @@ pub(super) fn open(task: &mut Task, [path, flags, mode, ..]: Args) -> SysResult 
 pub(super) fn openat(task: &mut Task, [directory, path, flags, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
     let directory = directory_for(task, directory, &path)?;
+    if let Some(opened) = procfs::open(task, directory, &path, flags as i32) {
+        return opened;
+    }
+    if let Some(opened) = terminals::open(task, &path, flags as i32) {
+        return opened;
+    }
     paths::open(task, directory, &path, flags as i32)
 }
 

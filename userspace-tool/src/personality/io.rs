@@ -4,8 +4,9 @@
 //!
 //! The kernel is pointed at the guest's memory itself, so that data is copied once.
 
-use super::Args;
+use super::{procfs, Args};
 use crate::errno::{Errno, SysResult};
+use crate::host;
 use crate::pass;
 use crate::task::Task;
 
@@ -79,6 +80,10 @@ pub(super) fn fsync(task: &mut Task, [fd, ..]: Args) -> SysResult {
 
 pub(super) fn fdatasync(task: &mut Task, [fd, ..]: Args) -> SysResult {
     pass!(FDATASYNC, task.fds.guest(fd)?)
+}
+
+pub(super) fn sync_file_range(task: &mut Task, [fd, offset, len, flags, ..]: Args) -> SysResult {
+    pass!(SYNC_FILE_RANGE, task.fds.guest(fd)?, offset, len, flags)
 }
 
 pub(super) fn ftruncate(task: &mut Task, [fd, len, ..]: Args) -> SysResult {
@@ -161,12 +166,20 @@ pub(super) fn tee(task: &mut Task, [input, out, len, flags, ..]: Args) -> SysRes
 
 pub(super) fn getdents(task: &mut Task, [fd, buffer, len, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
+    if let Some(hidden) = procfs::hidden(fd) {
+        let call = (&host::GETDENTS, 18);
+        return procfs::list(task, call, fd, [buffer, u64::from(len as u32)], hidden);
+    }
     let (buffer, len) = task.memory.buffer(buffer, u64::from(len as u32))?;
     pass!(GETDENTS, fd, buffer, len)
 }
 
 pub(super) fn getdents64(task: &mut Task, [fd, buffer, len, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
+    if let Some(hidden) = procfs::hidden(fd) {
+        let call = (&host::GETDENTS64, 19);
+        return procfs::list(task, call, fd, [buffer, u64::from(len as u32)], hidden);
+    }
     let (buffer, len) = task.memory.buffer(buffer, u64::from(len as u32))?;
     pass!(GETDENTS64, fd, buffer, len)
 }

@@ -458,10 +458,3 @@ pub(super) fn check_range(task: &mut Task, [start, len, ..]: Args) -> SysResult 
         Err(Errno::ENOMEM)
     }
 }
-
-/// As [`check_range`], for a range that need not start at a page.
-pub(super) fn mlock(task: &mut Task, [start, len, ..]: Args) -> SysResult {
-    let offset = start % PAGE_SIZE;
-    let len = len.checked_add(offset).ok_or(Errno::ENOMEM)?;
-    check_range(task, [start - offset, len, 0, 0, 0, 0])
-}

@@ -6,7 +6,9 @@
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
 mod actions;
+mod advice;
 mod children;
+mod events;
 mod exec;
 mod fds;
 mod files;
@@ -14,10 +16,15 @@ mod futex;
 mod io;
 mod memory;
 mod paths;
+mod proc_text;
 mod process;
+mod procfs;
+mod sched;
 mod signals;
 pub mod table;
+mod terminals;
 mod time;
+mod timers;
 mod trace;
 mod wait;
 
@@ -28,6 +35,7 @@ pub(crate) use memory::Book;
 pub use memory::Heap;
 pub(crate) use paths::{path_of, reopen, special, Special};
 pub use process::{LimitState, Limits};
+pub(crate) use timers::Timers;
 pub use trace::{describe, Trace};
 
 use crate::errno::{Errno, SysResult};
@@ -46,8 +54,6 @@ pub enum Fate {
     Served(Handler),
     /// It always fails so, for this reason.
     Refused(Errno, &'static str),
-    /// Nobody serves it: `ENOSYS`.
-    Unserved,
 }
 
 /// A system call.
@@ -68,6 +74,6 @@ pub fn serve(task: &mut Task, number: u64, args: Args) -> SysResult {
     match table::find(number).map(|call| call.fate) {
         Some(Fate::Served(handler)) => handler(task, args),
         Some(Fate::Refused(errno, _)) => Err(errno),
-        Some(Fate::Unserved) | None => Err(Errno::ENOSYS),
+        None => Err(Errno::ENOSYS),
     }
 }

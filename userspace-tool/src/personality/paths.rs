@@ -6,7 +6,7 @@
 //! they are closed to the guest, but for those that it needs and that are answered here.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -352,6 +352,36 @@ pub(super) fn open_directory(path: &CStr) -> SysResult<OwnedFd> {
     let fd = open_plain(libc::AT_FDCWD, path, flags)?;
     // SAFETY: The kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// What stands for a file that the guest could open for reading (`O_PATH`); the descriptor is the broker's.
+pub(super) fn readable(task: &mut Task, path: &CStr, follows: bool) -> SysResult<OwnedFd> {
+    let program;
+    let path = match special(path, std::process::id()) {
+        Some(Special::Fd(fd)) => {
+            let fd = task.fds.open(fd)?;
+            // SAFETY: The descriptor is open, as just seen, and one that is closed meanwhile gives an error.
+            return task.fds.own(unsafe { BorrowedFd::borrow_raw(fd) });
+        }
+        Some(Special::Program) => {
+            program = task.shared.program.clone();
+            program.as_c_str()
+        }
+        Some(Special::Checkpoint) => return Err(Errno::EACCES),
+        None => path,
+    };
+    let (look, open) = match follows {
+        true => (0, 0),
+        false => (libc::AT_SYMLINK_NOFOLLOW, libc::O_NOFOLLOW),
+    };
+    let before = status_at(libc::AT_FDCWD, path, look)?;
+    check(&before, libc::O_RDONLY)?;
+    let flags = libc::O_PATH | libc::O_CLOEXEC | open;
+    let fd = open_plain(libc::AT_FDCWD, path, flags)?;
+    // SAFETY: The kernel just made this descriptor for us.
+    let file = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    check_opened(task, file.as_raw_fd(), &before)?;
+    task.fds.own(file.as_fd())
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) ->
 }
 
 /// A limit as the guest sees it.
-fn limit(task: &Task, index: usize) -> SysResult<[u8; 16]> {
+pub(super) fn limit(task: &Task, index: usize) -> SysResult<[u8; 16]> {
     if index == libc::RLIMIT_NOFILE as usize {
         let (soft, hard) = task.fds.rlimit();
         let mut pair = [0; 16];
@@ -296,47 +296,14 @@ pub(super) fn prctl(task: &mut Task, [option, argument, ..]: Args) -> SysResult 
     }
 }
 
-pub(super) fn sched_yield(_: &mut Task, _: Args) -> SysResult {
-    pass!(SCHED_YIELD)
+/// `setfsuid`, which tells what it is, and changes nothing without a capability.
+pub(super) fn setfsuid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETEUID)
 }
 
-pub(super) fn sched_getaffinity(task: &mut Task, [pid, size, mask, ..]: Args) -> SysResult {
-    known_process(task, pid)?;
-    if size < 8 || size % 8 != 0 {
-        return Err(Errno::EINVAL);
-    }
-    // A task with one thread needs one CPU, and is told of one.
-    task.memory.write(mask, &1u64.to_le_bytes())?;
-    Ok(8)
-}
-
-pub(super) fn sched_setaffinity(task: &mut Task, [pid, ..]: Args) -> SysResult {
-    known_process(task, pid)?;
-    Ok(0)
-}
-
-pub(super) fn sched_getparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {
-    known_process(task, pid)?;
-    task.memory.write(param, &[0; 4])?;
-    Ok(0)
-}
-
-pub(super) fn sched_getscheduler(task: &mut Task, [pid, ..]: Args) -> SysResult {
-    known_process(task, pid)?;
-    Ok(libc::SCHED_OTHER as u64)
-}
-
-pub(super) fn getcpu(task: &mut Task, [cpu, node, ..]: Args) -> SysResult {
-    task.memory.write_optional(cpu, &[0; 4])?;
-    task.memory.write_optional(node, &[0; 4])?;
-    Ok(0)
-}
-
-pub(super) fn getpriority(task: &mut Task, [which, who, ..]: Args) -> SysResult {
-    if which != u64::from(libc::PRIO_PROCESS) {
-        return Err(Errno::EINVAL);
-    }
-    pass!(GETPRIORITY, which, known_process(task, who)?)
+/// `setfsgid`, likewise.
+pub(super) fn setfsgid(_: &mut Task, _: Args) -> SysResult {
+    pass!(GETEGID)
 }
 
 /// Sets of identities that are the ones that the task has are no change, and any other is refused.

@@ -2,8 +2,11 @@
 
 //! Every system call of x86-64 Linux, and what becomes of it. Dispatch and trace both come from here.
 
-use super::Fate::{self, Refused, Served, Unserved};
-use super::{children, exec, fds, files, futex, io, memory, process, signals, time, wait, Syscall};
+use super::Fate::{self, Refused, Served};
+use super::{
+    advice, children, events, exec, fds, files, futex, io, memory, process, sched, signals, time,
+    timers, wait, Syscall,
+};
 use crate::errno::Errno;
 
 /// Why what would change files is refused.
@@ -14,6 +17,35 @@ const NETWORK: &str = "a task has no network";
 const POWER: &str = "a task has no power over the machine or other processes";
 /// Why changes of identity are refused.
 const IDENTITY: &str = "a task keeps its identity";
+
+/// Why System V IPC and POSIX message queues are refused: as by a kernel that was built without them.
+const IPC: &str = "what it names is the host's, for all of its processes";
+/// Why what Linux itself does not have any more, or never had on x86-64, is refused.
+const GONE: &str = "Linux has no such call any more";
+/// Why what nothing uses any more is refused.
+const OBSOLETE: &str = "it is obsolete";
+/// Why memory policies are refused.
+const NUMA: &str = "a task has no say in where its memory is";
+/// Why protection keys are refused.
+const KEYS: &str = "the module does not switch protection keys";
+/// Why shadow stacks are refused.
+const SHADOW: &str = "the module does not switch shadow stacks";
+/// Why `mseal` is refused: the module's seals are of content as well, and execve and brk would meet them.
+const SEALS: &str = "the broker keeps no book of sealed areas";
+/// Why what tells of the page cache is refused.
+const CACHE: &str = "what of files is in memory is the host's business";
+/// Why the kernel's asynchronous reading and writing is refused.
+const AIO: &str = "the host would use the task's memory after the call";
+/// Why filters and rule sets of the task's own are refused: those that the host takes are for the broker.
+const SANDBOX: &str = "the host's rules are for the broker, not the task";
+/// Why what tells of security modules is refused.
+const LSM: &str = "the host's security modules are its own business";
+/// Why `restart_syscall` is refused.
+const RESTART: &str = "there is nothing to restart";
+/// Why what only several threads need is refused.
+const THREADS: &str = "the broker has no part of it that is the thread's";
+/// Why what programs do without on older kernels is refused.
+const OLDER: &str = "there is an older call for it";
 
 macro_rules! table {
     ($($number:literal $name:ident $shape:literal => $fate:expr;)*) => {
@@ -47,14 +79,13 @@ pub fn find(number: u64) -> Option<&'static Syscall> {
     TABLE.get(usize::from(place.checked_sub(1)?))
 }
 
-/// How many calls have a fate of each kind: served, refused, unserved.
-pub fn census() -> [usize; 3] {
-    let mut counts = [0; 3];
+/// How many calls have a fate of each kind: served, refused.
+pub fn census() -> [usize; 2] {
+    let mut counts = [0; 2];
     for call in TABLE {
         counts[match call.fate {
             Fate::Served(_) => 0,
             Fate::Refused(..) => 1,
-            Fate::Unserved => 2,
         }] += 1;
     }
     counts
@@ -85,38 +116,38 @@ table! {
     21 access "so" => Served(files::access);
     22 pipe "x" => Served(fds::pipe);
     23 select "dxxxx" => Served(wait::select);
-    24 sched_yield "" => Served(process::sched_yield);
+    24 sched_yield "" => Served(sched::sched_yield);
     25 mremap "xuuxx>x" => Served(memory::mremap);
     26 msync "xux" => Served(memory::check_range);
-    27 mincore "xux" => Unserved;
+    27 mincore "xux" => Served(advice::mincore);
     28 madvise "xud" => Served(memory::madvise);
-    29 shmget "" => Unserved;
-    30 shmat "" => Unserved;
-    31 shmctl "" => Unserved;
+    29 shmget "" => Refused(Errno::ENOSYS, IPC);
+    30 shmat "" => Refused(Errno::ENOSYS, IPC);
+    31 shmctl "" => Refused(Errno::ENOSYS, IPC);
     32 dup "f" => Served(fds::dup);
     33 dup2 "ff" => Served(fds::dup2);
     34 pause "" => Served(signals::pause);
     35 nanosleep "xx" => Served(time::nanosleep);
-    36 getitimer "dx" => Unserved;
-    37 alarm "u" => Unserved;
-    38 setitimer "dxx" => Unserved;
+    36 getitimer "dx" => Served(timers::getitimer);
+    37 alarm "u" => Served(timers::alarm);
+    38 setitimer "dxx" => Served(timers::setitimer);
     39 getpid "" => Served(process::getpid);
     40 sendfile "ffxu" => Served(io::sendfile);
     41 socket "ddd" => Refused(Errno::EACCES, NETWORK);
-    42 connect "" => Unserved;
-    43 accept "" => Unserved;
-    44 sendto "" => Unserved;
-    45 recvfrom "" => Unserved;
-    46 sendmsg "" => Unserved;
-    47 recvmsg "" => Unserved;
-    48 shutdown "" => Unserved;
-    49 bind "" => Unserved;
-    50 listen "" => Unserved;
-    51 getsockname "" => Unserved;
-    52 getpeername "" => Unserved;
+    42 connect "" => Refused(Errno::ENOSYS, NETWORK);
+    43 accept "" => Refused(Errno::ENOSYS, NETWORK);
+    44 sendto "" => Refused(Errno::ENOSYS, NETWORK);
+    45 recvfrom "" => Refused(Errno::ENOSYS, NETWORK);
+    46 sendmsg "" => Refused(Errno::ENOSYS, NETWORK);
+    47 recvmsg "" => Refused(Errno::ENOSYS, NETWORK);
+    48 shutdown "" => Refused(Errno::ENOSYS, NETWORK);
+    49 bind "" => Refused(Errno::ENOSYS, NETWORK);
+    50 listen "" => Refused(Errno::ENOSYS, NETWORK);
+    51 getsockname "" => Refused(Errno::ENOSYS, NETWORK);
+    52 getpeername "" => Refused(Errno::ENOSYS, NETWORK);
     53 socketpair "dddx" => Refused(Errno::EACCES, NETWORK);
-    54 setsockopt "" => Unserved;
-    55 getsockopt "" => Unserved;
+    54 setsockopt "" => Refused(Errno::ENOSYS, NETWORK);
+    55 getsockopt "" => Refused(Errno::ENOSYS, NETWORK);
     56 clone "xxxxx" => Served(children::clone);
     57 fork "" => Served(children::fork);
     58 vfork "" => Served(children::vfork);
@@ -125,14 +156,14 @@ table! {
     61 wait4 "dxxx" => Served(children::wait4);
     62 kill "dd" => Served(signals::kill);
     63 uname "x" => Served(process::uname);
-    64 semget "" => Unserved;
-    65 semop "" => Unserved;
-    66 semctl "" => Unserved;
-    67 shmdt "" => Unserved;
-    68 msgget "" => Unserved;
-    69 msgsnd "" => Unserved;
-    70 msgrcv "" => Unserved;
-    71 msgctl "" => Unserved;
+    64 semget "" => Refused(Errno::ENOSYS, IPC);
+    65 semop "" => Refused(Errno::ENOSYS, IPC);
+    66 semctl "" => Refused(Errno::ENOSYS, IPC);
+    67 shmdt "" => Refused(Errno::ENOSYS, IPC);
+    68 msgget "" => Refused(Errno::ENOSYS, IPC);
+    69 msgsnd "" => Refused(Errno::ENOSYS, IPC);
+    70 msgrcv "" => Refused(Errno::ENOSYS, IPC);
+    71 msgctl "" => Refused(Errno::ENOSYS, IPC);
     72 fcntl "fdx" => Served(fds::fcntl);
     73 flock "fx" => Served(fds::flock);
     74 fsync "f" => Served(io::fsync);
@@ -183,8 +214,8 @@ table! {
     119 setresgid "ddd" => Refused(Errno::EPERM, IDENTITY);
     120 getresgid "xxx" => Served(process::getresgid);
     121 getpgid "d" => Served(process::getpgid);
-    122 setfsuid "" => Unserved;
-    123 setfsgid "" => Unserved;
+    122 setfsuid "d" => Served(process::setfsuid);
+    123 setfsgid "d" => Served(process::setfsgid);
     124 getsid "d" => Served(process::getsid);
     125 capget "xx" => Served(process::capget);
     126 capset "xx" => Refused(Errno::EPERM, POWER);
@@ -195,35 +226,35 @@ table! {
     131 sigaltstack "xx" => Served(signals::sigaltstack);
     132 utime "sx" => Refused(Errno::EROFS, READ_ONLY);
     133 mknod "sox" => Refused(Errno::EROFS, READ_ONLY);
-    134 uselib "" => Unserved;
+    134 uselib "" => Refused(Errno::ENOSYS, GONE);
     135 personality "x" => Refused(Errno::EPERM, POWER);
-    136 ustat "" => Unserved;
+    136 ustat "" => Refused(Errno::ENOSYS, OBSOLETE);
     137 statfs "sx" => Served(files::statfs);
     138 fstatfs "fx" => Served(files::fstatfs);
-    139 sysfs "" => Unserved;
-    140 getpriority "dd" => Served(process::getpriority);
-    141 setpriority "ddd" => Refused(Errno::EPERM, POWER);
-    142 sched_setparam "dx" => Refused(Errno::EPERM, POWER);
-    143 sched_getparam "dx" => Served(process::sched_getparam);
-    144 sched_setscheduler "ddx" => Refused(Errno::EPERM, POWER);
-    145 sched_getscheduler "d" => Served(process::sched_getscheduler);
-    146 sched_get_priority_max "" => Unserved;
-    147 sched_get_priority_min "" => Unserved;
-    148 sched_rr_get_interval "" => Unserved;
-    149 mlock "xu" => Served(memory::mlock);
-    150 munlock "xu" => Served(memory::mlock);
-    151 mlockall "" => Unserved;
-    152 munlockall "" => Unserved;
+    139 sysfs "" => Refused(Errno::ENOSYS, OBSOLETE);
+    140 getpriority "dd" => Served(sched::getpriority);
+    141 setpriority "ddd" => Served(sched::setpriority);
+    142 sched_setparam "dx" => Served(sched::sched_setparam);
+    143 sched_getparam "dx" => Served(sched::sched_getparam);
+    144 sched_setscheduler "ddx" => Served(sched::sched_setscheduler);
+    145 sched_getscheduler "d" => Served(sched::sched_getscheduler);
+    146 sched_get_priority_max "d" => Served(sched::sched_get_priority_max);
+    147 sched_get_priority_min "d" => Served(sched::sched_get_priority_min);
+    148 sched_rr_get_interval "dx" => Served(sched::sched_rr_get_interval);
+    149 mlock "xu" => Served(advice::mlock);
+    150 munlock "xu" => Served(advice::munlock);
+    151 mlockall "x" => Served(advice::mlockall);
+    152 munlockall "" => Served(advice::munlockall);
     153 vhangup "" => Refused(Errno::EPERM, POWER);
     154 modify_ldt "dxu" => Refused(Errno::EPERM, POWER);
     155 pivot_root "ss" => Refused(Errno::EPERM, POWER);
-    156 _sysctl "" => Unserved;
+    156 _sysctl "" => Refused(Errno::ENOSYS, GONE);
     157 prctl "dxxxx" => Served(process::prctl);
     158 arch_prctl "xx" => Served(process::arch_prctl);
-    159 adjtimex "x" => Refused(Errno::EPERM, POWER);
+    159 adjtimex "x" => Served(time::adjtimex);
     160 setrlimit "ux" => Served(process::setrlimit);
     161 chroot "s" => Refused(Errno::EPERM, POWER);
-    162 sync "" => Unserved;
+    162 sync "" => Refused(Errno::EPERM, POWER);
     163 acct "s" => Refused(Errno::EPERM, POWER);
     164 settimeofday "xx" => Refused(Errno::EPERM, POWER);
     165 mount "sssxx" => Refused(Errno::EPERM, POWER);
@@ -235,18 +266,18 @@ table! {
     171 setdomainname "su" => Refused(Errno::EPERM, POWER);
     172 iopl "d" => Refused(Errno::EPERM, POWER);
     173 ioperm "uud" => Refused(Errno::EPERM, POWER);
-    174 create_module "" => Unserved;
+    174 create_module "" => Refused(Errno::ENOSYS, GONE);
     175 init_module "xus" => Refused(Errno::EPERM, POWER);
     176 delete_module "sx" => Refused(Errno::EPERM, POWER);
-    177 get_kernel_syms "" => Unserved;
-    178 query_module "" => Unserved;
+    177 get_kernel_syms "" => Refused(Errno::ENOSYS, GONE);
+    178 query_module "" => Refused(Errno::ENOSYS, GONE);
     179 quotactl "xsux" => Refused(Errno::EPERM, POWER);
-    180 nfsservctl "" => Unserved;
-    181 getpmsg "" => Unserved;
-    182 putpmsg "" => Unserved;
-    183 afs_syscall "" => Unserved;
-    184 tuxcall "" => Unserved;
-    185 security "" => Unserved;
+    180 nfsservctl "" => Refused(Errno::ENOSYS, GONE);
+    181 getpmsg "" => Refused(Errno::ENOSYS, GONE);
+    182 putpmsg "" => Refused(Errno::ENOSYS, GONE);
+    183 afs_syscall "" => Refused(Errno::ENOSYS, GONE);
+    184 tuxcall "" => Refused(Errno::ENOSYS, GONE);
+    185 security "" => Refused(Errno::ENOSYS, GONE);
     186 gettid "" => Served(process::gettid);
     187 readahead "fdu" => Served(io::readahead);
     188 setxattr "ssxux" => Refused(Errno::EROFS, READ_ONLY);
@@ -264,59 +295,59 @@ table! {
     200 tkill "dd" => Served(signals::tkill);
     201 time "x" => Served(time::time);
     202 futex "xxuxxu" => Served(futex::futex);
-    203 sched_setaffinity "dux" => Served(process::sched_setaffinity);
-    204 sched_getaffinity "dux" => Served(process::sched_getaffinity);
-    205 set_thread_area "" => Unserved;
-    206 io_setup "" => Unserved;
-    207 io_destroy "" => Unserved;
-    208 io_getevents "" => Unserved;
-    209 io_submit "" => Unserved;
-    210 io_cancel "" => Unserved;
-    211 get_thread_area "" => Unserved;
-    212 lookup_dcookie "uxu" => Refused(Errno::EPERM, POWER);
-    213 epoll_create "d" => Unserved;
-    214 epoll_ctl_old "" => Unserved;
-    215 epoll_wait_old "" => Unserved;
-    216 remap_file_pages "" => Unserved;
+    203 sched_setaffinity "dux" => Served(sched::sched_setaffinity);
+    204 sched_getaffinity "dux" => Served(sched::sched_getaffinity);
+    205 set_thread_area "" => Refused(Errno::ENOSYS, GONE);
+    206 io_setup "" => Refused(Errno::ENOSYS, AIO);
+    207 io_destroy "" => Refused(Errno::ENOSYS, AIO);
+    208 io_getevents "" => Refused(Errno::ENOSYS, AIO);
+    209 io_submit "" => Refused(Errno::ENOSYS, AIO);
+    210 io_cancel "" => Refused(Errno::ENOSYS, AIO);
+    211 get_thread_area "" => Refused(Errno::ENOSYS, GONE);
+    212 lookup_dcookie "uxu" => Refused(Errno::ENOSYS, GONE);
+    213 epoll_create "d" => Served(events::epoll_create);
+    214 epoll_ctl_old "" => Refused(Errno::ENOSYS, GONE);
+    215 epoll_wait_old "" => Refused(Errno::ENOSYS, GONE);
+    216 remap_file_pages "" => Refused(Errno::ENOSYS, OBSOLETE);
     217 getdents64 "fxu" => Served(io::getdents64);
     218 set_tid_address "x" => Served(process::set_tid_address);
-    219 restart_syscall "" => Unserved;
-    220 semtimedop "" => Unserved;
+    219 restart_syscall "" => Refused(Errno::EINTR, RESTART);
+    220 semtimedop "" => Refused(Errno::ENOSYS, IPC);
     221 fadvise64 "fddd" => Served(io::fadvise64);
-    222 timer_create "dxx" => Unserved;
-    223 timer_settime "" => Unserved;
-    224 timer_gettime "" => Unserved;
-    225 timer_getoverrun "" => Unserved;
-    226 timer_delete "" => Unserved;
+    222 timer_create "dxx" => Served(timers::timer_create);
+    223 timer_settime "dxxx" => Served(timers::timer_settime);
+    224 timer_gettime "dx" => Served(timers::timer_gettime);
+    225 timer_getoverrun "d" => Served(timers::timer_getoverrun);
+    226 timer_delete "d" => Served(timers::timer_delete);
     227 clock_settime "dx" => Refused(Errno::EPERM, POWER);
     228 clock_gettime "dx" => Served(time::clock_gettime);
     229 clock_getres "dx" => Served(time::clock_getres);
     230 clock_nanosleep "dxxx" => Served(time::clock_nanosleep);
     231 exit_group "d" => Served(process::exit_group);
-    232 epoll_wait "fxdd" => Unserved;
-    233 epoll_ctl "fdfx" => Unserved;
+    232 epoll_wait "fxdd" => Served(events::epoll_wait);
+    233 epoll_ctl "fdfx" => Served(events::epoll_ctl);
     234 tgkill "ddd" => Served(signals::tgkill);
     235 utimes "sx" => Refused(Errno::EROFS, READ_ONLY);
-    236 vserver "" => Unserved;
-    237 mbind "" => Unserved;
-    238 set_mempolicy "" => Unserved;
-    239 get_mempolicy "" => Unserved;
-    240 mq_open "" => Unserved;
-    241 mq_unlink "" => Unserved;
-    242 mq_timedsend "" => Unserved;
-    243 mq_timedreceive "" => Unserved;
-    244 mq_notify "" => Unserved;
-    245 mq_getsetattr "" => Unserved;
+    236 vserver "" => Refused(Errno::ENOSYS, GONE);
+    237 mbind "" => Refused(Errno::ENOSYS, NUMA);
+    238 set_mempolicy "" => Refused(Errno::ENOSYS, NUMA);
+    239 get_mempolicy "" => Refused(Errno::ENOSYS, NUMA);
+    240 mq_open "" => Refused(Errno::ENOSYS, IPC);
+    241 mq_unlink "" => Refused(Errno::ENOSYS, IPC);
+    242 mq_timedsend "" => Refused(Errno::ENOSYS, IPC);
+    243 mq_timedreceive "" => Refused(Errno::ENOSYS, IPC);
+    244 mq_notify "" => Refused(Errno::ENOSYS, IPC);
+    245 mq_getsetattr "" => Refused(Errno::ENOSYS, IPC);
     246 kexec_load "uuxx" => Refused(Errno::EPERM, POWER);
     247 waitid "ddxxx" => Served(children::waitid);
     248 add_key "ssxud" => Refused(Errno::EPERM, POWER);
     249 request_key "sssd" => Refused(Errno::EPERM, POWER);
     250 keyctl "dxxxx" => Refused(Errno::EPERM, POWER);
     251 ioprio_set "ddd" => Refused(Errno::EPERM, POWER);
-    252 ioprio_get "" => Unserved;
-    253 inotify_init "" => Unserved;
-    254 inotify_add_watch "fsx" => Unserved;
-    255 inotify_rm_watch "" => Unserved;
+    252 ioprio_get "dd" => Served(sched::ioprio_get);
+    253 inotify_init "" => Served(events::inotify_init);
+    254 inotify_add_watch "fsx" => Served(events::inotify_add_watch);
+    255 inotify_rm_watch "fd" => Served(events::inotify_rm_watch);
     256 migrate_pages "duxx" => Refused(Errno::EPERM, POWER);
     257 openat "@sxo" => Served(files::openat);
     258 mkdirat "@so" => Refused(Errno::EROFS, READ_ONLY);
@@ -338,67 +369,67 @@ table! {
     274 get_robust_list "dxx" => Served(futex::get_robust_list);
     275 splice "fxfxux" => Served(io::splice);
     276 tee "ffux" => Served(io::tee);
-    277 sync_file_range "fddx" => Unserved;
+    277 sync_file_range "fddx" => Served(io::sync_file_range);
     278 vmsplice "fxux" => Served(io::vmsplice);
     279 move_pages "duxxxx" => Refused(Errno::EPERM, POWER);
     280 utimensat "@sxx" => Refused(Errno::EROFS, READ_ONLY);
-    281 epoll_pwait "fxddxu" => Unserved;
-    282 signalfd "" => Unserved;
-    283 timerfd_create "dx" => Unserved;
-    284 eventfd "u" => Unserved;
+    281 epoll_pwait "fxddxu" => Served(events::epoll_pwait);
+    282 signalfd "fxu" => Served(events::signalfd);
+    283 timerfd_create "dx" => Served(events::timerfd_create);
+    284 eventfd "u" => Served(events::eventfd);
     285 fallocate "fxdd" => Served(io::fallocate);
-    286 timerfd_settime "" => Unserved;
-    287 timerfd_gettime "" => Unserved;
-    288 accept4 "" => Unserved;
-    289 signalfd4 "fxux" => Unserved;
-    290 eventfd2 "ux" => Unserved;
-    291 epoll_create1 "x" => Unserved;
+    286 timerfd_settime "fxxx" => Served(events::timerfd_settime);
+    287 timerfd_gettime "fx" => Served(events::timerfd_gettime);
+    288 accept4 "" => Refused(Errno::ENOSYS, NETWORK);
+    289 signalfd4 "fxux" => Served(events::signalfd4);
+    290 eventfd2 "ux" => Served(events::eventfd2);
+    291 epoll_create1 "x" => Served(events::epoll_create1);
     292 dup3 "ffx" => Served(fds::dup3);
     293 pipe2 "xx" => Served(fds::pipe2);
-    294 inotify_init1 "x" => Unserved;
+    294 inotify_init1 "x" => Served(events::inotify_init1);
     295 preadv "fxud" => Served(io::preadv);
     296 pwritev "fxud" => Served(io::pwritev);
     297 rt_tgsigqueueinfo "dddx" => Served(signals::rt_tgsigqueueinfo);
     298 perf_event_open "xddfx" => Refused(Errno::EPERM, POWER);
-    299 recvmmsg "" => Unserved;
+    299 recvmmsg "" => Refused(Errno::ENOSYS, NETWORK);
     300 fanotify_init "xx" => Refused(Errno::EPERM, POWER);
     301 fanotify_mark "fxx@s" => Refused(Errno::EPERM, POWER);
     302 prlimit64 "duxx" => Served(process::prlimit64);
     303 name_to_handle_at "@sxxx" => Refused(Errno::EPERM, POWER);
     304 open_by_handle_at "fxx" => Refused(Errno::EPERM, POWER);
-    305 clock_adjtime "dx" => Refused(Errno::EPERM, POWER);
-    306 syncfs "" => Unserved;
-    307 sendmmsg "" => Unserved;
+    305 clock_adjtime "dx" => Served(time::clock_adjtime);
+    306 syncfs "" => Refused(Errno::EPERM, POWER);
+    307 sendmmsg "" => Refused(Errno::ENOSYS, NETWORK);
     308 setns "fx" => Refused(Errno::EPERM, POWER);
-    309 getcpu "xx" => Served(process::getcpu);
+    309 getcpu "xx" => Served(sched::getcpu);
     310 process_vm_readv "dxuxux" => Refused(Errno::EPERM, POWER);
     311 process_vm_writev "dxuxux" => Refused(Errno::EPERM, POWER);
     312 kcmp "dddxx" => Refused(Errno::EPERM, POWER);
     313 finit_module "fsx" => Refused(Errno::EPERM, POWER);
-    314 sched_setattr "dxx" => Refused(Errno::EPERM, POWER);
-    315 sched_getattr "" => Unserved;
+    314 sched_setattr "dxx" => Served(sched::sched_setattr);
+    315 sched_getattr "dxux" => Served(sched::sched_getattr);
     316 renameat2 "@s@sx" => Refused(Errno::EROFS, READ_ONLY);
-    317 seccomp "uxx" => Unserved;
+    317 seccomp "uxx" => Refused(Errno::ENOSYS, SANDBOX);
     318 getrandom "xux" => Served(io::getrandom);
-    319 memfd_create "sx" => Unserved;
+    319 memfd_create "sx" => Served(events::memfd_create);
     320 kexec_file_load "ffusx" => Refused(Errno::EPERM, POWER);
     321 bpf "dxu" => Refused(Errno::EPERM, POWER);
-    322 execveat "@sxxx" => Unserved;
+    322 execveat "@sxxx" => Refused(Errno::ENOSYS, OLDER);
     323 userfaultfd "x" => Refused(Errno::EPERM, POWER);
-    324 membarrier "dxd" => Unserved;
-    325 mlock2 "xux" => Served(memory::mlock);
+    324 membarrier "dxd" => Served(advice::membarrier);
+    325 mlock2 "xux" => Served(advice::mlock2);
     326 copy_file_range "fxfxux" => Served(io::copy_file_range);
     327 preadv2 "fxudux" => Served(io::preadv2);
     328 pwritev2 "fxudux" => Served(io::pwritev2);
-    329 pkey_mprotect "xuxd" => Unserved;
-    330 pkey_alloc "xx" => Unserved;
-    331 pkey_free "" => Unserved;
+    329 pkey_mprotect "xuxd" => Served(advice::pkey_mprotect);
+    330 pkey_alloc "xx" => Refused(Errno::ENOSPC, KEYS);
+    331 pkey_free "d" => Refused(Errno::EINVAL, KEYS);
     332 statx "@sxxx" => Served(files::statx);
-    333 io_pgetevents "" => Unserved;
-    334 rseq "xuxx" => Unserved;
+    333 io_pgetevents "" => Refused(Errno::ENOSYS, AIO);
+    334 rseq "xuxx" => Refused(Errno::ENOSYS, THREADS);
     335 uretprobe "" => Refused(Errno::EPERM, POWER);
     336 uprobe "" => Refused(Errno::EPERM, POWER);
-    424 pidfd_send_signal "" => Unserved;
+    424 pidfd_send_signal "fdxx" => Served(events::pidfd_send_signal);
     425 io_uring_setup "ux" => Refused(Errno::EPERM, POWER);
     426 io_uring_enter "fuuxxu" => Refused(Errno::EPERM, POWER);
     427 io_uring_register "fuxu" => Refused(Errno::EPERM, POWER);
@@ -408,44 +439,44 @@ table! {
     431 fsconfig "fuxxd" => Refused(Errno::EPERM, POWER);
     432 fsmount "fxx" => Refused(Errno::EPERM, POWER);
     433 fspick "@sx" => Refused(Errno::EPERM, POWER);
-    434 pidfd_open "" => Unserved;
+    434 pidfd_open "dx" => Served(events::pidfd_open);
     435 clone3 "xu" => Served(children::clone3);
     436 close_range "uux" => Served(fds::close_range);
-    437 openat2 "@sxu" => Unserved;
+    437 openat2 "@sxu" => Refused(Errno::ENOSYS, OLDER);
     438 pidfd_getfd "ffx" => Refused(Errno::EPERM, POWER);
     439 faccessat2 "@sox" => Served(files::faccessat2);
     440 process_madvise "fxudx" => Refused(Errno::EPERM, POWER);
-    441 epoll_pwait2 "" => Unserved;
+    441 epoll_pwait2 "fxdxxu" => Served(events::epoll_pwait2);
     442 mount_setattr "@sxxu" => Refused(Errno::EPERM, POWER);
     443 quotactl_fd "fxux" => Refused(Errno::EPERM, POWER);
-    444 landlock_create_ruleset "xux" => Unserved;
-    445 landlock_add_rule "" => Unserved;
-    446 landlock_restrict_self "" => Unserved;
+    444 landlock_create_ruleset "xux" => Refused(Errno::ENOSYS, SANDBOX);
+    445 landlock_add_rule "" => Refused(Errno::ENOSYS, SANDBOX);
+    446 landlock_restrict_self "" => Refused(Errno::ENOSYS, SANDBOX);
     447 memfd_secret "x" => Refused(Errno::EPERM, POWER);
     448 process_mrelease "fx" => Refused(Errno::EPERM, POWER);
-    449 futex_waitv "" => Unserved;
-    450 set_mempolicy_home_node "xuuu" => Refused(Errno::EPERM, POWER);
-    451 cachestat "fxxx" => Unserved;
+    449 futex_waitv "" => Refused(Errno::ENOSYS, OLDER);
+    450 set_mempolicy_home_node "xuuu" => Refused(Errno::ENOSYS, NUMA);
+    451 cachestat "fxxx" => Refused(Errno::ENOSYS, CACHE);
     452 fchmodat2 "@sox" => Refused(Errno::EROFS, READ_ONLY);
-    453 map_shadow_stack "" => Unserved;
-    454 futex_wake "" => Unserved;
-    455 futex_wait "" => Unserved;
-    456 futex_requeue "" => Unserved;
+    453 map_shadow_stack "xux" => Refused(Errno::EOPNOTSUPP, SHADOW);
+    454 futex_wake "" => Refused(Errno::ENOSYS, OLDER);
+    455 futex_wait "" => Refused(Errno::ENOSYS, OLDER);
+    456 futex_requeue "" => Refused(Errno::ENOSYS, OLDER);
     457 statmount "xxux" => Refused(Errno::EPERM, POWER);
     458 listmount "xxux" => Refused(Errno::EPERM, POWER);
-    459 lsm_get_self_attr "" => Unserved;
+    459 lsm_get_self_attr "" => Refused(Errno::ENOSYS, LSM);
     460 lsm_set_self_attr "uxux" => Refused(Errno::EPERM, POWER);
-    461 lsm_list_modules "" => Unserved;
-    462 mseal "" => Unserved;
+    461 lsm_list_modules "" => Refused(Errno::ENOSYS, LSM);
+    462 mseal "xux" => Refused(Errno::ENOSYS, SEALS);
     463 setxattrat "@sxsxu" => Refused(Errno::EROFS, READ_ONLY);
-    464 getxattrat "" => Unserved;
-    465 listxattrat "" => Unserved;
+    464 getxattrat "" => Refused(Errno::ENOSYS, OLDER);
+    465 listxattrat "" => Refused(Errno::ENOSYS, OLDER);
     466 removexattrat "@sxs" => Refused(Errno::EROFS, READ_ONLY);
     467 open_tree_attr "@sxxu" => Refused(Errno::EPERM, POWER);
-    468 file_getattr "" => Unserved;
+    468 file_getattr "" => Refused(Errno::ENOSYS, OLDER);
     469 file_setattr "@sxux" => Refused(Errno::EROFS, READ_ONLY);
     470 listns "xxux" => Refused(Errno::EPERM, POWER);
-    471 rseq_slice_yield "" => Unserved;
+    471 rseq_slice_yield "" => Refused(Errno::ENOSYS, THREADS);
     472 fchroot "f" => Refused(Errno::EPERM, POWER);
 }
 
@@ -472,6 +503,46 @@ mod tests {
         assert_eq!(i64::from(number("exit_group")), libc::SYS_exit_group);
         assert_eq!(i64::from(number("close_range")), libc::SYS_close_range);
         assert_eq!(i64::from(number("fchmodat2")), libc::SYS_fchmodat2);
+    }
+
+    /// Those of the header that the kernel's build makes of its own table.
+    #[test]
+    fn numbers_are_the_kernels() {
+        let headers = [
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../build/linux/arch/x86/include/generated/uapi/asm/unistd_64.h"
+            ),
+            "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+        ];
+        let text = headers.map(std::fs::read_to_string);
+        let text = text.into_iter().find_map(Result::ok);
+        let text = text.unwrap_or_else(|| panic!("there is none of {headers:?}"));
+        let mut kernels: Vec<(u16, &str)> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#define __NR_")?.split_once(' '))
+            // How many there are.
+            .filter(|(name, _)| *name != "syscalls")
+            .map(|(name, number)| (number.trim().parse().unwrap(), name))
+            .collect();
+        kernels.sort_unstable();
+        assert!(kernels.len() > 300, "{text}");
+        let ours: Vec<(u16, &str)> = TABLE.iter().map(|call| (call.number, call.name)).collect();
+        for call in &kernels {
+            assert!(ours.contains(call), "{call:?} is missing");
+        }
+        for call in &ours {
+            assert!(kernels.contains(call), "{call:?} is none");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_reason() {
+        for call in TABLE {
+            if let Refused(errno, why) = call.fate {
+                assert!(!why.is_empty() && errno.name().is_some(), "{}", call.name);
+            }
+        }
     }
 
     #[test]

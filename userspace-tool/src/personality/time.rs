@@ -3,17 +3,71 @@
 //! Clocks and sleeping.
 
 use super::Args;
-use crate::errno::SysResult;
-use crate::memory::word;
+use crate::errno::{Errno, SysResult};
+use crate::memory::{word, word32};
 use crate::pass;
 use crate::task::Task;
 
-pub(super) fn clock_gettime(task: &mut Task, [clock, time, ..]: Args) -> SysResult {
-    pass!(CLOCK_GETTIME, clock, task.memory.range(time, 16)?)
+/// The size of a `struct timex`.
+const TIMEX: usize = 208;
+
+/// The host's number of a clock: one of the machine's, or of the CPU time of the task itself.
+///
+/// A negative number is that of a process or thread, whose number it has in the upper bits, or of an open device.
+pub(super) fn clock(task: &Task, clock: u64) -> SysResult<i32> {
+    /// Which in a clock's number says that it is a device's.
+    const DEVICE: i32 = 3;
+    let clock = clock as i32;
+    if clock >= 0 {
+        return Ok(clock);
+    }
+    match !(clock >> 3) {
+        _ if clock & DEVICE == DEVICE => Err(Errno::EINVAL),
+        0 => Ok(clock),
+        pid if task.is_own(pid as u64) => Ok(cpu_clock(std::process::id(), clock & 7)),
+        // Whether there are others is not told.
+        _ => Err(Errno::EINVAL),
+    }
 }
 
-pub(super) fn clock_getres(task: &mut Task, [clock, time, ..]: Args) -> SysResult {
-    pass!(CLOCK_GETRES, clock, task.memory.optional(time, 16)?)
+/// The clock of a process's CPU time; `kind` says whether it is that of a thread, and which time.
+fn cpu_clock(pid: u32, kind: i32) -> i32 {
+    !(pid as i32) << 3 | kind
+}
+
+/// A clock for a timer: not one of those that wake the machine, which takes a capability.
+pub(super) fn timer_clock(task: &Task, number: u64) -> SysResult<i32> {
+    match clock(task, number)? {
+        libc::CLOCK_REALTIME_ALARM | libc::CLOCK_BOOTTIME_ALARM => Err(Errno::EPERM),
+        clock => Ok(clock),
+    }
+}
+
+pub(super) fn clock_gettime(task: &mut Task, [number, time, ..]: Args) -> SysResult {
+    let number = clock(task, number)?;
+    pass!(CLOCK_GETTIME, number, task.memory.range(time, 16)?)
+}
+
+pub(super) fn clock_getres(task: &mut Task, [number, time, ..]: Args) -> SysResult {
+    let number = clock(task, number)?;
+    pass!(CLOCK_GETRES, number, task.memory.optional(time, 16)?)
+}
+
+pub(super) fn adjtimex(task: &mut Task, [time, ..]: Args) -> SysResult {
+    clock_adjtime(task, [libc::CLOCK_REALTIME as u64, time, 0, 0, 0, 0])
+}
+
+/// `clock_adjtime`, which may look at the clock, not change it.
+pub(super) fn clock_adjtime(task: &mut Task, [number, time, ..]: Args) -> SysResult {
+    const READ: u32 = 0;
+    let number = clock(task, number)?;
+    let mut timex = task.memory.read::<TIMEX>(time)?;
+    if !matches!(word32(&timex, 0), READ | libc::ADJ_OFFSET_SS_READ) {
+        return Err(Errno::EPERM);
+    }
+    let state = pass!(CLOCK_ADJTIME, number, &mut timex)?;
+    task.memory.write(time, &timex)?;
+    Ok(state)
 }
 
 pub(super) fn gettimeofday(task: &mut Task, [time, zone, ..]: Args) -> SysResult {
@@ -41,8 +95,28 @@ pub(super) fn nanosleep(task: &mut Task, [request, remain, ..]: Args) -> SysResu
 }
 
 pub(super) fn clock_nanosleep(task: &mut Task, args: Args) -> SysResult {
-    let [clock, flags, request, remain, ..] = args;
+    let [number, flags, request, remain, ..] = args;
+    let number = timer_clock(task, number)?;
     let mut request = task.memory.read::<16>(request)?;
     let remain = task.memory.optional(remain, 16)?;
-    pass!(CLOCK_NANOSLEEP, clock, flags, &mut request, remain)
+    pass!(CLOCK_NANOSLEEP, number, flags, &mut request, remain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_clocks_are_those_of_the_system() {
+        let mut clock = 0;
+        let own = std::process::id();
+        // SAFETY: It writes to the variable only.
+        let result = unsafe { libc::clock_getcpuclockid(own as i32, &mut clock) };
+        assert_eq!(result, 0);
+        assert_eq!(cpu_clock(own, clock & 7), clock);
+        assert_eq!(!(clock >> 3), own as i32);
+        let mut time = [0; 16];
+        pass!(CLOCK_GETTIME, cpu_clock(own, 2), &mut time).unwrap();
+        assert_ne!(time, [0; 16]);
+    }
 }

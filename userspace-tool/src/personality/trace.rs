@@ -68,7 +68,7 @@ fn outcome(number: u64, result: SysResult) -> String {
         Err(errno) => {
             let mut text = format!("-1 {errno}");
             match call.map(|call| call.fate) {
-                Some(Fate::Unserved) | None if errno == Errno::ENOSYS => {
+                None if errno == Errno::ENOSYS => {
                     text.push_str(" [unserved]");
                 }
                 Some(Fate::Refused(_, why)) => {

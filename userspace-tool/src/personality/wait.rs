@@ -102,7 +102,7 @@ pub(super) fn ppoll(task: &mut Task, [fds, count, timeout, mask, size, _]: Args)
 }
 
 /// Copies a signal mask, if there is one.
-fn signal_mask(task: &mut Task, mask: u64, size: u64) -> SysResult<Option<[u8; 8]>> {
+pub(super) fn signal_mask(task: &mut Task, mask: u64, size: u64) -> SysResult<Option<[u8; 8]>> {
     match (mask, size) {
         (0, _) => Ok(None),
         (_, 8) => {

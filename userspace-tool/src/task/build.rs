@@ -16,7 +16,7 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-use crate::personality::{Actions, Book, Fds, Heap, Limits, Signals, Trace};
+use crate::personality::{Actions, Book, Fds, Heap, Limits, Signals, Timers, Trace};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
@@ -46,6 +46,7 @@ struct Load {
     checkpoint: Vec<u8>,
     actions: Actions,
     limits: Limits,
+    timers: Timers,
     former: Option<u32>,
 }
 
@@ -64,6 +65,7 @@ impl Task {
             checkpoint: Vec::new(),
             actions,
             limits: Limits::default(),
+            timers: Timers::default(),
             former: None,
         };
         let loaded = Loaded::new(device, program, load, &fds)?;
@@ -74,6 +76,7 @@ impl Task {
             None => None,
         };
         loaded.thread.introduce();
+        loaded.shared.name_process();
         Ok(Self {
             vcpu: loaded.vcpu,
             memory: Arc::new(loaded.memory),
@@ -105,6 +108,7 @@ impl Task {
             checkpoint: self.shared.checkpoint.clone(),
             actions: self.shared.actions.lock().after_exec(),
             limits: self.shared.limits.lock().clone(),
+            timers: self.shared.timers.lock().after_exec(),
             former: self.shared.former,
         };
         let loaded = Loaded::new(Device::open()?, program, load, &self.fds)?;
@@ -133,7 +137,7 @@ impl Loaded {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
-        let layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
+        let mut layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
 
         let mut vm = device.create_vm(load.memory_limit)?;
         let guest = Guest::new(&device)?;
@@ -171,6 +175,7 @@ impl Loaded {
         memory
             .write(stack.pointer, &stack.bytes)
             .map_err(TaskError::Setup)?;
+        layout.initial = stack.initial;
         let regs = vcpu.regs_mut();
         regs.rip = loaded.entry;
         regs.rsp = stack.pointer;
@@ -184,6 +189,7 @@ impl Loaded {
             book: Lock::new(Book { space, heap }),
             actions: Lock::new(load.actions),
             limits: Lock::new(load.limits),
+            timers: Lock::new(load.timers),
             threads: Threads::first(),
             program: absolute(program.path()),
             random: Random {
@@ -239,6 +245,20 @@ fn stack_size(limits: &Limits) -> u64 {
     match limits.get(libc::RLIMIT_STACK as usize) {
         Ok((libc::RLIM_INFINITY, _)) | Err(_) => STACK,
         Ok((soft, _)) => soft.min(STACK_MAX),
+    }
+}
+
+impl Shared {
+    /// Gives the calling thread, the first of its process, the name of the program.
+    pub(super) fn name_process(&self) {
+        let mut name = [0; 16];
+        let path = self.program.as_bytes();
+        let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+        for (byte, &from) in name[..15].iter_mut().zip(file) {
+            *byte = from;
+        }
+        // It cannot fail with this buffer.
+        let _ = crate::pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut name);
     }
 }
 

@@ -103,6 +103,7 @@ impl Shared {
             book: Lock::new(self.book.lock().clone()),
             actions: Lock::new(self.actions.lock().clone()),
             limits: Lock::new(self.limits.lock().clone()),
+            timers: Lock::default(),
             threads: Threads::first(),
             program: self.program.clone(),
             random: self.random,

@@ -24,7 +24,7 @@ use crate::guest::Shim;
 use crate::layout::Layout;
 use crate::loader::LoadError;
 use crate::memory::Memory;
-use crate::personality::{self, Actions, Book, Fds, Limits, Signals, Trace};
+use crate::personality::{self, Actions, Book, Fds, Limits, Signals, Timers, Trace};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
@@ -126,6 +126,7 @@ pub(crate) struct Shared {
     /// What signals do.
     pub(crate) actions: Lock<Actions>,
     pub(crate) limits: Lock<Limits>,
+    pub(crate) timers: Lock<Timers>,
     pub(crate) threads: Threads,
     /// The program's absolute path.
     pub(crate) program: CString,

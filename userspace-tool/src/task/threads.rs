@@ -395,6 +395,7 @@ impl Task {
         }
         self.fds.close_on_exec();
         self.shared.actions.lock().leave_handlers();
+        self.shared.timers.lock().delete();
         if self.thread.first {
             self.become_other(successor);
             return Ok(0);
@@ -412,6 +413,7 @@ impl Task {
         successor.child = self.child.take().map(Child::let_parent_go);
         let mask = successor.signals.mask;
         successor.thread.introduce();
+        successor.shared.name_process();
         self.inbox.use_flag(successor.vcpu.exit_flag());
         *self = successor;
         self.inbox.set_mask(mask);

@@ -164,6 +164,7 @@ impl Template {
             }),
             actions: Lock::new(actions),
             limits: Lock::new(Limits::restore(&state.limits).during(setting_up)?),
+            timers: Lock::default(),
             threads: Threads::first(),
             program: CString::new(state.program)
                 .map_err(|_| TemplateError::Message("a path with a NUL"))?,

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the files of `/proc` say to a task: the host's text about the broker, with what is the broker's own
+//! exchanged for what is the task's.
+
+use std::fmt::Write as _;
+
+use uvisor_uapi::{Prot, PAGE_SIZE};
+
+use super::process;
+use crate::errno::{Errno, SysResult};
+use crate::memory::word;
+use crate::pass;
+use crate::space::{Backing, Piece};
+use crate::task::Task;
+
+/// The files about the machine that are not passed on as they are.
+pub(super) const MACHINE: [&str; 2] = ["cpuinfo", "meminfo"];
+
+/// The files about the task itself.
+pub(super) const OWN: [&str; 18] = [
+    "auxv",
+    "cgroup",
+    "cmdline",
+    "comm",
+    "cpuset",
+    "environ",
+    "gid_map",
+    "io",
+    "limits",
+    "maps",
+    "oom_score",
+    "oom_score_adj",
+    "schedstat",
+    "setgroups",
+    "stat",
+    "statm",
+    "status",
+    "uid_map",
+];
+
+/// What a file about the task says.
+pub(super) fn own(task: &Task, name: &str) -> SysResult<Vec<u8>> {
+    let initial = task.shared.layout.initial;
+    match name {
+        "cmdline" => Ok(read(task, initial.arguments)),
+        "environ" => Ok(read(task, initial.environment)),
+        "auxv" => Ok(read(task, initial.auxv)),
+        "maps" => Ok(maps(task).into_bytes()),
+        "limits" => limits(task).map(String::into_bytes),
+        "comm" => {
+            let mut name = [0; 16];
+            pass!(PRCTL_NAME, libc::PR_GET_NAME, &mut name)?;
+            let end = name.iter().position(|&byte| byte == 0).unwrap_or(15);
+            name[end] = b'\n';
+            Ok(name[..=end].to_vec())
+        }
+        "statm" => Ok(sizes(task)?.statm().into_bytes()),
+        "stat" => {
+            let text = host(name)?;
+            stat(&text, task, &sizes(task)?).ok_or(Errno::EIO)
+        }
+        "status" => Ok(status(&host(name)?, &sizes(task)?)),
+        name => host(name),
+    }
+}
+
+/// What the host says of the broker's thread.
+fn host(name: &str) -> SysResult<Vec<u8>> {
+    let thread = std::fs::read(format!("/proc/thread-self/{name}"));
+    Ok(thread.or_else(|_| std::fs::read(format!("/proc/self/{name}")))?)
+}
+
+/// A range of the task's memory, as much of it as can be read.
+fn read(task: &Task, (start, end): (u64, u64)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut at = start;
+    while at < end {
+        let next = (at | (PAGE_SIZE - 1)).saturating_add(1).min(end);
+        match task.memory.read_vec(at, (next - at) as usize) {
+            Ok(page) => bytes.extend(page),
+            Err(_) => break,
+        }
+        at = next;
+    }
+    bytes
+}
+
+/// The areas, as the broker's book has them; which files they show is not in it.
+fn maps(task: &Task) -> String {
+    let pieces = task.shared.book.lock().space.pieces(0, task.memory.limit());
+    let stack = task.shared.layout.stack_top;
+    let mapped = pieces
+        .iter()
+        .filter(|piece| piece.backing != Backing::Reserved);
+    mapped.map(|piece| map_line(piece, stack)).collect()
+}
+
+/// A line of `maps`.
+fn map_line(piece: &Piece, stack_top: u64) -> String {
+    let flag = |prot, letter| match piece.prot.contains(prot) {
+        true => letter,
+        false => '-',
+    };
+    let shared = match piece.backing {
+        Backing::SharedFile => 's',
+        _ => 'p',
+    };
+    let name = match piece.backing {
+        Backing::Heap => "[heap]",
+        _ if piece.end == stack_top => "[stack]",
+        _ => "",
+    };
+    let line = format!(
+        "{:08x}-{:08x} {}{}{}{shared} 00000000 00:00 0 ",
+        piece.start,
+        piece.end,
+        flag(Prot::READ, 'r'),
+        flag(Prot::WRITE, 'w'),
+        flag(Prot::EXEC, 'x'),
+    );
+    match name {
+        "" => line + "\n",
+        name => format!("{line:<73}{name}\n"),
+    }
+}
+
+/// How large a task is, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sizes {
+    total: u64,
+    data: u64,
+    stack: u64,
+    code: u64,
+    other: u64,
+    resident: u64,
+    resident_file: u64,
+}
+
+impl Sizes {
+    fn statm(&self) -> String {
+        let pages = |bytes: u64| bytes / PAGE_SIZE;
+        format!(
+            "{} {} {} {} 0 {} 0\n",
+            pages(self.total),
+            pages(self.resident),
+            pages(self.resident_file),
+            pages(self.code),
+            pages(self.data + self.stack),
+        )
+    }
+}
+
+/// How large the task is: by the broker's book, and by what the micro-VM has.
+fn sizes(task: &Task) -> SysResult<Sizes> {
+    let stats = task.stats()?;
+    let mut sizes = Sizes {
+        resident: stats.private + stats.file + stats.shared,
+        resident_file: stats.file,
+        ..Sizes::default()
+    };
+    let pieces = task.shared.book.lock().space.pieces(0, task.memory.limit());
+    for piece in pieces {
+        let len = piece.end - piece.start;
+        let kind = match piece.backing {
+            Backing::Reserved => continue,
+            _ if piece.end == task.shared.layout.stack_top => &mut sizes.stack,
+            _ if piece.prot.contains(Prot::EXEC) => &mut sizes.code,
+            _ if piece.prot.contains(Prot::WRITE) => &mut sizes.data,
+            _ => &mut sizes.other,
+        };
+        *kind += len;
+        sizes.total += len;
+    }
+    Ok(sizes)
+}
+
+/// `stat` with the task's sizes and addresses.
+fn stat(text: &[u8], task: &Task, sizes: &Sizes) -> Option<Vec<u8>> {
+    let (initial, heap) = (
+        task.shared.layout.initial,
+        task.shared.book.lock().heap.start,
+    );
+    let (arguments, environment) = (initial.arguments, initial.environment);
+    // As proc_pid_stat(5) numbers them.
+    exchange(
+        text,
+        &[
+            (23, sizes.total),
+            (24, sizes.resident / PAGE_SIZE),
+            (26, 0),
+            (27, 0),
+            (28, arguments.0),
+            (29, 0),
+            (30, 0),
+            (45, 0),
+            (46, 0),
+            (47, heap),
+            (48, arguments.0),
+            (49, arguments.1),
+            (50, environment.0),
+            (51, environment.1),
+        ],
+    )
+}
+
+/// Exchanges fields of a `stat` by their numbers, which count from 1.
+fn exchange(text: &[u8], values: &[(usize, u64)]) -> Option<Vec<u8>> {
+    // The second one is in parentheses, and may contain anything.
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let (head, tail) = text.split_at(end + 1);
+    let tail = std::str::from_utf8(tail).ok()?;
+    let mut fields: Vec<String> = tail.split_ascii_whitespace().map(String::from).collect();
+    for &(number, value) in values {
+        *fields.get_mut(number.checked_sub(3)?)? = value.to_string();
+    }
+    let mut result = head.to_vec();
+    result.push(b' ');
+    result.extend(fields.join(" ").bytes());
+    result.push(b'\n');
+    Some(result)
+}
+
+/// `status` with the task's sizes, without the broker's capabilities.
+fn status(text: &[u8], sizes: &Sizes) -> Vec<u8> {
+    let mut result = Vec::with_capacity(text.len());
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        let bytes = match name {
+            b"VmPeak" | b"VmSize" => sizes.total,
+            b"VmHWM" | b"VmRSS" => sizes.resident,
+            b"RssAnon" => sizes.resident - sizes.resident_file,
+            b"RssFile" => sizes.resident_file,
+            b"VmData" => sizes.data,
+            b"VmStk" => sizes.stack,
+            b"VmExe" => sizes.code,
+            b"VmLck" | b"VmPin" | b"VmLib" | b"VmPTE" | b"VmSwap" | b"RssShmem" => 0,
+            b"HugetlbPages" => 0,
+            b"CapInh" | b"CapPrm" | b"CapEff" | b"CapBnd" | b"CapAmb" => {
+                result.extend_from_slice(name);
+                result.extend_from_slice(b":\t0000000000000000\n");
+                continue;
+            }
+            b"NoNewPrivs" => {
+                result.extend_from_slice(b"NoNewPrivs:\t1\n");
+                continue;
+            }
+            _ => {
+                result.extend_from_slice(line);
+                continue;
+            }
+        };
+        result.extend_from_slice(name);
+        result.extend(format!(":\t{:8} kB\n", bytes / 1024).bytes());
+    }
+    result
+}
+
+/// The names of limits and their units, by number.
+const LIMITS: [(&str, &str); 16] = [
+    ("Max cpu time", "seconds"),
+    ("Max file size", "bytes"),
+    ("Max data size", "bytes"),
+    ("Max stack size", "bytes"),
+    ("Max core file size", "bytes"),
+    ("Max resident set", "bytes"),
+    ("Max processes", "processes"),
+    ("Max open files", "files"),
+    ("Max locked memory", "bytes"),
+    ("Max address space", "bytes"),
+    ("Max file locks", "locks"),
+    ("Max pending signals", "signals"),
+    ("Max msgqueue size", "bytes"),
+    ("Max nice priority", ""),
+    ("Max realtime priority", ""),
+    ("Max realtime timeout", "us"),
+];
+
+/// `limits`.
+fn limits(task: &Task) -> SysResult<String> {
+    let mut text = format!(
+        "{:<25} {:<20} {:<20} {:<10}\n",
+        "Limit", "Soft Limit", "Hard Limit", "Units"
+    );
+    for (index, (name, unit)) in LIMITS.into_iter().enumerate() {
+        let pair = process::limit(task, index)?;
+        let [soft, hard] = [0, 8].map(|at| match word(&pair, at) {
+            libc::RLIM_INFINITY => "unlimited".to_owned(),
+            limit => limit.to_string(),
+        });
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{name:<25} {soft:<20} {hard:<20} ");
+        let _ = match unit {
+            "" => writeln!(text),
+            unit => writeln!(text, "{unit:<10}"),
+        };
+    }
+    Ok(text)
+}
+
+/// What a file about the machine says.
+pub(super) fn machine(task: &Task, name: &str) -> SysResult<Vec<u8>> {
+    let text = std::fs::read_to_string(format!("/proc/{name}"))?;
+    let text = match name {
+        "cpuinfo" => cpuinfo(&text),
+        "meminfo" if task.shared.memory_limit != 0 => {
+            let charged = task.stats()?.charged;
+            meminfo(&text, task.shared.memory_limit, charged)
+        }
+        _ => text,
+    };
+    Ok(text.into_bytes())
+}
+
+/// The flags of CPUs that a guest's CPUID has, by the names that Linux gives them: see the module's masks. Those
+/// of the last line are not CPUID's, and true of any guest of such a CPU.
+const FLAGS: &str = "\
+    pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand \
+    fpu tsc pae cx8 cmov clflush mmx fxsr sse sse2 ss \
+    fsgsbase bmi1 avx2 bmi2 erms avx512f avx512dq rdseed adx avx512ifma clflushopt clwb avx512cd sha_ni avx512bw \
+    avx512vl avx512vbmi umip avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni avx512_bitalg avx512_vpopcntdq rdpid \
+    movdiri movdir64b fsrm avx512_vp2intersect serialize avx_vnni avx512_bf16 fzrm fsrs fsrc \
+    xsaveopt xsavec xgetbv1 lahf_lm abm 3dnowprefetch syscall nx pdpe1gb rdtscp lm \
+    constant_tsc nonstop_tsc rep_good nopl cpuid";
+
+/// `cpuinfo` without what the guest's CPUID does not say.
+fn cpuinfo(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        match name.trim() {
+            "vmx flags" => {}
+            "flags" => {
+                let known = |flag: &&str| FLAGS.split_ascii_whitespace().any(|f| f == *flag);
+                let flags: Vec<&str> = value.split_ascii_whitespace().filter(known).collect();
+                result.push_str(name);
+                result.push_str(": ");
+                result.push_str(&flags.join(" "));
+                result.push('\n');
+            }
+            _ => result.push_str(line),
+        }
+    }
+    result
+}
+
+/// `meminfo` of a task that may have `limit` bytes and has `charged`.
+fn meminfo(text: &str, limit: u64, charged: u64) -> String {
+    let free = limit.saturating_sub(charged);
+    let mut result = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let most = match name {
+            "MemTotal" => limit,
+            "MemFree" | "MemAvailable" => free,
+            "SwapTotal" | "SwapFree" | "SwapCached" => 0,
+            _ => {
+                result.push_str(line);
+                continue;
+            }
+        };
+        let number = value.split_ascii_whitespace().next();
+        let host: u64 = number.and_then(|n| n.parse().ok()).unwrap_or(u64::MAX);
+        let colon = format!("{name}:");
+        let kib = host.min(most / 1024);
+        // Writing to a string cannot fail.
+        let _ = writeln!(result, "{colon:<15} {kib:8} kB");
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(start: u64, end: u64, prot: Prot, backing: Backing) -> Piece {
+        Piece {
+            start,
+            end,
+            prot,
+            backing,
+        }
+    }
+
+    #[test]
+    fn areas_are_lines() {
+        let code = Prot::READ | Prot::EXEC;
+        let line = map_line(&piece(0x40_0000, 0x40_1000, code, Backing::SharedFile), 0);
+        assert_eq!(line, "00400000-00401000 r-xs 00000000 00:00 0 \n");
+        let data = Prot::READ | Prot::WRITE;
+        let line = map_line(&piece(0x1000, 0x2000, data, Backing::Anonymous), 0x2000);
+        assert_eq!(line.find("[stack]"), Some(73));
+        assert!(line.starts_with("00001000-00002000 rw-p "));
+        let line = map_line(&piece(0x1000, 0x2000, data, Backing::Heap), 0);
+        assert!(line.ends_with(" [heap]\n"));
+    }
+
+    #[test]
+    fn fields_are_exchanged_behind_any_name() {
+        let text = b"7 (a) b (c) S 1 2 3\n";
+        let changed = exchange(text, &[(4, 99), (6, 0)]).unwrap();
+        assert_eq!(changed, b"7 (a) b (c) S 99 2 0\n");
+        assert_eq!(exchange(text, &[(7, 1)]), None);
+        assert_eq!(exchange(b"nothing", &[]), None);
+        // As the kernel has it: there are as many fields as are exchanged.
+        let text = std::fs::read("/proc/self/stat").unwrap();
+        let changed = exchange(&text, &[(51, 12345), (23, 777)]).unwrap();
+        assert!(String::from_utf8_lossy(&changed).contains(" 777 "));
+    }
+
+    #[test]
+    fn the_brokers_sizes_and_capabilities_are_not_told() {
+        let text =
+            b"Name:\tx\nVmSize:\t 5 kB\nCapEff:\t000001ffffffffff\nNoNewPrivs:\t0\nSigIgn:\t7\n";
+        let sizes = Sizes {
+            total: 1 << 20,
+            ..Sizes::default()
+        };
+        let expected = "Name:\tx\nVmSize:\t    1024 kB\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nSigIgn:\t7\n";
+        assert_eq!(status(text, &sizes), expected.as_bytes());
+    }
+
+    #[test]
+    fn hidden_flags_are_left_out() {
+        let text = "processor\t: 0\nflags\t\t: fpu vmx sse2 hypervisor amx_tile avx2\nvmx flags\t: x\nbugs\t\t: y\n";
+        let shown = "processor\t: 0\nflags\t\t: fpu sse2 avx2\nbugs\t\t: y\n";
+        assert_eq!(cpuinfo(text), shown);
+    }
+
+    #[test]
+    fn no_more_memory_than_the_limit_is_told() {
+        let text = "MemTotal:       16000000 kB\nMemFree:             100 kB\nSwapTotal:      5 kB\nCached: 7 kB\n";
+        let shown = "MemTotal:          65536 kB\nMemFree:             100 kB\nSwapTotal:             0 kB\nCached: 7 kB\n";
+        assert_eq!(meminfo(text, 64 << 20, 1 << 20), shown);
+    }
+}
