@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -17,8 +18,8 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-pub use crate::personality::is_ignored;
-use crate::personality::{self, Fds, Heap, Process, Signals, Trace};
+use crate::personality::{self, Fds, Heap, Network, Process, Signals, Trace};
+pub use crate::personality::{is_ignored, Policy};
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
 use crate::{Device, Exit, Vcpu};
@@ -42,6 +43,8 @@ pub struct Options {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// Which network it has.
+    pub network: Policy,
 }
 
 /// Why a task cannot go on, by no fault of its own.
@@ -109,6 +112,7 @@ pub struct Task {
     pub(crate) layout: Layout,
     pub(crate) heap: Heap,
     pub(crate) fds: Fds,
+    pub(crate) network: Arc<Network>,
     pub(crate) signals: Signals,
     pub(crate) process: Process,
     /// The program's absolute path.
@@ -145,15 +149,17 @@ impl Task {
     /// on.
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
-        Self::build(device, program, options, fds)
+        let network = Network::new(options.network, &fds).map_err(TaskError::Setup)?;
+        Self::build(device, program, options, fds, Arc::new(network))
     }
 
-    /// Puts a program into a new micro-VM, with descriptors that exist.
+    /// Puts a program into a new micro-VM, with descriptors and a network that exist.
     fn build(
         device: Device,
         program: Program,
         options: Options,
         fds: Fds,
+        network: Arc<Network>,
     ) -> Result<Self, TaskError> {
         let entropy = match options.aslr {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
@@ -212,6 +218,7 @@ impl Task {
                 end: loaded.heap,
             },
             fds,
+            network,
             signals: Signals::inherit(options.pipe_ignored),
             process: Process::default(),
             program: absolute(program.path()),
@@ -242,8 +249,10 @@ impl Task {
             aslr: self.aslr,
             trace: None,
             pipe_ignored: self.signals.ignores(libc::SIGPIPE),
+            network: self.network.policy(),
         };
-        let mut new = Self::build(Device::open()?, program, options, self.fds)?;
+        let network = Arc::clone(&self.network);
+        let mut new = Self::build(Device::open()?, program, options, self.fds, network)?;
         new.fds.close_on_exec();
         new.signals = self.signals.after_exec();
         new.process = self.process.after_exec();

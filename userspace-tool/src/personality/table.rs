@@ -3,13 +3,13 @@
 //! Every system call of x86-64 Linux, and what becomes of it. Dispatch and trace both come from here.
 
 use super::Fate::{self, Refused, Served, Unserved};
-use super::{exec, fds, files, io, memory, process, signals, time, wait, Syscall};
+use super::{
+    exec, fds, files, io, memory, process, signals, sockets, sockopt, time, wait, Syscall,
+};
 use crate::errno::Errno;
 
 /// Why what would change files is refused.
 const READ_ONLY: &str = "the host's files are read-only";
-/// Why sockets are refused.
-const NETWORK: &str = "a task has no network";
 /// Why what acts on the whole machine, or on other processes, is refused.
 const POWER: &str = "a task has no power over the machine or other processes";
 /// Why waiting for children is refused.
@@ -104,21 +104,21 @@ table! {
     38 setitimer "dxx" => Unserved;
     39 getpid "" => Served(process::getpid);
     40 sendfile "ffxu" => Served(io::sendfile);
-    41 socket "ddd" => Refused(Errno::EACCES, NETWORK);
-    42 connect "" => Unserved;
-    43 accept "" => Unserved;
-    44 sendto "" => Unserved;
-    45 recvfrom "" => Unserved;
-    46 sendmsg "" => Unserved;
-    47 recvmsg "" => Unserved;
-    48 shutdown "" => Unserved;
-    49 bind "" => Unserved;
-    50 listen "" => Unserved;
-    51 getsockname "" => Unserved;
-    52 getpeername "" => Unserved;
-    53 socketpair "dddx" => Refused(Errno::EACCES, NETWORK);
-    54 setsockopt "" => Unserved;
-    55 getsockopt "" => Unserved;
+    41 socket "ddd" => Served(sockets::socket);
+    42 connect "fxu" => Served(sockets::connect);
+    43 accept "fxx" => Served(sockets::accept);
+    44 sendto "fxuxxu" => Served(sockets::sendto);
+    45 recvfrom "fxuxxx" => Served(sockets::recvfrom);
+    46 sendmsg "fxx" => Served(sockets::sendmsg);
+    47 recvmsg "fxx" => Served(sockets::recvmsg);
+    48 shutdown "fd" => Served(sockets::shutdown);
+    49 bind "fxu" => Served(sockets::bind);
+    50 listen "fd" => Served(sockets::listen);
+    51 getsockname "fxx" => Served(sockets::getsockname);
+    52 getpeername "fxx" => Served(sockets::getpeername);
+    53 socketpair "dddx" => Served(sockets::socketpair);
+    54 setsockopt "fddxu" => Served(sockopt::setsockopt);
+    55 getsockopt "fddxx" => Served(sockopt::getsockopt);
     56 clone "xxxxx" => Unserved;
     57 fork "" => Unserved;
     58 vfork "" => Unserved;
@@ -351,7 +351,7 @@ table! {
     285 fallocate "fxdd" => Served(io::fallocate);
     286 timerfd_settime "" => Unserved;
     287 timerfd_gettime "" => Unserved;
-    288 accept4 "" => Unserved;
+    288 accept4 "fxxx" => Served(sockets::accept4);
     289 signalfd4 "fxux" => Unserved;
     290 eventfd2 "ux" => Unserved;
     291 epoll_create1 "x" => Unserved;
@@ -362,7 +362,7 @@ table! {
     296 pwritev "fxud" => Served(io::pwritev);
     297 rt_tgsigqueueinfo "" => Unserved;
     298 perf_event_open "xddfx" => Refused(Errno::EPERM, POWER);
-    299 recvmmsg "" => Unserved;
+    299 recvmmsg "fxuxx" => Served(sockets::recvmmsg);
     300 fanotify_init "xx" => Refused(Errno::EPERM, POWER);
     301 fanotify_mark "fxx@s" => Refused(Errno::EPERM, POWER);
     302 prlimit64 "duxx" => Served(process::prlimit64);
@@ -370,7 +370,7 @@ table! {
     304 open_by_handle_at "fxx" => Refused(Errno::EPERM, POWER);
     305 clock_adjtime "dx" => Refused(Errno::EPERM, POWER);
     306 syncfs "" => Unserved;
-    307 sendmmsg "" => Unserved;
+    307 sendmmsg "fxux" => Served(sockets::sendmmsg);
     308 setns "fx" => Refused(Errno::EPERM, POWER);
     309 getcpu "xx" => Served(process::getcpu);
     310 process_vm_readv "dxuxux" => Refused(Errno::EPERM, POWER);

@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::state::{areas, FORMAT};
@@ -12,7 +13,7 @@ use super::{files, About, During, Point, Result, State, Stdio, Template, Templat
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{path_of, Fds, Process, Signals, Trace};
+use crate::personality::{path_of, Fds, Network, Policy, Process, Signals, Trace};
 use crate::task::{Random, Task, TaskError};
 
 /// How to go on with a template.
@@ -27,6 +28,8 @@ pub struct Resume {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// Which network it has.
+    pub network: Policy,
 }
 
 impl Task {
@@ -115,6 +118,7 @@ impl Template {
             Some(file) => Some(Trace::new(own(file.as_fd())?.into())),
             None => None,
         };
+        let network = Network::new(options.network, &fds).during(setting_up)?;
         drop((template, origin));
         let memory = Memory::new(vm, state.layout.limit)?;
         let random = renew(&memory, state.random)?;
@@ -136,6 +140,7 @@ impl Template {
             layout: state.layout,
             heap: state.heap,
             fds,
+            network: Arc::new(network),
             signals: Signals::restore(&state.signals, options.pipe_ignored).during(setting_up)?,
             process: Process::restore(&state.process).during(setting_up)?,
             program: CString::new(state.program)
