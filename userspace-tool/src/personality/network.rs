@@ -205,3 +205,115 @@ fn answer(socket: BorrowedFd<'_>) -> SysResult<OwnedFd> {
         _ => Err(Errno::ENOBUFS),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket of the task's.
+    fn open(network: &Network, fds: &Fds, domain: i32, kind: i32) -> SysResult<OwnedFd> {
+        use std::os::fd::FromRawFd;
+        let fd = network.open(fds, domain, kind, 0)?;
+        // SAFETY: It was just opened, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    }
+
+    #[test]
+    fn sockets_come_from_a_network_of_the_tasks_own() {
+        let fds = Fds::reserve().unwrap();
+        let network = Network::new(Policy::None, &fds).unwrap();
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let one = match open(&network, &fds, libc::AF_INET, kind) {
+            Err(error @ (Errno::EPERM | Errno::ENOSPC | Errno::EACCES)) => {
+                // Also that is an answer; where it comes from is said by what it is.
+                println!("skipped: this machine lets nobody make network namespaces: {error}");
+                return;
+            }
+            result => result.unwrap(),
+        };
+        let two = open(&network, &fds, libc::AF_UNIX, libc::SOCK_STREAM).unwrap();
+        let cookies = [&one, &two].map(|socket| cookie(socket.as_raw_fd()).unwrap());
+        assert_eq!(cookies[0], cookies[1]);
+        assert_ne!(cookies[0], network.host);
+        assert_eq!(network.check_own(one.as_raw_fd()), Ok(()));
+        let flags = |fd: &OwnedFd| pass!(FCNTL, fd.as_raw_fd(), libc::F_GETFD, 0).unwrap();
+        assert_eq!((flags(&one), flags(&two)), (1, 0));
+        let status = pass!(FCNTL, one.as_raw_fd(), libc::F_GETFL, 0).unwrap();
+        assert_ne!(status & libc::O_NONBLOCK as u64, 0);
+
+        // Its loopback is up, and nothing else is there.
+        let bind = |socket: &OwnedFd, address: [u8; 4]| {
+            let mut name = [0; 16];
+            name[0] = libc::AF_INET as u8;
+            name[4..8].copy_from_slice(&address);
+            pass!(BIND, socket.as_raw_fd(), &mut name, 16)
+        };
+        assert_eq!(bind(&one, [192, 0, 2, 1]), Err(Errno::EADDRNOTAVAIL));
+        assert_eq!(bind(&one, [127, 0, 0, 1]), Ok(0));
+        let mut nowhere = [2, 0, 0, 9, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        let sent = pass!(CONNECT, one.as_raw_fd(), &mut nowhere, 16);
+        assert_eq!(sent, Err(Errno::ENETUNREACH));
+
+        // Another task has another one.
+        let other = Network::new(Policy::Host, &fds).unwrap();
+        let unix = open(&other, &fds, libc::AF_UNIX, libc::SOCK_DGRAM).unwrap();
+        let foreign = cookie(unix.as_raw_fd()).unwrap();
+        assert!(foreign != cookies[0] && foreign != network.host);
+        let inet = open(&other, &fds, libc::AF_INET, libc::SOCK_DGRAM).unwrap();
+        assert_eq!(cookie(inet.as_raw_fd()), Ok(network.host));
+        assert_eq!(other.check_own(inet.as_raw_fd()), Ok(()));
+        assert_eq!(network.check_own(inet.as_raw_fd()), Err(Errno::EACCES));
+        // What reaches the host's sockets is nobody's.
+        let pair = own_pair(&fds).unwrap();
+        assert_eq!(other.check_own(pair.0.as_raw_fd()), Err(Errno::EACCES));
+    }
+
+    #[test]
+    fn netlink_sockets_have_no_power() {
+        let fds = Fds::reserve().unwrap();
+        for policy in [Policy::None, Policy::Host] {
+            let network = Network::new(policy, &fds).unwrap();
+            let socket = match open(&network, &fds, libc::AF_NETLINK, libc::SOCK_RAW) {
+                Err(error) if policy == Policy::None => {
+                    println!("skipped: this machine lets nobody make network namespaces: {error}");
+                    continue;
+                }
+                result => result.unwrap(),
+            };
+            // RTM_NEWLINK for interface 1 with an acknowledgement, which changes nothing.
+            let mut request = [0; 32];
+            request[0] = 32;
+            request[4] = libc::RTM_NEWLINK as u8;
+            request[6] = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u8;
+            request[20] = 1;
+            let len = request.len() as u64;
+            let fd = socket.as_raw_fd();
+            assert_eq!(pass!(WRITE, fd, &mut request, len), Ok(len));
+            let mut reply = [0; 256];
+            pass!(READ, fd, &mut reply, 256).unwrap();
+            assert_eq!(word32(&reply, 4) as u16, libc::NLMSG_ERROR as u16);
+            let error = Errno::EPERM.number();
+            assert_eq!(word32(&reply, 16) as i32, -error, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_finds_no_helper_gets_an_error() {
+        let fds = Fds::reserve().unwrap();
+        let (ours, its) = own_pair(&fds).unwrap();
+        drop(its);
+        assert_eq!(answer(ours.as_fd()).unwrap_err(), Errno::ENOBUFS);
+        let (ours, its) = own_pair(&fds).unwrap();
+        send(
+            &its,
+            &Errno::EPERM.number().to_le_bytes(),
+            SendFlags::NOSIGNAL,
+        )
+        .unwrap();
+        assert_eq!(answer(ours.as_fd()).unwrap_err(), Errno::EPERM);
+        send(&its, &[0; 4], SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(answer(ours.as_fd()).unwrap_err(), Errno::EMFILE);
+        send(&its, b"x", SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(answer(ours.as_fd()).unwrap_err(), Errno::ENOBUFS);
+    }
+}
