@@ -344,9 +344,9 @@ flush = struct.pack("IHHIIBBBBBBBBI", 28, 25, 5, 2, 0, 2, 0, 0, 0, 254, 0, 0, 1,
 print(b"lo\0" in found, write(down), write(flush), attempt(lambda: n.sendto(b"x" * 16, (1, 0))))')"
 	done
 	is "descriptors of the broker's cannot be sent, $who" 'EBADF 0' "$(try $who none '
-import array, resource
+import array
 one, two = socketpair()
-limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+limit = os.sysconf("SC_OPEN_MAX")
 results = {attempt(lambda: one.sendmsg([b"x"], [(SOL_SOCKET, SCM_RIGHTS, array.array("i", [0, fd]))])) for fd in range(limit, limit + 100)}
 two.setblocking(False)
 print(*results, len([1 for _ in range(3) if attempt(lambda: two.recv(9)) != "EAGAIN"]))')"
@@ -365,7 +365,8 @@ print(attempt(lambda: socket(AF_INET).connect(("127.0.0.1", 7002))))'; wait $!)"
 		import os, sys
 		from socket import *
 		family, net = (AF_UNIX if sys.argv[1] == "unix" else AF_INET), sys.argv[2]
-		os.dup2(socket(family, SOCK_DGRAM).fileno(), 0)
+		given = socket(family, SOCK_DGRAM)
+		os.dup2(given.fileno(), 0)
 		os.set_inheritable(0, True)
 		os.execvp("uvctl", ["uvctl", "run", "--net", net, "--", "/usr/bin/python3", "-c", sys.argv[3]])
 	PYTHON
@@ -396,7 +397,7 @@ sys.stdin.read()' <gate.$who >helper.out 2>&1 &
 	for _ in $(seq 100); do grep -q child helper.out && break; sleep 0.1; done
 	helper=$(pgrep -x uvctl-net)
 	is "the task waits for nobody, $who" 'child none' "$(cat helper.out)"
-	is "one helper, and no child of the broker, $who" '1 0' "$(wc -w <<<"$helper") $(pgrep -P $run | wc -l)"
+	is "one helper, and no child of the broker, $who" '1 0' "$(wc -w <<<"$helper") $(pgrep -P "$(pgrep -x uvctl)" | wc -l)"
 	is "it has one descriptor, $who" "0 socket /" "$(find "/proc/$helper/fd" -type l -printf '%f %l\n' | sed 's/:.*//') $(readlink "/proc/$helper/cwd")"
 	is "and no capabilities, $who" '0000000000000000 0000000000000000' "$(awk '/^Cap(Prm|Eff)/ { print $2 }' "/proc/$helper/status" | xargs)"
 	exec 7>&-
