@@ -10,6 +10,7 @@ use std::ffi::CStr;
 
 use crate::errno::{Errno, SysResult};
 use crate::memory::{GuestRange, Vectors};
+use crate::personality::MessagePointer;
 use crate::signal;
 
 /// What an argument of a call is.
@@ -25,6 +26,8 @@ pub enum Kind {
     Buffer,
     /// Vectors whose count is the next argument.
     Vectors,
+    /// The header of a socket's message.
+    Message,
 }
 
 /// Whether a call can wait for something, and what becomes of it if a signal arrives then for which the task has
@@ -72,6 +75,8 @@ pub enum Word<'a> {
     Local(&'a mut [u8]),
     /// Guest memory in pieces.
     Vectors(&'a Vectors<'a>),
+    /// What a socket sends or receives.
+    Message(MessagePointer<'a>),
     /// No memory.
     Null,
 }
@@ -85,6 +90,7 @@ impl Word<'_> {
             Self::Guest(range) => range.address() as u64,
             Self::Local(bytes) => bytes.as_mut_ptr() as u64,
             Self::Vectors(vectors) => vectors.address() as u64,
+            Self::Message(message) => message.address() as u64,
             Self::Null => 0,
         }
     }
@@ -95,7 +101,7 @@ impl Word<'_> {
             Self::Guest(range) => range.len(),
             Self::Local(bytes) => bytes.len(),
             Self::Vectors(vectors) => vectors.len(),
-            Self::Number(_) | Self::Text(_) | Self::Null => 0,
+            Self::Number(_) | Self::Text(_) | Self::Message(_) | Self::Null => 0,
         }
     }
 }
@@ -151,6 +157,12 @@ impl<'a, const N: usize> From<&'a mut Option<[u8; N]>> for Word<'a> {
     }
 }
 
+impl<'a> From<MessagePointer<'a>> for Word<'a> {
+    fn from(message: MessagePointer<'a>) -> Self {
+        Self::Message(message)
+    }
+}
+
 impl<'a> From<&'a Vectors<'a>> for Word<'a> {
     fn from(vectors: &'a Vectors<'a>) -> Self {
         Self::Vectors(vectors)
@@ -169,7 +181,9 @@ fn fits(shape: &[Kind], words: &[Word<'_>]) -> bool {
             .zip(words)
             .enumerate()
             .all(|(index, pair)| match pair {
-                (Kind::Number, Word::Number(_)) | (Kind::Text, Word::Text(_)) => true,
+                (Kind::Number, Word::Number(_))
+                | (Kind::Text, Word::Text(_))
+                | (Kind::Message, Word::Message(_)) => true,
                 (Kind::Memory(_), Word::Null) => true,
                 (Kind::Memory(len), word @ (Word::Guest(_) | Word::Local(_))) => word.len() >= *len,
                 (Kind::Buffer, Word::Null) => next(index) == 0,
@@ -244,7 +258,7 @@ macro_rules! waits {
 
 macro_rules! calls {
     ($($name:ident = $number:ident($($kind:expr),*) $($waits:ident)?;)*) => {
-        use Kind::{Buffer, Memory, Number, Text, Vectors as Iov};
+        use Kind::{Buffer, Memory, Message as Msg, Number, Text, Vectors as Iov};
         $(
             #[doc = concat!("`", stringify!($number), "`.")]
             pub const $name: HostCall = HostCall {
@@ -315,6 +329,22 @@ calls! {
     LISTXATTR = SYS_listxattr(Text, Buffer, Number);
     LLISTXATTR = SYS_llistxattr(Text, Buffer, Number);
     FLISTXATTR = SYS_flistxattr(Number, Buffer, Number);
+
+    SOCKET = SYS_socket(Number, Number, Number);
+    SOCKETPAIR = SYS_socketpair(Number, Number, Number, Memory(8));
+    BIND = SYS_bind(Number, Buffer, Number);
+    LISTEN = SYS_listen(Number, Number);
+    ACCEPT4 = SYS_accept4(Number, Memory(128), Memory(4), Number) restarts;
+    CONNECT = SYS_connect(Number, Buffer, Number) restarts;
+    GETSOCKNAME = SYS_getsockname(Number, Memory(128), Memory(4));
+    GETPEERNAME = SYS_getpeername(Number, Memory(128), Memory(4));
+    SENDTO = SYS_sendto(Number, Buffer, Number, Number, Buffer, Number) restarts;
+    RECVFROM = SYS_recvfrom(Number, Buffer, Number, Number, Memory(128), Memory(4)) restarts;
+    SENDMSG = SYS_sendmsg(Number, Msg, Number) restarts;
+    RECVMSG = SYS_recvmsg(Number, Msg, Number) restarts;
+    SHUTDOWN = SYS_shutdown(Number, Number);
+    SETSOCKOPT = SYS_setsockopt(Number, Number, Number, Buffer, Number);
+    GETSOCKOPT = SYS_getsockopt(Number, Number, Number, Memory(1024), Memory(4));
 
     POLL = SYS_poll(Memory(0), Number, Number) ends;
     PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;

@@ -15,7 +15,7 @@ mod verify;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// The status of `uvctl`'s own failures.
@@ -103,6 +103,7 @@ Examples:
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
   uvctl run --memory 64M --stats -- sort big.txt
+  uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
   uvctl run --trace-syscalls -- date"
 )]
@@ -113,6 +114,9 @@ struct Run {
     /// Limit the memory of the micro-VM to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = run::size)]
     memory: Option<u64>,
+    /// Which network the program has.
+    #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
+    net: Net,
     /// Place the program's parts at the same addresses each time.
     #[arg(long)]
     no_aslr: bool,
@@ -132,6 +136,16 @@ struct Run {
         trailing_var_arg = true
     )]
     command: Vec<OsString>,
+}
+
+/// What `--net` can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Net {
+    /// A loopback of its own, and nothing else.
+    #[default]
+    None,
+    /// What the host reaches, its loopback included; but not its Unix sockets.
+    Host,
 }
 
 /// Does what the command line says.
@@ -230,6 +244,13 @@ mod tests {
     fn a_template_takes_the_place_of_the_program() {
         assert!(run(&["--from", "x"]).command.is_empty());
         assert_eq!(run(&["--from", "x", "--", "-a", "b"]).command, ["-a", "b"]);
+    }
+
+    #[test]
+    fn there_is_no_network_by_default() {
+        assert_eq!(run(&["ls"]).net, Net::None);
+        assert_eq!(run(&["--net", "host", "ls"]).net, Net::Host);
+        assert!(Cli::try_parse_from(["uvctl", "run", "--net", "bridge", "ls"]).is_err());
     }
 
     #[test]

@@ -11,12 +11,12 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uvisor::loader::Program;
-use uvisor::task::{End, Options, Task, TaskError};
+use uvisor::task::{End, Options, Policy, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
-use super::Run;
+use super::{Net, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -29,6 +29,15 @@ extern "C" fn note_sigpipe() {
 #[used]
 #[link_section = ".init_array"]
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+
+impl From<Net> for Policy {
+    fn from(net: Net) -> Self {
+        match net {
+            Net::None => Self::None,
+            Net::Host => Self::Host,
+        }
+    }
+}
 
 /// Reads a size with a suffix.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -66,6 +75,7 @@ pub(crate) fn start(
     memory_limit: Option<u64>,
     no_aslr: bool,
     trace: bool,
+    network: Policy,
 ) -> Result<Task, TaskError> {
     let empty = OsString::new();
     let options = Options {
@@ -74,6 +84,7 @@ pub(crate) fn start(
         aslr: !no_aslr && !randomisation_is_off(),
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+        network,
     };
     // The command line has at least a program in it.
     let (program, arguments) = command.split_first().unwrap_or((&empty, &[]));
@@ -88,6 +99,7 @@ pub(crate) fn resume(
     arguments: &[OsString],
     memory_limit: Option<u64>,
     trace: bool,
+    network: Policy,
 ) -> Result<Task, TemplateError> {
     let name = name.parse()?;
     let template = Directory::open()?.get(&name)?;
@@ -96,6 +108,7 @@ pub(crate) fn resume(
         memory_limit,
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+        network,
     })
 }
 
@@ -108,13 +121,14 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 /// Runs a program and says what there is to say.
 fn execute(run: &Run) -> Result<u8, TemplateError> {
     close_inherited();
+    let (trace, network) = (run.trace_syscalls, run.net.into());
     let (mut task, name) = match &run.from {
         Some(name) => {
-            let task = resume(name, &run.command, run.memory, run.trace_syscalls)?;
+            let task = resume(name, &run.command, run.memory, trace, network)?;
             (task, name.clone())
         }
         None => {
-            let task = start(&run.command, run.memory, run.no_aslr, run.trace_syscalls)?;
+            let task = start(&run.command, run.memory, run.no_aslr, trace, network)?;
             let program = run.command.first().map(|name| name.to_string_lossy());
             (task, program.unwrap_or_default().into_owned())
         }

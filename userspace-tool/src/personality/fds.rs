@@ -247,10 +247,15 @@ pub(super) fn pipe2(task: &mut Task, [fds, flags, ..]: Args) -> SysResult {
     }
     let mut pair = [0; 8];
     pass!(PIPE2, &mut pair, flags)?;
-    let ends = [0, 4].map(|at| u64::from(crate::memory::word32(&pair, at)));
+    give_pair(task, fds, &pair)
+}
+
+/// Gives the guest two new descriptors, by an array at `address`.
+pub(super) fn give_pair(task: &Task, address: u64, pair: &[u8; 8]) -> SysResult {
+    let ends = [0, 4].map(|at| u64::from(crate::memory::word32(pair, at)));
     let close = || {
         for end in ends {
-            // It is open, and a pipe's end has nothing to lose.
+            // It is open, and has nothing to lose.
             let _ = pass!(CLOSE, end);
         }
     };
@@ -258,7 +263,7 @@ pub(super) fn pipe2(task: &mut Task, [fds, flags, ..]: Args) -> SysResult {
         close();
         return Err(Errno::EMFILE);
     }
-    task.memory.write(fds, &pair).inspect_err(|_| close())?;
+    task.memory.write(address, pair).inspect_err(|_| close())?;
     Ok(0)
 }
 

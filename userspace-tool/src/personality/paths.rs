@@ -96,6 +96,11 @@ impl Status {
         self.device().is_some() && self.special == libc::makedev(1, 5)
     }
 
+    /// Whether it is a socket.
+    pub(super) fn is_socket(&self) -> bool {
+        self.kind() == libc::S_IFSOCK
+    }
+
     /// Whether something may be written there.
     pub(super) fn is_writable(&self) -> bool {
         self.device() == Some(true)
@@ -238,7 +243,7 @@ fn check(file: &Status, flags: i32) -> SysResult<i32> {
 }
 
 /// The error of making a file that does not exist.
-fn creation_error(directory: RawFd, path: &CStr) -> Errno {
+pub(super) fn creation_error(directory: RawFd, path: &CStr) -> Errno {
     let bytes = path.to_bytes();
     let end = bytes.iter().rposition(|&byte| byte == b'/');
     let parent = match end {

@@ -4,15 +4,13 @@
 
 use super::Fate::{self, Refused, Served};
 use super::{
-    advice, children, events, exec, fds, files, futex, io, memory, process, sched, signals, time,
-    timers, wait, Syscall,
+    advice, children, events, exec, fds, files, futex, io, memory, process, sched, signals,
+    sockets, sockopt, time, timers, wait, Syscall,
 };
 use crate::errno::Errno;
 
 /// Why what would change files is refused.
 const READ_ONLY: &str = "the host's files are read-only";
-/// Why sockets are refused.
-const NETWORK: &str = "a task has no network";
 /// Why what acts on the whole machine, or on other processes, is refused.
 const POWER: &str = "a task has no power over the machine or other processes";
 /// Why changes of identity are refused.
@@ -133,21 +131,21 @@ table! {
     38 setitimer "dxx" => Served(timers::setitimer);
     39 getpid "" => Served(process::getpid);
     40 sendfile "ffxu" => Served(io::sendfile);
-    41 socket "ddd" => Refused(Errno::EACCES, NETWORK);
-    42 connect "" => Refused(Errno::ENOSYS, NETWORK);
-    43 accept "" => Refused(Errno::ENOSYS, NETWORK);
-    44 sendto "" => Refused(Errno::ENOSYS, NETWORK);
-    45 recvfrom "" => Refused(Errno::ENOSYS, NETWORK);
-    46 sendmsg "" => Refused(Errno::ENOSYS, NETWORK);
-    47 recvmsg "" => Refused(Errno::ENOSYS, NETWORK);
-    48 shutdown "" => Refused(Errno::ENOSYS, NETWORK);
-    49 bind "" => Refused(Errno::ENOSYS, NETWORK);
-    50 listen "" => Refused(Errno::ENOSYS, NETWORK);
-    51 getsockname "" => Refused(Errno::ENOSYS, NETWORK);
-    52 getpeername "" => Refused(Errno::ENOSYS, NETWORK);
-    53 socketpair "dddx" => Refused(Errno::EACCES, NETWORK);
-    54 setsockopt "" => Refused(Errno::ENOSYS, NETWORK);
-    55 getsockopt "" => Refused(Errno::ENOSYS, NETWORK);
+    41 socket "ddd" => Served(sockets::socket);
+    42 connect "fxu" => Served(sockets::connect);
+    43 accept "fxx" => Served(sockets::accept);
+    44 sendto "fxuxxu" => Served(sockets::sendto);
+    45 recvfrom "fxuxxx" => Served(sockets::recvfrom);
+    46 sendmsg "fxx" => Served(sockets::sendmsg);
+    47 recvmsg "fxx" => Served(sockets::recvmsg);
+    48 shutdown "fd" => Served(sockets::shutdown);
+    49 bind "fxu" => Served(sockets::bind);
+    50 listen "fd" => Served(sockets::listen);
+    51 getsockname "fxx" => Served(sockets::getsockname);
+    52 getpeername "fxx" => Served(sockets::getpeername);
+    53 socketpair "dddx" => Served(sockets::socketpair);
+    54 setsockopt "fddxu" => Served(sockopt::setsockopt);
+    55 getsockopt "fddxx" => Served(sockopt::getsockopt);
     56 clone "xxxxx" => Served(children::clone);
     57 fork "" => Served(children::fork);
     58 vfork "" => Served(children::vfork);
@@ -380,7 +378,7 @@ table! {
     285 fallocate "fxdd" => Served(io::fallocate);
     286 timerfd_settime "fxxx" => Served(events::timerfd_settime);
     287 timerfd_gettime "fx" => Served(events::timerfd_gettime);
-    288 accept4 "" => Refused(Errno::ENOSYS, NETWORK);
+    288 accept4 "fxxx" => Served(sockets::accept4);
     289 signalfd4 "fxux" => Served(events::signalfd4);
     290 eventfd2 "ux" => Served(events::eventfd2);
     291 epoll_create1 "x" => Served(events::epoll_create1);
@@ -391,7 +389,7 @@ table! {
     296 pwritev "fxud" => Served(io::pwritev);
     297 rt_tgsigqueueinfo "dddx" => Served(signals::rt_tgsigqueueinfo);
     298 perf_event_open "xddfx" => Refused(Errno::EPERM, POWER);
-    299 recvmmsg "" => Refused(Errno::ENOSYS, NETWORK);
+    299 recvmmsg "fxuxx" => Served(sockets::recvmmsg);
     300 fanotify_init "xx" => Refused(Errno::EPERM, POWER);
     301 fanotify_mark "fxx@s" => Refused(Errno::EPERM, POWER);
     302 prlimit64 "duxx" => Served(process::prlimit64);
@@ -399,7 +397,7 @@ table! {
     304 open_by_handle_at "fxx" => Refused(Errno::EPERM, POWER);
     305 clock_adjtime "dx" => Served(time::clock_adjtime);
     306 syncfs "" => Refused(Errno::EPERM, POWER);
-    307 sendmmsg "" => Refused(Errno::ENOSYS, NETWORK);
+    307 sendmmsg "fxux" => Served(sockets::sendmmsg);
     308 setns "fx" => Refused(Errno::EPERM, POWER);
     309 getcpu "xx" => Served(sched::getcpu);
     310 process_vm_readv "dxuxux" => Refused(Errno::EPERM, POWER);

@@ -16,7 +16,7 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-use crate::personality::{Actions, Book, Fds, Heap, Limits, Signals, Timers, Trace};
+use crate::personality::{Actions, Book, Fds, Heap, Limits, Network, Signals, Timers, Trace};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
@@ -57,6 +57,7 @@ impl Task {
     /// on.
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
+        let network = Network::new(options.network, &fds).map_err(TaskError::Setup)?;
         let actions = Actions::inherit(options.pipe_ignored);
         let load = Load {
             environment: options.environment,
@@ -82,6 +83,7 @@ impl Task {
             memory: Arc::new(loaded.memory),
             shared: Arc::new(loaded.shared),
             fds: Arc::new(fds),
+            network: Arc::new(network),
             signals: Signals::inherit().map_err(TaskError::Setup)?,
             inbox: Inbox::new(),
             thread: loaded.thread,
@@ -117,6 +119,7 @@ impl Task {
             memory: Arc::new(loaded.memory),
             shared: Arc::new(loaded.shared),
             fds: Arc::clone(&self.fds),
+            network: Arc::clone(&self.network),
             signals: self.signals.inherited(),
             inbox: Arc::clone(&self.inbox),
             thread: loaded.thread,

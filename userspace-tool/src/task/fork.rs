@@ -267,6 +267,7 @@ impl Task {
             stubs.descriptor().as_raw_fd(),
             begun.as_raw_fd(),
         ];
+        keep.extend(self.network.descriptors());
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
         keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
         keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));

@@ -24,13 +24,13 @@ use crate::guest::Shim;
 use crate::layout::Layout;
 use crate::loader::LoadError;
 use crate::memory::Memory;
-use crate::personality::{self, Actions, Book, Fds, Limits, Signals, Timers, Trace};
+use crate::personality::{self, Actions, Book, Fds, Limits, Network, Signals, Timers, Trace};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
-pub use crate::personality::is_ignored;
+pub use crate::personality::{is_ignored, Policy};
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
 pub(crate) use tree::Tree;
@@ -48,6 +48,8 @@ pub struct Options {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// Which network it has.
+    pub network: Policy,
 }
 
 /// Why a task cannot go on, by no fault of its own.
@@ -151,6 +153,7 @@ pub struct Task {
     pub(crate) memory: Arc<Memory>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) fds: Arc<Fds>,
+    pub(crate) network: Arc<Network>,
     /// What the thread blocks, and its alternate stack.
     pub(crate) signals: Signals,
     /// Where signals for it arrive.

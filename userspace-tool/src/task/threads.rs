@@ -187,6 +187,7 @@ impl Task {
             memory: Arc::clone(&self.memory),
             shared: Arc::clone(&self.shared),
             fds: Arc::clone(&self.fds),
+            network: Arc::clone(&self.network),
             signals: self.signals.inherited(),
             inbox: Inbox::new(),
             thread: Thread {

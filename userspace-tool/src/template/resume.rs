@@ -13,7 +13,7 @@ use super::{files, About, During, Point, Result, State, Stdio, Template, Templat
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{path_of, Book, Fds, Limits, SignalState, Trace};
+use crate::personality::{path_of, Book, Fds, Limits, Network, Policy, SignalState, Trace};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
@@ -31,6 +31,8 @@ pub struct Resume {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// Which network it has.
+    pub network: Policy,
 }
 
 impl Task {
@@ -135,6 +137,7 @@ impl Template {
             Some(file) => Some(Trace::new(own(file.as_fd())?.into())),
             None => None,
         };
+        let network = Network::new(options.network, &fds).during(setting_up)?;
         drop((template, origin));
         let memory = Memory::new(vm, state.layout.limit)?;
         let random = renew(&memory, state.random)?;
@@ -182,6 +185,7 @@ impl Template {
             memory: Arc::new(memory),
             shared: Arc::new(shared),
             fds: Arc::new(fds),
+            network: Arc::new(network),
             signals,
             inbox,
             thread,

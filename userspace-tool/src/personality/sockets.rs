@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sockets.
+//!
+//! What a socket can reach is decided where it is opened ([`super::network`]) and where it gets an
+//! address, its own or its peer's. What then goes through it the kernel moves from and to the guest's memory.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use super::fds::give_pair;
+use super::message::{incoming, outgoing, Header, Message, ADDRESS_MAX, HEADER};
+use super::network::option;
+use super::{paths, Args};
+use crate::errno::{Errno, SysResult};
+use crate::memory::{word, word32};
+use crate::pass;
+use crate::task::Task;
+
+/// The size of a `struct mmsghdr`, and where in it the length is.
+const MMSGHDR: u64 = 64;
+const MMSGHDR_LEN: u64 = HEADER as u64;
+
+/// The most messages of one call.
+const MESSAGES_MAX: u64 = 1024;
+
+/// What may follow the kind of a socket.
+const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+/// Checks that a task may have sockets of a kind; the errors are those of a kernel that has no others.
+fn check_kind(domain: i32, kind: i32, protocol: i32) -> SysResult<()> {
+    /// One more than the last kind that Linux knows.
+    const KINDS: i32 = 11;
+    if kind & !(FLAGS | 0xf) != 0 || !(0..KINDS).contains(&(kind & 0xf)) {
+        return Err(Errno::EINVAL);
+    }
+    let protocols: &[i32] = match (domain, kind & 0xf) {
+        // On Linux a raw one is one for datagrams there.
+        (
+            libc::AF_UNIX,
+            libc::SOCK_STREAM | libc::SOCK_DGRAM | libc::SOCK_SEQPACKET | libc::SOCK_RAW,
+        ) => &[0, libc::PF_UNIX],
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => &[0, libc::IPPROTO_TCP],
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_DGRAM) => &[0, libc::IPPROTO_UDP],
+        (libc::AF_INET | libc::AF_INET6, libc::SOCK_RAW) => return Err(Errno::EPERM),
+        (libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_DGRAM) => &[libc::NETLINK_ROUTE],
+        (libc::AF_UNIX | libc::AF_INET | libc::AF_INET6 | libc::AF_NETLINK, _) => {
+            return Err(Errno::ESOCKTNOSUPPORT)
+        }
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    match protocols.contains(&protocol) {
+        true => Ok(()),
+        false => Err(Errno::EPROTONOSUPPORT),
+    }
+}
+
+pub(super) fn socket(task: &mut Task, [domain, kind, protocol, ..]: Args) -> SysResult {
+    let (domain, kind, protocol) = (domain as i32, kind as i32, protocol as i32);
+    check_kind(domain, kind, protocol)?;
+    task.network.open(&task.fds, domain, kind, protocol)
+}
+
+pub(super) fn socketpair(task: &mut Task, [domain, kind, protocol, fds, ..]: Args) -> SysResult {
+    let (domain, kind, protocol) = (domain as i32, kind as i32, protocol as i32);
+    check_kind(domain, kind, protocol)?;
+    // A pair needs no network to be in: who gives one of it an address is refused.
+    let mut pair = [0; 8];
+    pass!(SOCKETPAIR, domain, kind, protocol, &mut pair)?;
+    give_pair(task, fds, &pair)
+}
+
+/// What an address that is for `AF_UNIX` names.
+#[derive(Debug, PartialEq, Eq)]
+enum UnixName {
+    /// No path: nothing, or what the network namespace has.
+    Abstract,
+    /// A path.
+    Path(CString),
+}
+
+/// The family of an address.
+fn family(address: &[u8]) -> Option<i32> {
+    let family = address.first_chunk()?;
+    Some(u16::from_le_bytes(*family).into())
+}
+
+/// What an address for `AF_UNIX` names.
+fn unix_name(address: &[u8]) -> UnixName {
+    match address.get(2..) {
+        None | Some([] | [0, ..]) => UnixName::Abstract,
+        Some(path) => {
+            // It ends at its NUL, or with the address.
+            let path: Vec<u8> = path.iter().copied().take_while(|&byte| byte != 0).collect();
+            UnixName::Path(CString::new(path).unwrap_or_default())
+        }
+    }
+}
+
+/// Copies an address.
+fn address(task: &Task, address: u64, len: u64) -> SysResult<Vec<u8>> {
+    let len = usize::try_from(len as u32 as i32).map_err(|_| Errno::EINVAL)?;
+    if len > ADDRESS_MAX {
+        return Err(Errno::EINVAL);
+    }
+    task.memory.read_vec(address, len)
+}
+
+/// The path of an address, if the socket is one that takes it for a path.
+fn path_of(fd: RawFd, address: &[u8]) -> SysResult<Option<CString>> {
+    if family(address) != Some(libc::AF_UNIX) {
+        return Ok(None);
+    }
+    match unix_name(address) {
+        UnixName::Abstract => Ok(None),
+        UnixName::Path(path) => {
+            let domain = option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN).map(i32::from_le_bytes)?;
+            Ok((domain == libc::AF_UNIX).then_some(path))
+        }
+    }
+}
+
+/// Whether the task may make a socket at `path`, and so reach those that are there; never today.
+fn may_write_at(_: &Task, path: &CString) -> SysResult<()> {
+    match paths::status_at(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Err(Errno::EADDRINUSE),
+        Err(Errno::ENOENT) => Err(paths::creation_error(libc::AT_FDCWD, path)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Checks an address to reach.
+fn check_peer(task: &Task, fd: RawFd, address: &[u8]) -> SysResult<()> {
+    task.network.check_own(fd)?;
+    if family(address) == Some(libc::AF_NETLINK) && (4..12).any(|at| address.get(at) != Some(&0)) {
+        // The kernel is there to talk to, and no process.
+        return Err(Errno::EPERM);
+    }
+    match path_of(fd, address)? {
+        None => Ok(()),
+        // The host's sockets are not for a task: whoever listens there acts for it, with powers of its own.
+        Some(path) => match paths::status_at(libc::AT_FDCWD, &path, 0)?.is_socket() {
+            true => Err(Errno::EACCES),
+            false => Err(Errno::ECONNREFUSED),
+        },
+    }
+}
+
+pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut name = address(task, name, len)?;
+    task.network.check_own(fd)?;
+    if let Some(path) = path_of(fd, &name)? {
+        may_write_at(task, &path)?;
+    }
+    let len = name.len() as u64;
+    pass!(BIND, fd, name.as_mut_slice(), len)
+}
+
+pub(super) fn connect(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut name = address(task, name, len)?;
+    check_peer(task, fd, &name)?;
+    let len = name.len() as u64;
+    pass!(CONNECT, fd, name.as_mut_slice(), len)
+}
+
+pub(super) fn listen(task: &mut Task, [fd, backlog, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    // Without an address it gets one.
+    task.network.check_own(fd)?;
+    pass!(LISTEN, fd, backlog as i32)
+}
+
+pub(super) fn accept(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
+    accept4(task, [fd, name, len, 0, 0, 0])
+}
+
+pub(super) fn accept4(task: &mut Task, [fd, name, len, flags, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    if flags as i32 & !FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut peer = Name::new(name, len);
+    let new = pass!(ACCEPT4, fd, &mut peer.bytes, &mut peer.len, flags as i32)?;
+    let new = task.fds.accept(new)?;
+    if let Err(error) = peer.write(task) {
+        pass!(CLOSE, new)?;
+        return Err(error);
+    }
+    Ok(new)
+}
+
+/// An address for the guest, and where it wants it.
+struct Name {
+    bytes: [u8; ADDRESS_MAX],
+    len: [u8; 4],
+    address: u64,
+    len_address: u64,
+}
+
+impl Name {
+    /// For an address at `address`, which may be null, with its length at `len`.
+    fn new(address: u64, len: u64) -> Self {
+        Self {
+            bytes: [0; ADDRESS_MAX],
+            len: (ADDRESS_MAX as u32).to_le_bytes(),
+            address,
+            len_address: len,
+        }
+    }
+
+    /// Writes what there is room for, and the length of all; when the call is over, as Linux does.
+    fn write(&self, task: &Task) -> SysResult<()> {
+        if self.address == 0 {
+            return Ok(());
+        }
+        self.write_anywhere(task)
+    }
+
+    /// As [`Self::write`], also to a null pointer, which is an error then.
+    fn write_anywhere(&self, task: &Task) -> SysResult<()> {
+        let room = word32(&task.memory.read::<4>(self.len_address)?, 0) as i32;
+        let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
+        let len = (word32(&self.len, 0) as usize).min(ADDRESS_MAX);
+        task.memory
+            .write(self.address, &self.bytes[..len.min(room)])?;
+        task.memory.write(self.len_address, &self.len)
+    }
+}
+
+pub(super) fn getsockname(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut own = Name::new(name, len);
+    pass!(GETSOCKNAME, fd, &mut own.bytes, &mut own.len)?;
+    own.write_anywhere(task)?;
+    Ok(0)
+}
+
+pub(super) fn getpeername(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut peer = Name::new(name, len);
+    pass!(GETPEERNAME, fd, &mut peer.bytes, &mut peer.len)?;
+    peer.write_anywhere(task)?;
+    Ok(0)
+}
+
+/// Flags of a call that sends, without what would need the guest's pages to be pinned.
+fn send_flags(flags: u64) -> i32 {
+    flags as i32 & !libc::MSG_ZEROCOPY
+}
+
+pub(super) fn sendto(task: &mut Task, [fd, buffer, len, flags, name, name_len]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let (buffer, len) = task.memory.buffer(buffer, len)?;
+    let mut name = match name {
+        0 => Vec::new(),
+        _ => address(task, name, name_len)?,
+    };
+    let flags = send_flags(flags);
+    if name.is_empty() {
+        return pass!(SENDTO, fd, buffer, len, flags, None, 0);
+    }
+    check_peer(task, fd, &name)?;
+    let name_len = name.len() as u64;
+    let name = name.as_mut_slice();
+    pass!(SENDTO, fd, buffer, len, flags, name, name_len)
+}
+
+pub(super) fn recvfrom(
+    task: &mut Task,
+    [fd, buffer, len, flags, name, name_len]: Args,
+) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut peer = Name::new(name, name_len);
+    let (buffer, len) = task.memory.buffer(buffer, len)?;
+    let (bytes, size) = (&mut peer.bytes, &mut peer.len);
+    let received = pass!(RECVFROM, fd, buffer, len, flags as i32, bytes, size)?;
+    peer.write(task)?;
+    Ok(received)
+}
+
+/// Whether credentials are the task's own: its process, and any of its users and groups.
+fn own_credentials(credentials: &[u8; 12]) -> bool {
+    let [mut real, mut effective, mut saved] = [[0; 4]; 3];
+    let mut owns = |call: &crate::host::HostCall, id: u32| {
+        let mut words = [&mut real, &mut effective, &mut saved].map(crate::host::Word::from);
+        let got = crate::host::call(call, &mut words);
+        got.is_ok() && [real, effective, saved].contains(&id.to_le_bytes())
+    };
+    word32(credentials, 0) == std::process::id()
+        && owns(&crate::host::GETRESUID, word32(credentials, 4))
+        && owns(&crate::host::GETRESGID, word32(credentials, 8))
+}
+
+/// Sends the message that the header at `header` describes.
+fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
+    let header = Header::read(&task.memory, header)?;
+    let name = task.memory.read_vec(header.name, header.name_len)?;
+    let vectors = header.vectors(&task.memory)?;
+    let control = header.control(&task.memory)?;
+    let control = outgoing(&control, task.fds.limit(), own_credentials)?;
+    if !name.is_empty() {
+        check_peer(task, fd, &name)?;
+    }
+    let mut message = Message::new(name, vectors, control);
+    pass!(SENDMSG, fd, message.pointer(), flags)
+}
+
+/// Receives a message into what the header at `header` describes.
+fn receive_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
+    let header = Header::read(&task.memory, header)?;
+    let room = match header.name {
+        0 => 0,
+        _ => ADDRESS_MAX,
+    };
+    let vectors = header.vectors(&task.memory)?;
+    let mut message = Message::new(vec![0; room], vectors, header.control_room());
+    let received = pass!(RECVMSG, fd, message.pointer(), flags)?;
+    let came = incoming(message.control(), task.fds.limit());
+    let close = |fds: &[RawFd]| {
+        for fd in fds {
+            // The kernel has just opened it.
+            let _ = pass!(CLOSE, *fd);
+        }
+    };
+    close(&came.refused);
+    let mut flags = message.flags();
+    if !came.refused.is_empty() {
+        flags |= libc::MSG_CTRUNC;
+    }
+    let (name, len) = message.name();
+    let name = name.get(..header.name_len).unwrap_or(name);
+    header
+        .write(&task.memory, (name, len), &came.control, flags)
+        .inspect_err(|_| close(&came.fds))?;
+    Ok(received)
+}
+
+pub(super) fn sendmsg(task: &mut Task, [fd, header, flags, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    send_message(task, fd, header, send_flags(flags))
+}
+
+pub(super) fn recvmsg(task: &mut Task, [fd, header, flags, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    receive_message(task, fd, header, flags as i32)
+}
+
+/// Does something with each header of an array, until one fails; returns how many did not. The error counts if
+/// it is the first's.
+fn each(
+    task: &Task,
+    array: u64,
+    count: u64,
+    mut message: impl FnMut(u64, u64) -> SysResult<Option<u64>>,
+) -> SysResult {
+    let count = u64::from(count as u32).min(MESSAGES_MAX);
+    for index in 0..count {
+        let header = array.checked_add(index * MMSGHDR).ok_or(Errno::EFAULT)?;
+        let done = message(index, header).and_then(|done| match done {
+            None => Ok(false),
+            Some(len) => {
+                let len = (len as u32).to_le_bytes();
+                let address = header.checked_add(MMSGHDR_LEN).ok_or(Errno::EFAULT)?;
+                task.memory.write(address, &len).map(|()| true)
+            }
+        });
+        match done {
+            Ok(true) => {}
+            Ok(false) => return Ok(index),
+            Err(error) if index == 0 => return Err(error),
+            Err(_) => return Ok(index),
+        }
+    }
+    Ok(count)
+}
+
+pub(super) fn sendmmsg(task: &mut Task, [fd, array, count, flags, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let flags = send_flags(flags);
+    each(task, array, count, |_, header| {
+        send_message(task, fd, header, flags).map(Some)
+    })
+}
+
+pub(super) fn recvmmsg(task: &mut Task, [fd, array, count, flags, timeout, _]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    // As on Linux, the time is looked at when a message has come, and only then.
+    let end = match task.memory.read_optional::<16>(timeout)? {
+        None => None,
+        Some(time) => deadline(word(&time, 0), word(&time, 8))?,
+    };
+    let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
+    let flags = flags as i32;
+    let once = flags & !libc::MSG_WAITFORONE;
+    let received = each(task, array, count, |index, header| {
+        if index > 0 && left() == Some(Duration::ZERO) {
+            return Ok(None);
+        }
+        let flags = match index > 0 && flags & libc::MSG_WAITFORONE != 0 {
+            true => once | libc::MSG_DONTWAIT,
+            false => once,
+        };
+        receive_message(task, fd, header, flags).map(Some)
+    })?;
+    if let Some(left) = left() {
+        let nanoseconds = u64::from(left.subsec_nanos());
+        let time = [left.as_secs(), nanoseconds].map(u64::to_le_bytes);
+        task.memory.write(timeout, time.as_flattened())?;
+    }
+    Ok(received)
+}
+
+/// When a time from now is over; `None` if that is too far away to say.
+fn deadline(seconds: u64, nanoseconds: u64) -> SysResult<Option<Instant>> {
+    if seconds > i64::MAX as u64 || nanoseconds >= 1_000_000_000 {
+        return Err(Errno::EINVAL);
+    }
+    let time = Duration::new(seconds, nanoseconds as u32);
+    Ok(Instant::now().checked_add(time))
+}
+
+pub(super) fn shutdown(task: &mut Task, [fd, how, ..]: Args) -> SysResult {
+    pass!(SHUTDOWN, task.fds.guest(fd)?, how as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_some_kinds_can_be_had() {
+        let (stream, datagram, raw) = (libc::SOCK_STREAM, libc::SOCK_DGRAM, libc::SOCK_RAW);
+        for (domain, kind, protocol, result) in [
+            (libc::AF_INET, stream, 0, Ok(())),
+            (libc::AF_INET6, stream | FLAGS, libc::IPPROTO_TCP, Ok(())),
+            (libc::AF_INET, datagram, libc::IPPROTO_UDP, Ok(())),
+            (libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, Ok(())),
+            (libc::AF_NETLINK, raw, libc::NETLINK_ROUTE, Ok(())),
+            (libc::AF_NETLINK, raw, 9, Err(Errno::EPROTONOSUPPORT)),
+            (libc::AF_INET, raw, 1, Err(Errno::EPERM)),
+            (libc::AF_INET6, raw, 255, Err(Errno::EPERM)),
+            (libc::AF_INET, datagram, 1, Err(Errno::EPROTONOSUPPORT)),
+            (libc::AF_INET, stream, 262, Err(Errno::EPROTONOSUPPORT)),
+            // SOCK_PACKET would be one of AF_PACKET.
+            (libc::AF_INET, 10, 0x300, Err(Errno::ESOCKTNOSUPPORT)),
+            (libc::AF_PACKET, raw, 0x300, Err(Errno::EAFNOSUPPORT)),
+            (libc::AF_VSOCK, stream, 0, Err(Errno::EAFNOSUPPORT)),
+            (libc::AF_ALG, 5, 0, Err(Errno::EAFNOSUPPORT)),
+            (0, stream, 0, Err(Errno::EAFNOSUPPORT)),
+            (-1, stream, 0, Err(Errno::EAFNOSUPPORT)),
+            (libc::AF_INET, 11, 0, Err(Errno::EINVAL)),
+            (libc::AF_INET, stream | 0x100, 0, Err(Errno::EINVAL)),
+            (libc::AF_INET, -1, 0, Err(Errno::EINVAL)),
+        ] {
+            assert_eq!(
+                check_kind(domain, kind, protocol),
+                result,
+                "{domain} {kind} {protocol}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_the_kernel_does() {
+        let path = |text: &str| UnixName::Path(CString::new(text).unwrap());
+        for (address, name) in [
+            (&b""[..], UnixName::Abstract),
+            (b"\x01\0", UnixName::Abstract),
+            (b"\x01\0\0/run/x", UnixName::Abstract),
+            (b"\x01\0/run/x", path("/run/x")),
+            (b"\x01\0/run/x\0/etc", path("/run/x")),
+            (b"\x01\0x", path("x")),
+        ] {
+            assert_eq!(unix_name(address), name, "{address:?}");
+        }
+        assert_eq!(family(b"\x01"), None);
+        assert_eq!(family(b"\x02\0rest"), Some(libc::AF_INET));
+    }
+}
