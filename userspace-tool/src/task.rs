@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -17,8 +18,8 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-pub use crate::personality::is_ignored;
 use crate::personality::{self, Fds, Heap, Process, Signals, Trace};
+pub use crate::personality::{is_ignored, Access, AccessError};
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
 use crate::{Device, Exit, Vcpu};
@@ -42,6 +43,8 @@ pub struct Options {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// The files that it may change.
+    pub access: Arc<Access>,
 }
 
 /// Why a task cannot go on, by no fault of its own.
@@ -109,12 +112,12 @@ pub struct Task {
     pub(crate) layout: Layout,
     pub(crate) heap: Heap,
     pub(crate) fds: Fds,
+    /// The files that it may change.
+    pub(crate) access: Arc<Access>,
     pub(crate) signals: Signals,
     pub(crate) process: Process,
     /// The program's absolute path.
     pub(crate) program: CString,
-    /// A device whose files need no look at their file system.
-    pub(crate) plain_device: Option<u64>,
     /// Set when the task has ended.
     pub(crate) end: Option<End>,
     /// The random bytes that it was started with.
@@ -143,8 +146,9 @@ impl Task {
     ///
     /// The file descriptors of this process below the limit on open files are the task's from now
     /// on.
-    pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
+    pub fn new(device: Device, program: Program, mut options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
+        options.access = Arc::new(options.access.keep(&fds).map_err(TaskError::Setup)?);
         Self::build(device, program, options, fds)
     }
 
@@ -212,10 +216,10 @@ impl Task {
                 end: loaded.heap,
             },
             fds,
+            access: options.access,
             signals: Signals::inherit(options.pipe_ignored),
             process: Process::default(),
             program: absolute(program.path()),
-            plain_device: None,
             end: None,
             random: Random {
                 address: stack.random,
@@ -242,6 +246,7 @@ impl Task {
             aslr: self.aslr,
             trace: None,
             pipe_ignored: self.signals.ignores(libc::SIGPIPE),
+            access: self.access.clone(),
         };
         let mut new = Self::build(Device::open()?, program, options, self.fds)?;
         new.fds.close_on_exec();

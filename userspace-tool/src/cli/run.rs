@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use uvisor::loader::Program;
-use uvisor::task::{End, Options, Task, TaskError};
+use uvisor::task::{Access, End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
@@ -51,7 +52,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 /// Runs a program; returns its status.
 pub(crate) fn main(run: Run) -> ExitCode {
-    match execute(&run) {
+    close_inherited();
+    let access = match Access::new(&run.rw) {
+        Ok(access) => Arc::new(access),
+        Err(error) => {
+            eprintln!("uvctl: {error}");
+            return ExitCode::from(super::FAILURE);
+        }
+    };
+    match execute(&run, access) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("uvctl: {error}");
@@ -66,6 +75,7 @@ pub(crate) fn start(
     memory_limit: Option<u64>,
     no_aslr: bool,
     trace: bool,
+    access: Arc<Access>,
 ) -> Result<Task, TaskError> {
     let empty = OsString::new();
     let options = Options {
@@ -74,6 +84,7 @@ pub(crate) fn start(
         aslr: !no_aslr && !randomisation_is_off(),
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+        access,
     };
     // The command line has at least a program in it.
     let (program, arguments) = command.split_first().unwrap_or((&empty, &[]));
@@ -88,6 +99,7 @@ pub(crate) fn resume(
     arguments: &[OsString],
     memory_limit: Option<u64>,
     trace: bool,
+    access: Arc<Access>,
 ) -> Result<Task, TemplateError> {
     let name = name.parse()?;
     let template = Directory::open()?.get(&name)?;
@@ -96,6 +108,7 @@ pub(crate) fn resume(
         memory_limit,
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+        access,
     })
 }
 
@@ -106,15 +119,20 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// Runs a program and says what there is to say.
-fn execute(run: &Run) -> Result<u8, TemplateError> {
-    close_inherited();
+fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
     let (mut task, name) = match &run.from {
         Some(name) => {
-            let task = resume(name, &run.command, run.memory, run.trace_syscalls)?;
+            let task = resume(name, &run.command, run.memory, run.trace_syscalls, access)?;
             (task, name.clone())
         }
         None => {
-            let task = start(&run.command, run.memory, run.no_aslr, run.trace_syscalls)?;
+            let task = start(
+                &run.command,
+                run.memory,
+                run.no_aslr,
+                run.trace_syscalls,
+                access,
+            )?;
             let program = run.command.first().map(|name| name.to_string_lossy());
             (task, program.unwrap_or_default().into_owned())
         }

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
@@ -183,6 +184,7 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, T
         create.memory,
         create.no_aslr,
         create.trace_syscalls,
+        Arc::default(),
     )?;
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {

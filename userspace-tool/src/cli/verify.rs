@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -110,7 +111,7 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, TemplateError> {
     let directory = Directory::open()?;
     let holder = holder(&directory, &name)?;
     drop(directory);
-    let task = run::resume(&verify.name, &verify.arguments, None, false)?;
+    let task = run::resume(&verify.name, &verify.arguments, None, false, Arc::default())?;
     for file in [&mut output, console] {
         *file = task.own_fd(file.as_fd())?;
     }

@@ -5,18 +5,23 @@
 //! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
+mod attributes;
+mod change;
 mod exec;
 mod fds;
 mod files;
 mod io;
 mod memory;
+mod open;
 mod paths;
 mod process;
 mod signals;
+mod status;
 pub mod table;
 mod time;
 mod trace;
 mod wait;
+mod writable;
 
 pub use fds::Fds;
 pub use memory::Heap;
@@ -24,6 +29,7 @@ pub(crate) use paths::{path_of, reopen, special, Special};
 pub use process::{Process, ProcessState};
 pub use signals::{is_ignored, SignalState, Signals};
 pub use trace::{describe, Trace};
+pub use writable::{Access, AccessError};
 
 use crate::errno::{Errno, SysResult};
 use crate::task::Task;

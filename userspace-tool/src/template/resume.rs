@@ -5,6 +5,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::state::{areas, FORMAT};
@@ -13,7 +14,7 @@ use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
 use crate::personality::{path_of, Fds, Process, Signals, Trace};
-use crate::task::{Random, Task, TaskError};
+use crate::task::{Access, Random, Task, TaskError};
 
 /// How to go on with a template.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Resume {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
+    /// The files that it may change.
+    pub access: Arc<Access>,
 }
 
 impl Task {
@@ -105,6 +108,8 @@ impl Template {
         let setting_up = "cannot set up the process that serves the task";
         let mut fds = Fds::reserve().during(setting_up)?;
         let own = |fd: BorrowedFd<'_>| fds.own(fd).during(setting_up);
+        let access = Arc::new(options.access.keep(&fds).during(setting_up)?);
+        drop(options.access);
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
         let mut vm = template.share(memory_limit)?;
@@ -136,11 +141,11 @@ impl Template {
             layout: state.layout,
             heap: state.heap,
             fds,
+            access,
             signals: Signals::restore(&state.signals, options.pipe_ignored).during(setting_up)?,
             process: Process::restore(&state.process).during(setting_up)?,
             program: CString::new(state.program)
                 .map_err(|_| TemplateError::Message("a path with a NUL"))?,
-            plain_device: None,
             end: None,
             random,
             checkpoint,
