@@ -18,6 +18,8 @@ mod process;
 mod signals;
 mod status;
 pub mod table;
+#[cfg(test)]
+mod tests;
 mod time;
 mod trace;
 mod wait;
