@@ -233,6 +233,15 @@ mod tests {
     }
 
     #[test]
+    fn several_paths_can_be_allowed() {
+        assert!(run(&["ls"]).rw.is_empty());
+        assert_eq!(
+            run(&["--rw", ".", "--rw=/tmp", "ls"]).rw,
+            [".", "/tmp"].map(PathBuf::from)
+        );
+    }
+
+    #[test]
     fn unknown_options_are_errors() {
         assert!(Cli::try_parse_from(["uvctl", "run", "--bogus", "ls"]).is_err());
         assert!(Cli::try_parse_from(["uvctl", "run"]).is_err());

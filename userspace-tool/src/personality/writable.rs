@@ -41,7 +41,7 @@ const KERNELS: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 /// File systems through which the kernel is asked and told things: nothing is changed on them, wherever they
 /// are mounted.
-const KERNEL_FILE_SYSTEMS: [u64; 22] = [
+const KERNEL_FILE_SYSTEMS: [u64; 27] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
     0x6462_6720, // debugfs
@@ -58,12 +58,17 @@ const KERNEL_FILE_SYSTEMS: [u64; 22] = [
     0x6265_6570, // configfs
     0x6165_676c, // pstorefs
     0xde5e_81e4, // efivarfs
-    0x0762_0007, // resctrl
+    0x0765_5821, // resctrl
     0x1cd1,      // devpts
     0x4249_4e4d, // binfmt_misc
     0x6573_5543, // fusectl
     0x0187,      // autofs
     0x6c6f_6f70, // binderfs
+    0xabba_1974, // xenfs
+    0x454d_444d, // devmem
+    0x6e66_7364, // nfsd
+    0x6759_6969, // rpc_pipefs
+    0x0a64_7361, // functionfs
 ];
 
 /// How far up a directory's ancestors are looked at: a path of the kernel's has no more `..`.
