@@ -244,6 +244,17 @@ pub fn random(bytes: &mut [u8]) -> SysResult<()> {
     }
 }
 
+/// The numbers of system calls.
+mod numbers {
+    pub use libc::*;
+
+    // Too new for the crate.
+    #[allow(non_upper_case_globals)]
+    pub const SYS_cachestat: c_long = 451;
+    #[allow(non_upper_case_globals)]
+    pub const SYS_file_getattr: c_long = 468;
+}
+
 macro_rules! waits {
     () => {
         Waits::No
@@ -262,7 +273,7 @@ macro_rules! calls {
         $(
             #[doc = concat!("`", stringify!($number), "`.")]
             pub const $name: HostCall = HostCall {
-                number: libc::$number,
+                number: numbers::$number,
                 shape: &[$($kind),*],
                 waits: waits!($($waits)?),
             };
@@ -299,7 +310,10 @@ calls! {
     IOCTL_NUMBER = SYS_ioctl(Number, Number, Number) restarts;
     FSYNC = SYS_fsync(Number) restarts;
     FDATASYNC = SYS_fdatasync(Number) restarts;
-    SYNC_FILE_RANGE = SYS_sync_file_range(Number, Number, Number, Number) restarts;
+    SYNC = SYS_sync();
+    SYNCFS = SYS_syncfs(Number);
+    SYNC_FILE_RANGE = SYS_sync_file_range(Number, Number, Number, Number);
+    CACHESTAT = SYS_cachestat(Number, Memory(16), Memory(40), Number);
     FTRUNCATE = SYS_ftruncate(Number, Number);
     FALLOCATE = SYS_fallocate(Number, Number, Number, Number) restarts;
     FADVISE = SYS_fadvise64(Number, Number, Number, Number);
@@ -312,11 +326,22 @@ calls! {
     GETDENTS64 = SYS_getdents64(Number, Buffer, Number);
 
     OPENAT = SYS_openat(Number, Text, Number, Number) restarts;
-    OPENAT2 = SYS_openat2(Number, Text, Memory(24), Number) restarts;
+    // With O_PATH only, which does not wait for anything.
+    LOOKUP = SYS_openat2(Number, Text, Memory(24), Number);
+    MKDIRAT = SYS_mkdirat(Number, Text, Number);
+    MKNODAT = SYS_mknodat(Number, Text, Number, Number);
+    SYMLINKAT = SYS_symlinkat(Text, Number, Text);
+    UNLINKAT = SYS_unlinkat(Number, Text, Number);
+    RENAMEAT2 = SYS_renameat2(Number, Text, Number, Text, Number);
+    LINKAT = SYS_linkat(Number, Text, Number, Text, Number);
+    FCHMODAT2 = SYS_fchmodat2(Number, Text, Number, Number);
+    FCHOWNAT = SYS_fchownat(Number, Text, Number, Number, Number);
+    UTIMENSAT = SYS_utimensat(Number, Text, Memory(32), Number);
+    TRUNCATE = SYS_truncate(Text, Number);
+    FILE_GETATTR = SYS_file_getattr(Number, Text, Buffer, Number, Number);
     FSTAT = SYS_fstat(Number, Memory(144));
     NEWFSTATAT = SYS_newfstatat(Number, Text, Memory(144), Number);
     STATX = SYS_statx(Number, Text, Number, Number, Memory(256));
-    STATFS = SYS_statfs(Text, Memory(120));
     FSTATFS = SYS_fstatfs(Number, Memory(120));
     FACCESSAT2 = SYS_faccessat2(Number, Text, Number, Number);
     READLINKAT = SYS_readlinkat(Number, Text, Buffer, Number);
@@ -324,11 +349,9 @@ calls! {
     FCHDIR = SYS_fchdir(Number);
     UMASK = SYS_umask(Number);
     GETXATTR = SYS_getxattr(Text, Text, Buffer, Number);
-    LGETXATTR = SYS_lgetxattr(Text, Text, Buffer, Number);
-    FGETXATTR = SYS_fgetxattr(Number, Text, Buffer, Number);
+    SETXATTR = SYS_setxattr(Text, Text, Buffer, Number, Number);
+    REMOVEXATTR = SYS_removexattr(Text, Text);
     LISTXATTR = SYS_listxattr(Text, Buffer, Number);
-    LLISTXATTR = SYS_llistxattr(Text, Buffer, Number);
-    FLISTXATTR = SYS_flistxattr(Number, Buffer, Number);
 
     SOCKET = SYS_socket(Number, Number, Number);
     SOCKETPAIR = SYS_socketpair(Number, Number, Number, Memory(8));

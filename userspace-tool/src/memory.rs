@@ -169,6 +169,23 @@ impl Memory {
         Ok(bytes)
     }
 
+    /// Copies a structure that may be longer where the program knows more of it than we do: what we do
+    /// not know must be zero.
+    pub fn structure<const N: usize>(&self, address: u64, size: u64) -> SysResult<[u8; N]> {
+        if size < N as u64 {
+            return Err(Errno::EINVAL);
+        }
+        if size > PATH_MAX as u64 {
+            return Err(Errno::E2BIG);
+        }
+        let bytes = self.read_vec(address, size as usize)?;
+        let (known, rest) = bytes.split_first_chunk().ok_or(Errno::EINVAL)?;
+        match rest.iter().all(|&byte| byte == 0) {
+            true => Ok(*known),
+            false => Err(Errno::E2BIG),
+        }
+    }
+
     /// Copies `bytes` to `address`.
     pub fn write(&self, address: u64, bytes: &[u8]) -> SysResult<()> {
         self.range(address, bytes.len())?;

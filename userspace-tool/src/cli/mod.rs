@@ -13,6 +13,7 @@ mod template;
 mod verify;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -88,7 +89,7 @@ struct Output {
 ///
 /// The program is an ordinary Linux program; it is found on PATH as a shell finds it, and gets this
 /// process's standard input, output and error, environment and working directory. It sees the
-/// host's files, and can change none of them.
+/// host's files, and can change none of them but those that --rw names.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...\n       uvctl run [OPTIONS] --from TEMPLATE [-- ARG...]",
@@ -102,6 +103,7 @@ Examples:
   uvctl run sha256sum /etc/passwd
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
+  uvctl run --rw out -- cp -r photos out/
   uvctl run --memory 64M --stats -- sort big.txt
   uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
@@ -117,6 +119,17 @@ struct Run {
     /// Which network the program has.
     #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
     net: Net,
+    /// Let the program change PATH: a file, or a directory and all below it; may be given several times.
+    #[arg(
+        long,
+        value_name = "PATH",
+        long_help = "Let the program change PATH: a file, or a directory and all below it; may be given several times.
+
+It can do there what the user who runs uvctl can: write, make, remove, rename and link files, and change their modes, \
+times and user.* attributes. It cannot make programs that are setuid or setgid, or devices, or give files to others, \
+and it cannot change anything of /proc, /sys and /dev, whatever PATH is."
+    )]
+    rw: Vec<PathBuf>,
     /// Place the program's parts at the same addresses each time.
     #[arg(long)]
     no_aslr: bool,
@@ -251,6 +264,15 @@ mod tests {
         assert_eq!(run(&["ls"]).net, Net::None);
         assert_eq!(run(&["--net", "host", "ls"]).net, Net::Host);
         assert!(Cli::try_parse_from(["uvctl", "run", "--net", "bridge", "ls"]).is_err());
+    }
+
+    #[test]
+    fn several_paths_can_be_allowed() {
+        assert!(run(&["ls"]).rw.is_empty());
+        assert_eq!(
+            run(&["--rw", ".", "--rw=/tmp", "ls"]).rw,
+            [".", "/tmp"].map(PathBuf::from)
+        );
     }
 
     #[test]

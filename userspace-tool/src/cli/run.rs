@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use uvisor::loader::Program;
-use uvisor::task::{End, Options, Policy, Task, TaskError};
+use uvisor::task::{Access, End, Options, Policy, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
@@ -60,7 +61,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 
 /// Runs a program; returns its status.
 pub(crate) fn main(run: Run) -> ExitCode {
-    match execute(&run) {
+    close_inherited();
+    let access = match Access::new(&run.rw) {
+        Ok(access) => Arc::new(access),
+        Err(error) => {
+            eprintln!("uvctl: {error}");
+            return ExitCode::from(super::FAILURE);
+        }
+    };
+    match execute(&run, access) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("uvctl: {error}");
@@ -69,13 +78,22 @@ pub(crate) fn main(run: Run) -> ExitCode {
     }
 }
 
+/// What a task may touch besides itself.
+#[derive(Debug, Default)]
+pub(crate) struct Grants {
+    /// The network.
+    pub(crate) network: Policy,
+    /// The files that it may change.
+    pub(crate) access: Arc<Access>,
+}
+
 /// Puts the program of a command line into a micro-VM.
 pub(crate) fn start(
     command: &[OsString],
     memory_limit: Option<u64>,
     no_aslr: bool,
     trace: bool,
-    network: Policy,
+    grants: Grants,
 ) -> Result<Task, TaskError> {
     let empty = OsString::new();
     let options = Options {
@@ -84,7 +102,8 @@ pub(crate) fn start(
         aslr: !no_aslr && !randomisation_is_off(),
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
-        network,
+        network: grants.network,
+        access: grants.access,
     };
     // The command line has at least a program in it.
     let (program, arguments) = command.split_first().unwrap_or((&empty, &[]));
@@ -99,7 +118,7 @@ pub(crate) fn resume(
     arguments: &[OsString],
     memory_limit: Option<u64>,
     trace: bool,
-    network: Policy,
+    grants: Grants,
 ) -> Result<Task, TemplateError> {
     let name = name.parse()?;
     let template = Directory::open()?.get(&name)?;
@@ -108,7 +127,8 @@ pub(crate) fn resume(
         memory_limit,
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
-        network,
+        network: grants.network,
+        access: grants.access,
     })
 }
 
@@ -119,16 +139,19 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// Runs a program and says what there is to say.
-fn execute(run: &Run) -> Result<u8, TemplateError> {
-    close_inherited();
-    let (trace, network) = (run.trace_syscalls, run.net.into());
+fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
+    let trace = run.trace_syscalls;
+    let grants = Grants {
+        network: run.net.into(),
+        access,
+    };
     let (mut task, name) = match &run.from {
         Some(name) => {
-            let task = resume(name, &run.command, run.memory, trace, network)?;
+            let task = resume(name, &run.command, run.memory, trace, grants)?;
             (task, name.clone())
         }
         None => {
-            let task = start(&run.command, run.memory, run.no_aslr, trace, network)?;
+            let task = start(&run.command, run.memory, run.no_aslr, trace, grants)?;
             let program = run.command.first().map(|name| name.to_string_lossy());
             (task, program.unwrap_or_default().into_owned())
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use serde_json::{json, Value};
-use uvisor::task::{End, Policy, TaskError};
+use uvisor::task::{End, TaskError};
 use uvisor::template::directory::{Directory, Found, Name};
 use uvisor::template::{holder, OpenFile, Point, Template, TemplateError};
 
@@ -183,7 +183,7 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, T
         create.memory,
         create.no_aslr,
         create.trace_syscalls,
-        Policy::None,
+        run::Grants::default(),
     )?;
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {

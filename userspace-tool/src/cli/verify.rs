@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use uvisor::task::{End, Policy, TaskError};
+use uvisor::task::{End, TaskError};
 use uvisor::template::directory::{Directory, Found, Name};
 use uvisor::template::verify::{Bounds, Change, Ran, Report};
 use uvisor::template::TemplateError;
@@ -110,7 +110,8 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, TemplateError> {
     let directory = Directory::open()?;
     let holder = holder(&directory, &name)?;
     drop(directory);
-    let task = run::resume(&verify.name, &verify.arguments, None, false, Policy::None)?;
+    let grants = run::Grants::default();
+    let task = run::resume(&verify.name, &verify.arguments, None, false, grants)?;
     for file in [&mut output, console] {
         *file = task.own_fd(file.as_fd())?;
     }

@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 
-use super::{paths, signals, time, wait, Args};
+use super::{open, signals, time, wait, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
@@ -135,7 +135,7 @@ pub(super) fn inotify_add_watch(task: &mut Task, [fd, path, mask, ..]: Args) -> 
     let mask = mask as u32;
     let follows = mask & libc::IN_DONT_FOLLOW == 0;
     // What is watched is what was looked at, whatever the path leads to by now.
-    let file = paths::readable(task, &path, follows)?;
+    let file = open::readable(task, &path, follows)?;
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     let link = CString::new(link).map_err(|_| Errno::EINVAL)?;
     let mask = u64::from(mask & !libc::IN_DONT_FOLLOW);

@@ -2,11 +2,14 @@
 
 //! `execve`: the task becomes another program, in a micro-VM as new as its first.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::paths::{self, Special};
+use super::files::directory_for;
+use super::paths::{self, path_of, Special};
+use super::status::status_of;
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::loader::{LoadError, Program};
@@ -53,6 +56,31 @@ fn errno(error: &LoadError) -> Errno {
 
 pub(super) fn execve(task: &mut Task, [path, arguments, environment, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
+    execute(task, path, arguments, environment)
+}
+
+pub(super) fn execveat(task: &mut Task, args: Args) -> SysResult {
+    let [directory, path, arguments, environment, flags, _] = args;
+    let flags = flags as i32;
+    if flags & !(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = task.memory.path(path)?;
+    if path.is_empty() && flags & libc::AT_EMPTY_PATH == 0 {
+        return Err(Errno::ENOENT);
+    }
+    let directory = directory_for(task, directory, &path)?;
+    // The handle says which file it is; its path what the program is called.
+    let handle = task.scope().look(directory, &path, flags)?;
+    if status_of(handle.as_raw_fd())?.is_link() {
+        return Err(Errno::ELOOP);
+    }
+    let path = CString::new(path_of(handle.as_raw_fd())?).map_err(|_| Errno::EINVAL)?;
+    execute(task, path, arguments, environment)
+}
+
+/// Makes the task the program at a path.
+fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> SysResult {
     let mut room = STRINGS_MAX;
     let arguments = strings(task, arguments, &mut room)?;
     let environment = strings(task, environment, &mut room)?;

@@ -68,12 +68,19 @@ impl Fds {
 
     /// Duplicates a descriptor into the broker's own range.
     pub fn own(&self, fd: BorrowedFd<'_>) -> SysResult<OwnedFd> {
-        let new = pass!(
-            FCNTL,
-            fd.as_raw_fd(),
-            libc::F_DUPFD_CLOEXEC,
-            self.own as u64
-        )?;
+        self.duplicate(fd.as_raw_fd())
+    }
+
+    /// Moves a new descriptor of the broker's into its own range.
+    pub(super) fn keep(&self, fd: u64) -> SysResult<OwnedFd> {
+        let kept = self.duplicate(fd as RawFd);
+        pass!(CLOSE, fd)?;
+        kept
+    }
+
+    /// Duplicates one of the guest's into the broker's own range, where it stays what it is.
+    pub(super) fn duplicate(&self, fd: RawFd) -> SysResult<OwnedFd> {
+        let new = pass!(FCNTL, fd, libc::F_DUPFD_CLOEXEC, self.own as u64)?;
         // SAFETY: The kernel just made this descriptor for us.
         Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
     }
@@ -200,6 +207,11 @@ pub(super) fn dup3(task: &mut Task, [old, new, flags, ..]: Args) -> SysResult {
     pass!(DUP3, task.fds.guest(old)?, task.fds.guest(new)?, flags)
 }
 
+const F_SETOWN: i32 = 8;
+const F_GETOWN: i32 = 9;
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+
 pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
     let command = command as i32;
@@ -216,8 +228,10 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
         | libc::F_SETFL
         | libc::F_GETPIPE_SZ
         | libc::F_SETPIPE_SZ
+        | libc::F_GET_SEALS
         | libc::F_ADD_SEALS
-        | libc::F_GET_SEALS => pass!(FCNTL, fd, command, argument),
+        | libc::F_GETLEASE
+        | F_GETOWN => pass!(FCNTL, fd, command, argument),
         libc::F_GETLK | libc::F_OFD_GETLK => {
             let mut lock = task.memory.read::<32>(argument)?;
             let value = pass!(FCNTL_LOCK, fd, command, &mut lock)?;
@@ -228,6 +242,8 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
             let mut lock = task.memory.read::<32>(argument)?;
             pass!(FCNTL_LOCK, fd, command, &mut lock)
         }
+        // Who may be sent signals is not for a task to say, nor who must wait for it to close a file.
+        F_SETOWN | F_SETOWN_EX | F_SETSIG | libc::F_SETLEASE | libc::F_NOTIFY => Err(Errno::EPERM),
         _ => Err(Errno::EINVAL),
     }
 }

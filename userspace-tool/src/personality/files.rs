@@ -1,45 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Paths: opening, looking at, and going to.
+//! Paths: looking at what is there, and going there.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::AsRawFd;
 
+use super::open::CHECKPOINT_LIKE;
 use super::paths::{self, Special};
-use super::{procfs, terminals, Args};
+use super::status::{status_at, status_of};
+use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::task::Task;
 
 const CWD: u64 = libc::AT_FDCWD as u64;
 
-/// Most bytes of an extended attribute's name, with its NUL.
-const XATTR_NAME: usize = 256;
-
-pub(super) fn open(task: &mut Task, [path, flags, mode, ..]: Args) -> SysResult {
-    openat(task, [CWD, path, flags, mode, 0, 0])
-}
-
-pub(super) fn openat(task: &mut Task, [directory, path, flags, ..]: Args) -> SysResult {
-    let path = task.memory.path(path)?;
-    let directory = directory_for(task, directory, &path)?;
-    if let Some(opened) = procfs::open(task, directory, &path, flags as i32) {
-        return opened;
-    }
-    if let Some(opened) = terminals::open(task, &path, flags as i32) {
-        return opened;
-    }
-    paths::open(task, directory, &path, flags as i32)
-}
-
-pub(super) fn creat(task: &mut Task, [path, mode, ..]: Args) -> SysResult {
-    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
-    openat(task, [CWD, path, flags as u64, mode, 0, 0])
-}
-
 /// The directory that a path is relative to; for an absolute path it may be anything.
-fn directory_for(task: &Task, directory: u64, path: &CString) -> SysResult<i32> {
-    match path.as_bytes().first() {
+pub(super) fn directory_for(task: &Task, directory: u64, path: &CStr) -> SysResult<i32> {
+    match path.to_bytes().first() {
         Some(b'/') => Ok(libc::AT_FDCWD),
         _ => task.fds.directory(directory),
     }
@@ -74,7 +52,7 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
         }),
         Some(Special::Checkpoint) => Ok(Target {
             directory: libc::AT_FDCWD,
-            path: paths::CHECKPOINT_LIKE.to_owned(),
+            path: CHECKPOINT_LIKE.to_owned(),
             flags,
         }),
         Some(Special::Fd(fd)) => Ok(Target {
@@ -114,7 +92,9 @@ pub(super) fn statx(task: &mut Task, [directory, path, flags, mask, buffer, _]: 
 
 pub(super) fn statfs(task: &mut Task, [path, buffer, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
-    pass!(STATFS, &*path, task.memory.range(buffer, 120)?)
+    let handle = task.scope().look(libc::AT_FDCWD, &path, 0)?;
+    let buffer = task.memory.range(buffer, 120)?;
+    pass!(FSTATFS, handle.as_raw_fd(), buffer)
 }
 
 pub(super) fn fstatfs(task: &mut Task, [fd, buffer, ..]: Args) -> SysResult {
@@ -134,15 +114,33 @@ pub(super) fn faccessat2(task: &mut Task, args: Args) -> SysResult {
     let [directory, path, mode, flags, ..] = args;
     let at = target(task, directory, path, flags as i32)?;
     let value = pass!(FACCESSAT2, at.directory, &*at.path, mode, at.flags)?;
-    if mode & libc::W_OK as u64 != 0 {
-        // The host would let it be written; here that holds for a few devices only.
-        let flags = at.flags & !libc::AT_EACCESS;
-        let status = paths::status_at(at.directory, &at.path, flags)?;
-        if !status.is_writable() {
-            return Err(Errno::EROFS);
-        }
+    // The host would let it be written; here it must be a file that the task may change as well.
+    if mode & libc::W_OK as u64 != 0 && !may_write(task, &at)? {
+        return Err(Errno::EROFS);
     }
     Ok(value)
+}
+
+/// Whether what is at a path may be written, as far as it is not the kernel that decides.
+fn may_write(task: &Task, at: &Target) -> SysResult<bool> {
+    let flags = at.flags & !libc::AT_EACCESS;
+    if status_at(at.directory, &at.path, flags)?.is_writable_device() {
+        return Ok(true);
+    }
+    let scope = task.scope();
+    if at.path.is_empty() && at.directory != libc::AT_FDCWD {
+        let fd = task.fds.duplicate(at.directory)?;
+        let fd = fd.as_raw_fd();
+        return scope.may_change_open(fd, &status_of(fd)?);
+    }
+    let path = if at.path.is_empty() { c"." } else { &at.path };
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+    match scope.find(at.directory, path, follow, 0) {
+        Ok(found) => scope.may_change(&found),
+        // Over a magic link, which nothing is changed over.
+        Err(Errno::ELOOP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 pub(super) fn readlink(task: &mut Task, [path, buffer, size, ..]: Args) -> SysResult {
@@ -181,7 +179,11 @@ pub(super) fn getcwd(task: &mut Task, [buffer, size, ..]: Args) -> SysResult {
 
 pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
-    let directory = paths::open_directory(&path)?;
+    let at = libc::AT_FDCWD;
+    let directory = match paths::special(&path, std::process::id()) {
+        Some(Special::Fd(fd)) => return pass!(FCHDIR, task.fds.open(fd)?),
+        _ => task.scope().handle(at, &path, libc::O_DIRECTORY, 0)?,
+    };
     pass!(FCHDIR, directory.as_raw_fd())
 }
 
@@ -191,45 +193,4 @@ pub(super) fn fchdir(task: &mut Task, [fd, ..]: Args) -> SysResult {
 
 pub(super) fn umask(_: &mut Task, [mask, ..]: Args) -> SysResult {
     pass!(UMASK, mask)
-}
-
-/// Copies the name of an extended attribute.
-fn attribute(task: &Task, name: u64) -> SysResult<CString> {
-    task.memory.text(name, XATTR_NAME, Errno::ERANGE)
-}
-
-pub(super) fn getxattr(task: &mut Task, [path, name, value, size, ..]: Args) -> SysResult {
-    let (path, name) = (task.memory.path(path)?, attribute(task, name)?);
-    let (value, size) = task.memory.buffer(value, size)?;
-    pass!(GETXATTR, &*path, &*name, value, size)
-}
-
-pub(super) fn lgetxattr(task: &mut Task, [path, name, value, size, ..]: Args) -> SysResult {
-    let (path, name) = (task.memory.path(path)?, attribute(task, name)?);
-    let (value, size) = task.memory.buffer(value, size)?;
-    pass!(LGETXATTR, &*path, &*name, value, size)
-}
-
-pub(super) fn fgetxattr(task: &mut Task, [fd, name, value, size, ..]: Args) -> SysResult {
-    let (fd, name) = (task.fds.guest(fd)?, attribute(task, name)?);
-    let (value, size) = task.memory.buffer(value, size)?;
-    pass!(FGETXATTR, fd, &*name, value, size)
-}
-
-pub(super) fn listxattr(task: &mut Task, [path, list, size, ..]: Args) -> SysResult {
-    let path = task.memory.path(path)?;
-    let (list, size) = task.memory.buffer(list, size)?;
-    pass!(LISTXATTR, &*path, list, size)
-}
-
-pub(super) fn llistxattr(task: &mut Task, [path, list, size, ..]: Args) -> SysResult {
-    let path = task.memory.path(path)?;
-    let (list, size) = task.memory.buffer(list, size)?;
-    pass!(LLISTXATTR, &*path, list, size)
-}
-
-pub(super) fn flistxattr(task: &mut Task, [fd, list, size, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
-    let (list, size) = task.memory.buffer(list, size)?;
-    pass!(FLISTXATTR, fd, list, size)
 }

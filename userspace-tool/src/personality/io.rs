@@ -82,8 +82,23 @@ pub(super) fn fdatasync(task: &mut Task, [fd, ..]: Args) -> SysResult {
     pass!(FDATASYNC, task.fds.guest(fd)?)
 }
 
+pub(super) fn sync(_: &mut Task, _: Args) -> SysResult {
+    pass!(SYNC)
+}
+
+pub(super) fn syncfs(task: &mut Task, [fd, ..]: Args) -> SysResult {
+    pass!(SYNCFS, task.fds.guest(fd)?)
+}
+
 pub(super) fn sync_file_range(task: &mut Task, [fd, offset, len, flags, ..]: Args) -> SysResult {
     pass!(SYNC_FILE_RANGE, task.fds.guest(fd)?, offset, len, flags)
+}
+
+pub(super) fn cachestat(task: &mut Task, [fd, range, result, flags, ..]: Args) -> SysResult {
+    let fd = task.fds.guest(fd)?;
+    let mut range = task.memory.read::<16>(range)?;
+    let result = task.memory.range(result, 40)?;
+    pass!(CACHESTAT, fd, &mut range, result, flags)
 }
 
 pub(super) fn ftruncate(task: &mut Task, [fd, len, ..]: Args) -> SysResult {

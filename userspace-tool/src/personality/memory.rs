@@ -8,7 +8,8 @@ use std::sync::MutexGuard;
 use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Prot, PAGE_SIZE};
 
-use super::{paths, Args};
+use super::status::status_of;
+use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
 use crate::pass;
@@ -170,7 +171,7 @@ fn mappable(task: &Task, fd: u64, shared: bool, prot: Prot) -> SysResult<Option<
     if flags & libc::O_ACCMODE == libc::O_WRONLY {
         return Err(Errno::EACCES);
     }
-    if paths::status_of(fd)?.is_zero_device() {
+    if status_of(fd)?.is_zero_device() {
         return Ok(None);
     }
     if shared && prot.contains(Prot::WRITE) {

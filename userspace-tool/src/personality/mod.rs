@@ -7,6 +7,8 @@
 
 mod actions;
 mod advice;
+mod attributes;
+mod change;
 mod children;
 mod events;
 mod exec;
@@ -18,6 +20,7 @@ mod memory;
 mod message;
 mod netns;
 mod network;
+mod open;
 mod paths;
 mod proc_text;
 mod process;
@@ -26,12 +29,16 @@ mod sched;
 mod signals;
 mod sockets;
 mod sockopt;
+mod status;
 pub mod table;
 mod terminals;
+#[cfg(test)]
+mod tests;
 mod time;
 mod timers;
 mod trace;
 mod wait;
+mod writable;
 
 pub use actions::{is_ignored, SignalState, Signals};
 pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
@@ -44,6 +51,7 @@ pub(crate) use paths::{path_of, reopen, special, Special};
 pub use process::{LimitState, Limits};
 pub(crate) use timers::Timers;
 pub use trace::{describe, Trace};
+pub use writable::{Access, AccessError};
 
 use crate::errno::{Errno, SysResult};
 use crate::task::Task;

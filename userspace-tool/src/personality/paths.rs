@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which files a path of the guest's may open.
+//! What a path of the guest's leads to.
 //!
-//! The host's files can be read, not written. The broker's own `/proc` entries are the broker's, so
-//! they are closed to the guest, but for those that it needs and that are answered here.
+//! A path is resolved once, to a descriptor of the broker's own; what may be done is asked of that, and done
+//! by it. The broker's own `/proc` entries are the broker's, so they are closed to the guest, but for those
+//! that it needs and that are answered here.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use super::status::{status_at, status_of, Status};
+use super::writable::{file_system, is_kernels, Access};
+use super::Fds;
 use crate::errno::{Errno, SysResult};
-use crate::guest::sealed_file;
-use crate::memory::word;
+use crate::memory::PATH_MAX;
 use crate::pass;
 use crate::task::Task;
 
@@ -54,212 +57,320 @@ pub(crate) fn special(path: &CStr, pid: u32) -> Option<Special> {
     }
 }
 
-/// What `stat` says of a file, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Status {
-    device: u64,
-    inode: u64,
-    mode: u32,
-    special: u64,
+/// What decides which files a task may have, and what it may do to them.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'a> {
+    pub(super) fds: &'a Fds,
+    pub(super) access: &'a Access,
+    /// The program's path.
+    pub(super) program: &'a CStr,
+    /// What is read behind a checkpoint.
+    pub(super) checkpoint: &'a [u8],
 }
 
-impl Status {
-    fn new(stat: &[u8; 144]) -> Self {
-        Self {
-            device: word(stat, 0),
-            inode: word(stat, 8),
-            mode: word(stat, 24) as u32,
-            special: word(stat, 40),
+impl Task {
+    /// What decides about its files.
+    pub(super) fn scope(&self) -> Scope<'_> {
+        Scope {
+            fds: &self.fds,
+            access: &self.access,
+            program: &self.shared.program,
+            checkpoint: &self.shared.checkpoint,
+        }
+    }
+}
+
+/// A name in a directory.
+///
+/// The directory is a descriptor of the broker's own, so that it is the one that was asked about also when
+/// it is used, whatever becomes of the path that led there.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The directory.
+    pub(super) parent: OwnedFd,
+    /// The name, which has no `/` but one at its end if the path had one there. It is `.` if the path
+    /// ends so, or with `..`; the directory is then the one that the whole path leads to.
+    pub(super) name: CString,
+    /// The path of the directory.
+    path: Vec<u8>,
+}
+
+impl Place {
+    /// The directory's descriptor.
+    pub(super) fn directory(&self) -> RawFd {
+        self.parent.as_raw_fd()
+    }
+
+    /// Whether the path asks for a directory.
+    pub(super) fn wants_directory(&self) -> bool {
+        self.name.as_bytes().ends_with(b"/")
+    }
+
+    /// The name without `/`.
+    pub(super) fn plain_name(&self) -> CString {
+        let name = self.name.as_bytes();
+        let name = name.strip_suffix(b"/").unwrap_or(name);
+        CString::new(name).unwrap_or_default()
+    }
+}
+
+/// What is at a place.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    /// What is there: a handle of the broker's own, and its status. None if nothing is.
+    pub(super) object: Option<(OwnedFd, Status)>,
+}
+
+/// Divides a path into that of the directory and the name.
+fn split(path: &CStr) -> SysResult<(Vec<u8>, CString)> {
+    let path = path.to_bytes();
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let end = path.iter().rposition(|&byte| byte != b'/');
+    let Some(end) = end else {
+        return Ok((b"/".to_vec(), c".".to_owned()));
+    };
+    let (trimmed, slashes) = path.split_at(end + 1);
+    let start = trimmed.iter().rposition(|&byte| byte == b'/');
+    let (parent, name) = trimmed.split_at(start.map_or(0, |slash| slash + 1));
+    let (parent, name) = match name {
+        b"." | b".." => (trimmed, &b"."[..]),
+        _ if parent.is_empty() => (&b"."[..], name),
+        _ => (parent, name),
+    };
+    let slash = slashes.get(..1).unwrap_or_default();
+    let name = CString::new([name, slash].concat()).map_err(|_| Errno::EINVAL)?;
+    Ok((parent.to_vec(), name))
+}
+
+/// How many links a path may lead over, and how often a name is looked up whose meaning changes meanwhile.
+const STEPS: usize = 40;
+
+impl Scope<'_> {
+    /// A handle on what a path leads to, over no magic links; `flags` are `O_NOFOLLOW` and `O_DIRECTORY`, and
+    /// `resolve` is more of what `openat2` takes.
+    ///
+    /// It is the broker's own. Between the two calls it has a number of the guest's, under which another thread
+    /// may put something else: then it is another handle, as if the path led elsewhere, or an error. So
+    /// whatever is to be known of it must be asked of what this returns.
+    pub(super) fn handle(
+        &self,
+        directory: RawFd,
+        path: &CStr,
+        flags: i32,
+        resolve: u64,
+    ) -> SysResult<OwnedFd> {
+        let flags = libc::O_PATH | libc::O_CLOEXEC | flags;
+        let mut how = [0; 24];
+        how[..8].copy_from_slice(&u64::from(flags as u32).to_le_bytes());
+        how[16..].copy_from_slice(&(libc::RESOLVE_NO_MAGICLINKS | resolve).to_le_bytes());
+        let fd = pass!(LOOKUP, directory, path, &mut how, 24)?;
+        let handle = self.fds.keep(fd)?;
+        let flags = pass!(FCNTL, handle.as_raw_fd(), libc::F_GETFL, 0)? as i32;
+        match flags & libc::O_PATH {
+            0 => Err(Errno::EBADF),
+            _ => Ok(handle),
         }
     }
 
-    fn kind(&self) -> u32 {
-        self.mode & libc::S_IFMT
+    /// The place that a path names; its last component is not followed.
+    pub(super) fn place(&self, directory: RawFd, path: &CStr, resolve: u64) -> SysResult<Place> {
+        let (parent, name) = split(path)?;
+        let text = CString::new(parent.as_slice()).map_err(|_| Errno::EINVAL)?;
+        Ok(Place {
+            parent: self.handle(directory, &text, libc::O_DIRECTORY, resolve)?,
+            name,
+            path: parent,
+        })
     }
 
-    /// Whether it is a device that a task may have, and whether it may be written.
-    fn device(&self) -> Option<bool> {
-        if self.kind() != libc::S_IFCHR {
-            return None;
+    /// The place that a path names, if what is there may be changed: made, removed, renamed or linked.
+    ///
+    /// Whoever acts there acts by the directory's descriptor and the name, and follows no link.
+    pub(super) fn place_to_change(&self, directory: RawFd, path: &CStr) -> SysResult<Place> {
+        let place = self.place(directory, path, 0)?;
+        match self.access.contains(place.directory())? {
+            true => Ok(place),
+            false => Err(Errno::EROFS),
         }
-        match (libc::major(self.special), libc::minor(self.special)) {
-            // null, zero, full; tty.
-            (1, 3 | 5 | 7) | (5, 0) => Some(true),
-            // random, urandom.
-            (1, 8 | 9) => Some(false),
-            _ => None,
+    }
+
+    /// Looks at what a path leads to, step by step, so that each link is decided anew; at a link itself
+    /// unless `follow`. An error is one on the way; nothing at the end is none.
+    pub(super) fn find(
+        &self,
+        directory: RawFd,
+        path: &CStr,
+        follow: bool,
+        resolve: u64,
+    ) -> SysResult<Found> {
+        let mut path = path.to_owned();
+        for _ in 0..=STEPS {
+            let place = self.place(directory, &path, resolve)?;
+            let name = place.plain_name();
+            let across = resolve & libc::RESOLVE_NO_XDEV;
+            let handle = match self.handle(place.directory(), &name, libc::O_NOFOLLOW, across) {
+                Ok(handle) => handle,
+                Err(Errno::ENOENT) => {
+                    let object = None;
+                    return Ok(Found { place, object });
+                }
+                Err(errno) => return Err(errno),
+            };
+            let status = status_of(handle.as_raw_fd())?;
+            // Is it what has this name? If it is, it is where the directory is.
+            let flags = libc::AT_SYMLINK_NOFOLLOW;
+            match status_at(place.directory(), &name, flags) {
+                Ok(again) if again.identity == status.identity => {}
+                Ok(_) | Err(Errno::ENOENT) => continue,
+                Err(errno) => return Err(errno),
+            }
+            if status.is_link() && (follow || place.wants_directory()) {
+                if resolve & libc::RESOLVE_NO_SYMLINKS != 0 {
+                    return Err(Errno::ELOOP);
+                }
+                check_link(&place, &handle, &status)?;
+                path = behind(&place, &handle)?;
+                continue;
+            }
+            if place.wants_directory() && !status.is_directory() {
+                return Err(Errno::ENOTDIR);
+            }
+            let object = Some((handle, status));
+            return Ok(Found { place, object });
+        }
+        Err(Errno::ELOOP)
+    }
+
+    /// Whether what was found may be changed.
+    pub(super) fn may_change(&self, found: &Found) -> SysResult<bool> {
+        let Some((handle, status)) = &found.object else {
+            return self.access.contains(found.place.directory());
+        };
+        if is_kernels(handle.as_raw_fd(), status)? {
+            return Ok(false);
+        }
+        if status.is_directory() {
+            return self.access.contains(handle.as_raw_fd());
+        }
+        Ok(self.access.names(status) || self.access.contains(found.place.directory())?)
+    }
+
+    /// Whether the file behind a descriptor of the broker's own may be changed by it alone.
+    ///
+    /// A file does not know its directory, so the kernel's text for it says where to look; but that is only
+    /// believed if the file is found there. A file without a name is whoever's who can write it.
+    pub(super) fn may_change_open(&self, fd: RawFd, status: &Status) -> SysResult<bool> {
+        if is_kernels(fd, status)? {
+            return Ok(false);
+        }
+        if status.is_directory() {
+            return self.access.contains(fd);
+        }
+        if !matches!(
+            status.kind(),
+            libc::S_IFREG | libc::S_IFIFO | libc::S_IFLNK | libc::S_IFSOCK
+        ) {
+            return Ok(false);
+        }
+        if status.links == 0 {
+            let flags = pass!(FCNTL, fd, libc::F_GETFL, 0)? as i32;
+            let writes = matches!(flags & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR);
+            return Ok(writes && flags & libc::O_PATH == 0);
+        }
+        if self.access.names(status) {
+            return Ok(true);
+        }
+        let text = CString::new(path_of(fd)?).map_err(|_| Errno::EINVAL)?;
+        if !text.as_bytes().starts_with(b"/") {
+            // A pipe, or another file that has no place.
+            return Ok(false);
+        }
+        let Ok(found) = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS) else {
+            return Ok(false);
+        };
+        match &found.object {
+            Some((_, there)) if there.identity == status.identity => {
+                self.access.contains(found.place.directory())
+            }
+            _ => Ok(false),
         }
     }
+}
 
-    /// Whether it is `/dev/zero`.
-    pub(super) fn is_zero_device(&self) -> bool {
-        self.device().is_some() && self.special == libc::makedev(1, 5)
+/// The path behind a link, from where the path of the link begins.
+fn behind(place: &Place, link: &OwnedFd) -> SysResult<CString> {
+    let mut target = vec![0; PATH_MAX];
+    let size = target.len() as u64;
+    let fd = link.as_raw_fd();
+    let len = pass!(READLINKAT, fd, c"", target.as_mut_slice(), size)? as usize;
+    target.truncate(len);
+    if target.is_empty() {
+        return Err(Errno::ENOENT);
     }
-
-    /// Whether it is a socket.
-    pub(super) fn is_socket(&self) -> bool {
-        self.kind() == libc::S_IFSOCK
+    let mut path = match target.first() {
+        Some(b'/') => Vec::new(),
+        _ => [&place.path, &b"/"[..]].concat(),
+    };
+    path.append(&mut target);
+    if place.wants_directory() {
+        path.push(b'/');
     }
+    if path.len() >= PATH_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    CString::new(path).map_err(|_| Errno::EINVAL)
+}
 
-    /// Whether something may be written there.
-    pub(super) fn is_writable(&self) -> bool {
-        self.device() == Some(true)
+/// The user whose rights the broker has.
+fn user() -> SysResult<u32> {
+    Ok(pass!(GETEUID)? as u32)
+}
+
+/// Does for a link that is followed here what `fs.protected_symlinks` makes the kernel do: in a directory where
+/// everybody may make names, only one's own and the directory's owner's are followed. Those of `/proc` are not.
+fn check_link(place: &Place, handle: &OwnedFd, link: &Status) -> SysResult<()> {
+    if file_system(handle.as_raw_fd(), link)? == Some(PROC) {
+        // Its text is not what it leads to.
+        return Err(Errno::ELOOP);
+    }
+    let parent = status_of(place.directory())?;
+    let shared = libc::S_ISVTX | libc::S_IWOTH;
+    let foreign = link.uid != user()? && link.uid != parent.uid;
+    match parent.mode & shared == shared && foreign {
+        true => Err(Errno::EACCES),
+        false => Ok(()),
     }
 }
 
-/// The status of an open file.
-pub(super) fn status_of(fd: RawFd) -> SysResult<Status> {
-    let mut stat = [0; 144];
-    pass!(FSTAT, fd, &mut stat)?;
-    Ok(Status::new(&stat))
-}
-
-/// The status of a path.
-pub(super) fn status_at(directory: RawFd, path: &CStr, flags: i32) -> SysResult<Status> {
-    let mut stat = [0; 144];
-    pass!(NEWFSTATAT, directory, path, &mut stat, flags)?;
-    Ok(Status::new(&stat))
-}
-
-/// Opens a path for `openat2`, following no magic links.
-fn open_plain(directory: RawFd, path: &CStr, flags: i32) -> SysResult {
-    let mut how = [0; 24];
-    how[..8].copy_from_slice(&u64::from(flags as u32).to_le_bytes());
-    how[16..].copy_from_slice(&libc::RESOLVE_NO_MAGICLINKS.to_le_bytes());
-    pass!(OPENAT2, directory, path, &mut how, 24)
-}
-
-/// Flags that need no more than reading.
-const HARMLESS: i32 = libc::O_NOFOLLOW
-    | libc::O_DIRECTORY
-    | libc::O_CLOEXEC
-    | libc::O_NONBLOCK
-    | libc::O_NOATIME
-    | libc::O_APPEND
-    | libc::O_PATH;
-
-/// Opens a file of the host's for the guest; returns its descriptor.
-pub(super) fn open(task: &mut Task, directory: RawFd, path: &CStr, flags: i32) -> SysResult {
-    match special(path, std::process::id()) {
-        Some(Special::Fd(fd)) => return duplicate(task, fd, flags),
-        Some(Special::Program) => {
-            let program = task.shared.program.clone();
-            return open_host(task, libc::AT_FDCWD, &program, flags);
-        }
-        Some(Special::Checkpoint) => return open_checkpoint(task, flags),
-        None => {}
+/// Does for a file that is there, and is opened with `O_CREAT`, what `fs.protected_regular` and
+/// `fs.protected_fifos` make the kernel do.
+pub(super) fn check_existing(place: &Place, file: &Status) -> SysResult<()> {
+    let parent = status_of(place.directory())?;
+    let shared =
+        parent.mode & libc::S_ISVTX != 0 && parent.mode & (libc::S_IWOTH | libc::S_IWGRP) != 0;
+    let foreign = file.uid != user()? && file.uid != parent.uid;
+    match shared && foreign && matches!(file.kind(), libc::S_IFREG | libc::S_IFIFO) {
+        true => Err(Errno::EACCES),
+        false => Ok(()),
     }
-    open_host(task, directory, path, flags)
-}
-
-/// What a checkpoint looks like from outside.
-pub(super) const CHECKPOINT_LIKE: &CStr = c"/dev/null";
-
-/// Opens a checkpoint behind it: who reads it gets the arguments of this run.
-fn open_checkpoint(task: &mut Task, flags: i32) -> SysResult {
-    let kept = flags & (libc::O_ACCMODE | libc::O_CLOEXEC);
-    if flags & libc::O_ACCMODE != libc::O_RDONLY {
-        let fd = open_plain(libc::AT_FDCWD, CHECKPOINT_LIKE, kept)?;
-        return task.fds.accept(fd);
-    }
-    let file = sealed_file(c"uvisor-checkpoint", &task.shared.checkpoint)?;
-    // Once more, for reading only.
-    let fd = reopen(file.as_raw_fd(), kept)?;
-    task.fds.accept(fd)
 }
 
 /// Opens the file of a descriptor of the broker's again: with an offset of its own.
 pub(crate) fn reopen(fd: RawFd, flags: i32) -> SysResult {
-    let link = CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
-    pass!(OPENAT, libc::AT_FDCWD, &*link, flags, 0)
+    pass!(OPENAT, libc::AT_FDCWD, &*link_to(fd), flags, 0)
 }
 
-/// Opens one of the guest's own descriptors once more.
-fn duplicate(task: &Task, fd: RawFd, flags: i32) -> SysResult {
-    let fd = task.fds.open(fd)?;
-    let command = match flags & libc::O_CLOEXEC {
-        0 => libc::F_DUPFD,
-        _ => libc::F_DUPFD_CLOEXEC,
-    };
-    let new = pass!(FCNTL, fd, command, 0)?;
-    task.fds.accept(new)
+/// The magic link to an open file of the broker's.
+pub(super) fn link_to(fd: RawFd) -> CString {
+    // A number has no NUL in it.
+    CString::new(format!("/proc/self/fd/{fd}")).unwrap_or_default()
 }
 
-/// Opens what a path leads to, if the guest may have it.
-fn open_host(task: &mut Task, directory: RawFd, path: &CStr, flags: i32) -> SysResult {
-    let follow = match flags & libc::O_NOFOLLOW {
-        0 => 0,
-        _ => libc::AT_SYMLINK_NOFOLLOW,
-    };
-    // Opening some files does something, so what it is must be known before.
-    let before = match status_at(directory, path, follow) {
-        Ok(status) => status,
-        Err(Errno::ENOENT) if flags & libc::O_CREAT != 0 => {
-            return Err(creation_error(directory, path))
-        }
-        Err(errno) => return Err(errno),
-    };
-    let flags = check(&before, flags)?;
-    let fd = open_plain(directory, path, flags)?;
-    match check_opened(task, fd as RawFd, &before) {
-        Ok(()) => task.fds.accept(fd),
-        Err(errno) => {
-            pass!(CLOSE, fd)?;
-            Err(errno)
-        }
-    }
-}
-
-/// The flags to open a file with, if the guest may open it with `flags`.
-fn check(file: &Status, flags: i32) -> SysResult<i32> {
-    const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
-    if flags & libc::O_PATH != 0 {
-        return Ok(flags & (libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW));
-    }
-    if flags & (libc::O_CREAT | libc::O_EXCL) == libc::O_CREAT | libc::O_EXCL {
-        return Err(Errno::EEXIST);
-    }
-    let access = flags & libc::O_ACCMODE;
-    let writes = access != libc::O_RDONLY || flags & (libc::O_TRUNC | TMPFILE) != 0;
-    let harmless = flags & HARMLESS | libc::O_NOCTTY;
-    if let Some(writable) = file.device() {
-        return match writes && !writable {
-            true => Err(Errno::EROFS),
-            false => Ok(harmless | access),
-        };
-    }
-    match file.kind() {
-        libc::S_IFDIR if writes => Err(if flags & TMPFILE != 0 {
-            Errno::EROFS
-        } else {
-            Errno::EISDIR
-        }),
-        libc::S_IFREG | libc::S_IFIFO if writes => Err(Errno::EROFS),
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO => Ok(harmless | libc::O_RDONLY),
-        libc::S_IFLNK => Err(Errno::ELOOP),
-        libc::S_IFSOCK => Err(Errno::ENXIO),
-        _ => Err(Errno::EACCES),
-    }
-}
-
-/// The error of making a file that does not exist.
-pub(super) fn creation_error(directory: RawFd, path: &CStr) -> Errno {
-    let bytes = path.to_bytes();
-    let end = bytes.iter().rposition(|&byte| byte == b'/');
-    let parent = match end {
-        Some(0) => &b"/"[..],
-        Some(end) => &bytes[..end],
-        None => &b"."[..],
-    };
-    let Ok(parent) = CString::new(parent) else {
-        return Errno::EINVAL;
-    };
-    match status_at(directory, &parent, 0) {
-        Ok(status) if status.kind() == libc::S_IFDIR => Errno::EROFS,
-        Ok(_) => Errno::ENOTDIR,
-        Err(errno) => errno,
-    }
-}
+/// The number of the `/proc` file system.
+const PROC: u64 = libc::PROC_SUPER_MAGIC as u64;
 
 /// File systems whose files are not for a task: reading them acts, or shows the host's inside.
 const CLOSED: [u64; 4] = [
@@ -293,26 +404,12 @@ const PROC_PUBLIC: [&[u8]; 16] = [
 /// which are the same for the broker and the task.
 const PROC_OWN: [&[u8]; 3] = [b"mounts", b"mountinfo", b"mountstats"];
 
-/// Checks that what was opened is what was looked at, and not the broker's or the kernel's own.
-fn check_opened(task: &mut Task, fd: RawFd, before: &Status) -> SysResult<()> {
-    let after = status_of(fd)?;
-    if after != *before {
-        // The path leads elsewhere since it was looked at.
-        return Err(Errno::EACCES);
-    }
-    if task.plain_device == Some(after.device) {
-        return Ok(());
-    }
-    let mut statfs = [0; 120];
-    pass!(FSTATFS, fd, &mut statfs)?;
-    match word(&statfs, 0) {
-        magic if CLOSED.contains(&magic) => Err(Errno::EACCES),
-        magic if magic == libc::PROC_SUPER_MAGIC as u64 => check_proc(fd),
-        _ => {
-            // Most files are on one file system, which then need not be looked at again.
-            task.plain_device = Some(after.device);
-            Ok(())
-        }
+/// Checks that an open file is not the broker's or the kernel's own.
+pub(super) fn check_readable(fd: RawFd, status: &Status) -> SysResult<()> {
+    match file_system(fd, status)? {
+        Some(magic) if CLOSED.contains(&magic) => Err(Errno::EACCES),
+        Some(PROC) => check_proc(fd),
+        _ => Ok(()),
     }
 }
 
@@ -337,56 +434,13 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
 
 /// The path of an open file, as the kernel has it.
 pub(crate) fn path_of(fd: RawFd) -> SysResult<Vec<u8>> {
-    let link = CString::new(format!("/proc/self/fd/{fd}")).map_err(|_| Errno::EINVAL)?;
-    let mut path = vec![0; crate::memory::PATH_MAX];
+    let link = link_to(fd);
+    let mut path = vec![0; PATH_MAX];
     let size = path.len() as u64;
-    let len = pass!(
-        READLINKAT,
-        libc::AT_FDCWD,
-        &*link,
-        path.as_mut_slice(),
-        size
-    )?;
+    let at = libc::AT_FDCWD;
+    let len = pass!(READLINKAT, at, &*link, path.as_mut_slice(), size)?;
     path.truncate(len as usize);
     Ok(path)
-}
-
-/// A directory to go to; the descriptor is the broker's.
-pub(super) fn open_directory(path: &CStr) -> SysResult<OwnedFd> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-    let fd = open_plain(libc::AT_FDCWD, path, flags)?;
-    // SAFETY: The kernel just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// What stands for a file that the guest could open for reading (`O_PATH`); the descriptor is the broker's.
-pub(super) fn readable(task: &mut Task, path: &CStr, follows: bool) -> SysResult<OwnedFd> {
-    let program;
-    let path = match special(path, std::process::id()) {
-        Some(Special::Fd(fd)) => {
-            let fd = task.fds.open(fd)?;
-            // SAFETY: The descriptor is open, as just seen, and one that is closed meanwhile gives an error.
-            return task.fds.own(unsafe { BorrowedFd::borrow_raw(fd) });
-        }
-        Some(Special::Program) => {
-            program = task.shared.program.clone();
-            program.as_c_str()
-        }
-        Some(Special::Checkpoint) => return Err(Errno::EACCES),
-        None => path,
-    };
-    let (look, open) = match follows {
-        true => (0, 0),
-        false => (libc::AT_SYMLINK_NOFOLLOW, libc::O_NOFOLLOW),
-    };
-    let before = status_at(libc::AT_FDCWD, path, look)?;
-    check(&before, libc::O_RDONLY)?;
-    let flags = libc::O_PATH | libc::O_CLOEXEC | open;
-    let fd = open_plain(libc::AT_FDCWD, path, flags)?;
-    // SAFETY: The kernel just made this descriptor for us.
-    let file = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
-    check_opened(task, file.as_raw_fd(), &before)?;
-    task.fds.own(file.as_fd())
 }
 
 #[cfg(test)]
@@ -416,52 +470,39 @@ mod tests {
     }
 
     #[test]
-    fn only_some_devices_can_be_written() {
-        let checked = |path, flags| {
-            let status = status_at(libc::AT_FDCWD, path, 0).unwrap();
-            check(&status, flags).map(|flags| flags & libc::O_ACCMODE)
-        };
-        let (read, write) = (libc::O_RDONLY, libc::O_WRONLY);
-        assert_eq!(checked(c"/dev/null", libc::O_RDWR), Ok(libc::O_RDWR));
-        assert_eq!(checked(c"/dev/null", write | libc::O_CREAT), Ok(write));
-        assert_eq!(checked(c"/dev/urandom", write), Err(Errno::EROFS));
-        assert_eq!(checked(c"/dev/urandom", read), Ok(read));
-        assert_eq!(checked(c"/etc/passwd", write), Err(Errno::EROFS));
-        assert_eq!(checked(c"/etc/passwd", read | libc::O_CREAT), Ok(read));
-        assert_eq!(checked(c"/etc/passwd", libc::O_TRUNC), Err(Errno::EROFS));
-        assert_eq!(checked(c"/etc", write), Err(Errno::EISDIR));
-        assert_eq!(checked(c"/etc", read), Ok(read));
-        let exclusive = write | libc::O_CREAT | libc::O_EXCL;
-        assert_eq!(checked(c"/etc/passwd", exclusive), Err(Errno::EEXIST));
-    }
-
-    #[test]
-    fn making_a_file_is_refused_by_its_directory() {
-        let error = |path| creation_error(libc::AT_FDCWD, path);
-        assert_eq!(error(c"/tmp/new"), Errno::EROFS);
-        assert_eq!(error(c"/new"), Errno::EROFS);
-        assert_eq!(error(c"new"), Errno::EROFS);
-        assert_eq!(error(c"/no/such/new"), Errno::ENOENT);
-        assert_eq!(error(c"/etc/passwd/new"), Errno::ENOTDIR);
+    fn paths_are_divided_as_the_kernel_does() {
+        for (path, parent, name) in [
+            (c"a", ".", "a"),
+            (c"a/b", "a/", "b"),
+            (c"a//b//", "a//", "b/"),
+            (c"/a", "/", "a"),
+            (c"/a/", "/", "a/"),
+            (c"///", "/", "."),
+            (c"a/..", "a/..", "."),
+            (c"..", "..", "."),
+            (c"./", ".", "./"),
+            (c"a/...", "a/", "..."),
+        ] {
+            let (directory, last) = split(path).unwrap();
+            assert_eq!(directory, parent.as_bytes(), "{path:?}");
+            assert_eq!(last.as_bytes(), name.as_bytes(), "{path:?}");
+        }
+        assert_eq!(split(c""), Err(Errno::ENOENT));
     }
 
     #[test]
     fn processes_are_closed() {
-        let open = |path: &CStr| {
-            let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-            let fd = open_plain(libc::AT_FDCWD, path, flags).unwrap();
-            // SAFETY: The kernel just made this descriptor for us.
-            unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+        let check = |path: &str| {
+            let file = std::fs::File::open(path).unwrap();
+            check_readable(file.as_raw_fd(), &status_of(file.as_raw_fd()).unwrap())
         };
-        let checked = |path: &CStr| check_proc(std::os::fd::AsRawFd::as_raw_fd(&open(path)));
-        assert_eq!(checked(c"/proc/self/maps"), Err(Errno::EACCES));
-        assert_eq!(checked(c"/proc/1/status"), Err(Errno::EACCES));
-        assert_eq!(checked(c"/proc/1/mountinfo"), Err(Errno::EACCES));
-        assert_eq!(checked(c"/proc/self/mountinfo"), Ok(()));
-        assert_eq!(checked(c"/proc/cpuinfo"), Ok(()));
-        assert_eq!(checked(c"/proc/sys/kernel/ostype"), Ok(()));
-        assert_eq!(checked(c"/proc"), Ok(()));
-        let link = open_plain(libc::AT_FDCWD, c"/proc/self/exe", libc::O_RDONLY);
-        assert_eq!(link, Err(Errno::ELOOP));
+        assert_eq!(check("/proc/self/maps"), Err(Errno::EACCES));
+        assert_eq!(check("/proc/1/status"), Err(Errno::EACCES));
+        assert_eq!(check("/proc/1/mountinfo"), Err(Errno::EACCES));
+        assert_eq!(check("/proc/self/mountinfo"), Ok(()));
+        assert_eq!(check("/proc/cpuinfo"), Ok(()));
+        assert_eq!(check("/proc/sys/kernel/ostype"), Ok(()));
+        assert_eq!(check("/proc"), Ok(()));
+        assert_eq!(check("/etc/passwd"), Ok(()));
     }
 }

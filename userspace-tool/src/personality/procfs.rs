@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use super::{paths, proc_text};
+use super::{open, paths, proc_text};
 use crate::errno::{Errno, SysResult};
 use crate::guest::sealed_file;
 use crate::host::{self, HostCall};
@@ -116,7 +116,7 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
     let path = |text: String| CString::new(text).map_err(|_| Errno::ENOENT);
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let (name, bytes) = match entry {
-        Entry::Elsewhere(text) => return paths::open(task, libc::AT_FDCWD, &path(text)?, flags),
+        Entry::Elsewhere(text) => return open::open_host_file(task, &path(text)?, flags),
         Entry::Directory(_) if writes => return Err(Errno::EISDIR),
         Entry::Directory(text) => {
             let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use super::fds::give_pair;
 use super::message::{incoming, outgoing, Header, Message, ADDRESS_MAX, HEADER};
 use super::network::option;
-use super::{paths, Args};
+use super::status::status_at;
+use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -121,12 +122,13 @@ fn path_of(fd: RawFd, address: &[u8]) -> SysResult<Option<CString>> {
     }
 }
 
-/// Whether the task may make a socket at `path`, and so reach those that are there; never today.
-fn may_write_at(_: &Task, path: &CString) -> SysResult<()> {
-    match paths::status_at(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW) {
-        Ok(_) => Err(Errno::EADDRINUSE),
-        Err(Errno::ENOENT) => Err(paths::creation_error(libc::AT_FDCWD, path)),
-        Err(error) => Err(error),
+/// Whether the task may make a socket at `path`, and so reach those that are there; never today, since from a
+/// name alone nobody can tell whose socket it is.
+fn may_write_at(task: &Task, path: &CString) -> SysResult<()> {
+    let found = task.scope().find(libc::AT_FDCWD, path, false, 0)?;
+    match found.object {
+        Some(_) => Err(Errno::EADDRINUSE),
+        None => Err(Errno::EROFS),
     }
 }
 
@@ -140,7 +142,7 @@ fn check_peer(task: &Task, fd: RawFd, address: &[u8]) -> SysResult<()> {
     match path_of(fd, address)? {
         None => Ok(()),
         // The host's sockets are not for a task: whoever listens there acts for it, with powers of its own.
-        Some(path) => match paths::status_at(libc::AT_FDCWD, &path, 0)?.is_socket() {
+        Some(path) => match status_at(libc::AT_FDCWD, &path, 0)?.is_socket() {
             true => Err(Errno::EACCES),
             false => Err(Errno::ECONNREFUSED),
         },

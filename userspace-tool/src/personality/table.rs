@@ -4,13 +4,11 @@
 
 use super::Fate::{self, Refused, Served};
 use super::{
-    advice, children, events, exec, fds, files, futex, io, memory, process, sched, signals,
-    sockets, sockopt, time, timers, wait, Syscall,
+    advice, attributes, change, children, events, exec, fds, files, futex, io, memory, open,
+    process, sched, signals, sockets, sockopt, time, timers, wait, Syscall,
 };
 use crate::errno::Errno;
 
-/// Why what would change files is refused.
-const READ_ONLY: &str = "the host's files are read-only";
 /// Why what acts on the whole machine, or on other processes, is refused.
 const POWER: &str = "a task has no power over the machine or other processes";
 /// Why changes of identity are refused.
@@ -30,8 +28,6 @@ const KEYS: &str = "the module does not switch protection keys";
 const SHADOW: &str = "the module does not switch shadow stacks";
 /// Why `mseal` is refused: the module's seals are of content as well, and execve and brk would meet them.
 const SEALS: &str = "the broker keeps no book of sealed areas";
-/// Why what tells of the page cache is refused.
-const CACHE: &str = "what of files is in memory is the host's business";
 /// Why the kernel's asynchronous reading and writing is refused.
 const AIO: &str = "the host would use the task's memory after the call";
 /// Why filters and rule sets of the task's own are refused: those that the host takes are for the broker.
@@ -92,7 +88,7 @@ pub fn census() -> [usize; 2] {
 table! {
     0 read "fxu" => Served(io::read);
     1 write "fxu" => Served(io::write);
-    2 open "sxo" => Served(files::open);
+    2 open "sxo" => Served(open::open);
     3 close "f" => Served(fds::close);
     4 stat "sx" => Served(files::stat);
     5 fstat "fx" => Served(files::fstat);
@@ -166,25 +162,25 @@ table! {
     73 flock "fx" => Served(fds::flock);
     74 fsync "f" => Served(io::fsync);
     75 fdatasync "f" => Served(io::fdatasync);
-    76 truncate "sd" => Refused(Errno::EROFS, READ_ONLY);
+    76 truncate "sd" => Served(attributes::truncate);
     77 ftruncate "fd" => Served(io::ftruncate);
     78 getdents "fxu" => Served(io::getdents);
     79 getcwd "xu" => Served(files::getcwd);
     80 chdir "s" => Served(files::chdir);
     81 fchdir "f" => Served(files::fchdir);
-    82 rename "ss" => Refused(Errno::EROFS, READ_ONLY);
-    83 mkdir "so" => Refused(Errno::EROFS, READ_ONLY);
-    84 rmdir "s" => Refused(Errno::EROFS, READ_ONLY);
-    85 creat "so" => Served(files::creat);
-    86 link "ss" => Refused(Errno::EROFS, READ_ONLY);
-    87 unlink "s" => Refused(Errno::EROFS, READ_ONLY);
-    88 symlink "ss" => Refused(Errno::EROFS, READ_ONLY);
+    82 rename "ss" => Served(change::rename);
+    83 mkdir "so" => Served(change::mkdir);
+    84 rmdir "s" => Served(change::rmdir);
+    85 creat "so" => Served(open::creat);
+    86 link "ss" => Served(change::link);
+    87 unlink "s" => Served(change::unlink);
+    88 symlink "ss" => Served(change::symlink);
     89 readlink "sxu" => Served(files::readlink);
-    90 chmod "so" => Refused(Errno::EROFS, READ_ONLY);
-    91 fchmod "fo" => Refused(Errno::EROFS, READ_ONLY);
-    92 chown "sdd" => Refused(Errno::EROFS, READ_ONLY);
-    93 fchown "fdd" => Refused(Errno::EROFS, READ_ONLY);
-    94 lchown "sdd" => Refused(Errno::EROFS, READ_ONLY);
+    90 chmod "so" => Served(attributes::chmod);
+    91 fchmod "fo" => Served(attributes::fchmod);
+    92 chown "sdd" => Served(attributes::chown);
+    93 fchown "fdd" => Served(attributes::fchown);
+    94 lchown "sdd" => Served(attributes::lchown);
     95 umask "o" => Served(files::umask);
     96 gettimeofday "xx" => Served(time::gettimeofday);
     97 getrlimit "ux" => Served(process::getrlimit);
@@ -222,8 +218,8 @@ table! {
     129 rt_sigqueueinfo "ddx" => Served(signals::rt_sigqueueinfo);
     130 rt_sigsuspend "xu" => Served(signals::rt_sigsuspend);
     131 sigaltstack "xx" => Served(signals::sigaltstack);
-    132 utime "sx" => Refused(Errno::EROFS, READ_ONLY);
-    133 mknod "sox" => Refused(Errno::EROFS, READ_ONLY);
+    132 utime "sx" => Served(attributes::utime);
+    133 mknod "sox" => Served(change::mknod);
     134 uselib "" => Refused(Errno::ENOSYS, GONE);
     135 personality "x" => Refused(Errno::EPERM, POWER);
     136 ustat "" => Refused(Errno::ENOSYS, OBSOLETE);
@@ -252,7 +248,7 @@ table! {
     159 adjtimex "x" => Served(time::adjtimex);
     160 setrlimit "ux" => Served(process::setrlimit);
     161 chroot "s" => Refused(Errno::EPERM, POWER);
-    162 sync "" => Refused(Errno::EPERM, POWER);
+    162 sync "" => Served(io::sync);
     163 acct "s" => Refused(Errno::EPERM, POWER);
     164 settimeofday "xx" => Refused(Errno::EPERM, POWER);
     165 mount "sssxx" => Refused(Errno::EPERM, POWER);
@@ -278,18 +274,18 @@ table! {
     185 security "" => Refused(Errno::ENOSYS, GONE);
     186 gettid "" => Served(process::gettid);
     187 readahead "fdu" => Served(io::readahead);
-    188 setxattr "ssxux" => Refused(Errno::EROFS, READ_ONLY);
-    189 lsetxattr "ssxux" => Refused(Errno::EROFS, READ_ONLY);
-    190 fsetxattr "fsxux" => Refused(Errno::EROFS, READ_ONLY);
-    191 getxattr "ssxu" => Served(files::getxattr);
-    192 lgetxattr "ssxu" => Served(files::lgetxattr);
-    193 fgetxattr "fsxu" => Served(files::fgetxattr);
-    194 listxattr "sxu" => Served(files::listxattr);
-    195 llistxattr "sxu" => Served(files::llistxattr);
-    196 flistxattr "fxu" => Served(files::flistxattr);
-    197 removexattr "ss" => Refused(Errno::EROFS, READ_ONLY);
-    198 lremovexattr "ss" => Refused(Errno::EROFS, READ_ONLY);
-    199 fremovexattr "fs" => Refused(Errno::EROFS, READ_ONLY);
+    188 setxattr "ssxux" => Served(attributes::setxattr);
+    189 lsetxattr "ssxux" => Served(attributes::lsetxattr);
+    190 fsetxattr "fsxux" => Served(attributes::fsetxattr);
+    191 getxattr "ssxu" => Served(attributes::getxattr);
+    192 lgetxattr "ssxu" => Served(attributes::lgetxattr);
+    193 fgetxattr "fsxu" => Served(attributes::fgetxattr);
+    194 listxattr "sxu" => Served(attributes::listxattr);
+    195 llistxattr "sxu" => Served(attributes::llistxattr);
+    196 flistxattr "fxu" => Served(attributes::flistxattr);
+    197 removexattr "ss" => Served(attributes::removexattr);
+    198 lremovexattr "ss" => Served(attributes::lremovexattr);
+    199 fremovexattr "fs" => Served(attributes::fremovexattr);
     200 tkill "dd" => Served(signals::tkill);
     201 time "x" => Served(time::time);
     202 futex "xxuxxu" => Served(futex::futex);
@@ -325,7 +321,7 @@ table! {
     232 epoll_wait "fxdd" => Served(events::epoll_wait);
     233 epoll_ctl "fdfx" => Served(events::epoll_ctl);
     234 tgkill "ddd" => Served(signals::tgkill);
-    235 utimes "sx" => Refused(Errno::EROFS, READ_ONLY);
+    235 utimes "sx" => Served(attributes::utimes);
     236 vserver "" => Refused(Errno::ENOSYS, GONE);
     237 mbind "" => Refused(Errno::ENOSYS, NUMA);
     238 set_mempolicy "" => Refused(Errno::ENOSYS, NUMA);
@@ -347,18 +343,18 @@ table! {
     254 inotify_add_watch "fsx" => Served(events::inotify_add_watch);
     255 inotify_rm_watch "fd" => Served(events::inotify_rm_watch);
     256 migrate_pages "duxx" => Refused(Errno::EPERM, POWER);
-    257 openat "@sxo" => Served(files::openat);
-    258 mkdirat "@so" => Refused(Errno::EROFS, READ_ONLY);
-    259 mknodat "@sox" => Refused(Errno::EROFS, READ_ONLY);
-    260 fchownat "@sddx" => Refused(Errno::EROFS, READ_ONLY);
-    261 futimesat "@sx" => Refused(Errno::EROFS, READ_ONLY);
+    257 openat "@sxo" => Served(open::openat);
+    258 mkdirat "@so" => Served(change::mkdirat);
+    259 mknodat "@sox" => Served(change::mknodat);
+    260 fchownat "@sddx" => Served(attributes::fchownat);
+    261 futimesat "@sx" => Served(attributes::futimesat);
     262 newfstatat "@sxx" => Served(files::newfstatat);
-    263 unlinkat "@sx" => Refused(Errno::EROFS, READ_ONLY);
-    264 renameat "@s@s" => Refused(Errno::EROFS, READ_ONLY);
-    265 linkat "@s@sx" => Refused(Errno::EROFS, READ_ONLY);
-    266 symlinkat "s@s" => Refused(Errno::EROFS, READ_ONLY);
+    263 unlinkat "@sx" => Served(change::unlinkat);
+    264 renameat "@s@s" => Served(change::renameat);
+    265 linkat "@s@sx" => Served(change::linkat);
+    266 symlinkat "s@s" => Served(change::symlinkat);
     267 readlinkat "@sxu" => Served(files::readlinkat);
-    268 fchmodat "@so" => Refused(Errno::EROFS, READ_ONLY);
+    268 fchmodat "@so" => Served(attributes::fchmodat);
     269 faccessat "@so" => Served(files::faccessat);
     270 pselect6 "dxxxxx" => Served(wait::pselect6);
     271 ppoll "xuxxu" => Served(wait::ppoll);
@@ -370,7 +366,7 @@ table! {
     277 sync_file_range "fddx" => Served(io::sync_file_range);
     278 vmsplice "fxux" => Served(io::vmsplice);
     279 move_pages "duxxxx" => Refused(Errno::EPERM, POWER);
-    280 utimensat "@sxx" => Refused(Errno::EROFS, READ_ONLY);
+    280 utimensat "@sxx" => Served(attributes::utimensat);
     281 epoll_pwait "fxddxu" => Served(events::epoll_pwait);
     282 signalfd "fxu" => Served(events::signalfd);
     283 timerfd_create "dx" => Served(events::timerfd_create);
@@ -396,7 +392,7 @@ table! {
     303 name_to_handle_at "@sxxx" => Refused(Errno::EPERM, POWER);
     304 open_by_handle_at "fxx" => Refused(Errno::EPERM, POWER);
     305 clock_adjtime "dx" => Served(time::clock_adjtime);
-    306 syncfs "" => Refused(Errno::EPERM, POWER);
+    306 syncfs "f" => Served(io::syncfs);
     307 sendmmsg "fxux" => Served(sockets::sendmmsg);
     308 setns "fx" => Refused(Errno::EPERM, POWER);
     309 getcpu "xx" => Served(sched::getcpu);
@@ -406,13 +402,13 @@ table! {
     313 finit_module "fsx" => Refused(Errno::EPERM, POWER);
     314 sched_setattr "dxx" => Served(sched::sched_setattr);
     315 sched_getattr "dxux" => Served(sched::sched_getattr);
-    316 renameat2 "@s@sx" => Refused(Errno::EROFS, READ_ONLY);
+    316 renameat2 "@s@sx" => Served(change::renameat2);
     317 seccomp "uxx" => Refused(Errno::ENOSYS, SANDBOX);
     318 getrandom "xux" => Served(io::getrandom);
     319 memfd_create "sx" => Served(events::memfd_create);
     320 kexec_file_load "ffusx" => Refused(Errno::EPERM, POWER);
     321 bpf "dxu" => Refused(Errno::EPERM, POWER);
-    322 execveat "@sxxx" => Refused(Errno::ENOSYS, OLDER);
+    322 execveat "@sxxx" => Served(exec::execveat);
     323 userfaultfd "x" => Refused(Errno::EPERM, POWER);
     324 membarrier "dxd" => Served(advice::membarrier);
     325 mlock2 "xux" => Served(advice::mlock2);
@@ -440,7 +436,7 @@ table! {
     434 pidfd_open "dx" => Served(events::pidfd_open);
     435 clone3 "xu" => Served(children::clone3);
     436 close_range "uux" => Served(fds::close_range);
-    437 openat2 "@sxu" => Refused(Errno::ENOSYS, OLDER);
+    437 openat2 "@sxu" => Served(open::openat2);
     438 pidfd_getfd "ffx" => Refused(Errno::EPERM, POWER);
     439 faccessat2 "@sox" => Served(files::faccessat2);
     440 process_madvise "fxudx" => Refused(Errno::EPERM, POWER);
@@ -454,8 +450,8 @@ table! {
     448 process_mrelease "fx" => Refused(Errno::EPERM, POWER);
     449 futex_waitv "" => Refused(Errno::ENOSYS, OLDER);
     450 set_mempolicy_home_node "xuuu" => Refused(Errno::ENOSYS, NUMA);
-    451 cachestat "fxxx" => Refused(Errno::ENOSYS, CACHE);
-    452 fchmodat2 "@sox" => Refused(Errno::EROFS, READ_ONLY);
+    451 cachestat "fxxx" => Served(io::cachestat);
+    452 fchmodat2 "@sox" => Served(attributes::fchmodat2);
     453 map_shadow_stack "xux" => Refused(Errno::EOPNOTSUPP, SHADOW);
     454 futex_wake "" => Refused(Errno::ENOSYS, OLDER);
     455 futex_wait "" => Refused(Errno::ENOSYS, OLDER);
@@ -466,13 +462,13 @@ table! {
     460 lsm_set_self_attr "uxux" => Refused(Errno::EPERM, POWER);
     461 lsm_list_modules "" => Refused(Errno::ENOSYS, LSM);
     462 mseal "xux" => Refused(Errno::ENOSYS, SEALS);
-    463 setxattrat "@sxsxu" => Refused(Errno::EROFS, READ_ONLY);
-    464 getxattrat "" => Refused(Errno::ENOSYS, OLDER);
-    465 listxattrat "" => Refused(Errno::ENOSYS, OLDER);
-    466 removexattrat "@sxs" => Refused(Errno::EROFS, READ_ONLY);
+    463 setxattrat "@sxsxu" => Served(attributes::setxattrat);
+    464 getxattrat "@sxsxu" => Served(attributes::getxattrat);
+    465 listxattrat "@sxxu" => Served(attributes::listxattrat);
+    466 removexattrat "@sxs" => Served(attributes::removexattrat);
     467 open_tree_attr "@sxxu" => Refused(Errno::EPERM, POWER);
-    468 file_getattr "" => Refused(Errno::ENOSYS, OLDER);
-    469 file_setattr "@sxux" => Refused(Errno::EROFS, READ_ONLY);
+    468 file_getattr "@sxux" => Served(attributes::file_getattr);
+    469 file_setattr "@sxux" => Refused(Errno::EPERM, POWER);
     470 listns "xxux" => Refused(Errno::EPERM, POWER);
     471 rseq_slice_yield "" => Refused(Errno::ENOSYS, THREADS);
     472 fchroot "f" => Refused(Errno::EPERM, POWER);

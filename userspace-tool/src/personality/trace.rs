@@ -75,6 +75,8 @@ fn outcome(number: u64, result: SysResult) -> String {
                     // Writing to a string cannot fail.
                     let _ = write!(text, " [refused: {why}]");
                 }
+                // What is read-only for the task need not be so for its user.
+                _ if errno == Errno::EROFS => text.push_str(" [see --rw]"),
                 _ => {}
             }
             text
@@ -146,6 +148,7 @@ mod tests {
         assert_eq!(outcome(0, Ok(5)), "5");
         assert_eq!(outcome(9, Ok(0x1000)), "0x1000");
         assert!(outcome(9999, Err(Errno::ENOSYS)).ends_with("[unserved]"));
-        assert!(outcome(83, Err(Errno::EROFS)).contains("[refused: "));
+        assert!(outcome(165, Err(Errno::EPERM)).contains("[refused: "));
+        assert!(outcome(83, Err(Errno::EROFS)).ends_with("[see --rw]"));
     }
 }

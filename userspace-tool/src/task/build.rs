@@ -58,6 +58,7 @@ impl Task {
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
         let network = Network::new(options.network, &fds).map_err(TaskError::Setup)?;
+        let access = options.access.keep(&fds).map_err(TaskError::Setup)?;
         let actions = Actions::inherit(options.pipe_ignored);
         let load = Load {
             environment: options.environment,
@@ -84,12 +85,12 @@ impl Task {
             shared: Arc::new(loaded.shared),
             fds: Arc::new(fds),
             network: Arc::new(network),
+            access: Arc::new(access),
             signals: Signals::inherit().map_err(TaskError::Setup)?,
             inbox: Inbox::new(),
             thread: loaded.thread,
             tree: Arc::default(),
             child: None,
-            plain_device: None,
             ending: None,
             answered: false,
             trace,
@@ -120,12 +121,12 @@ impl Task {
             shared: Arc::new(loaded.shared),
             fds: Arc::clone(&self.fds),
             network: Arc::clone(&self.network),
+            access: Arc::clone(&self.access),
             signals: self.signals.inherited(),
             inbox: Arc::clone(&self.inbox),
             thread: loaded.thread,
             tree: Arc::clone(&self.tree),
             child: None,
-            plain_device: None,
             ending: None,
             answered: true,
             trace: self.trace.clone(),

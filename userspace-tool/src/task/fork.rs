@@ -268,6 +268,7 @@ impl Task {
             begun.as_raw_fd(),
         ];
         keep.extend(self.network.descriptors());
+        keep.extend(self.access.descriptors());
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
         keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
         keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));

@@ -30,7 +30,7 @@ use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
-pub use crate::personality::{is_ignored, Policy};
+pub use crate::personality::{is_ignored, Access, AccessError, Policy};
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
 pub(crate) use tree::Tree;
@@ -50,6 +50,8 @@ pub struct Options {
     pub pipe_ignored: bool,
     /// Which network it has.
     pub network: Policy,
+    /// The files that it may change.
+    pub access: Arc<Access>,
 }
 
 /// Why a task cannot go on, by no fault of its own.
@@ -154,6 +156,8 @@ pub struct Task {
     pub(crate) shared: Arc<Shared>,
     pub(crate) fds: Arc<Fds>,
     pub(crate) network: Arc<Network>,
+    /// The files that it may change.
+    pub(crate) access: Arc<Access>,
     /// What the thread blocks, and its alternate stack.
     pub(crate) signals: Signals,
     /// Where signals for it arrive.
@@ -163,8 +167,6 @@ pub struct Task {
     pub(crate) tree: Arc<Lock<Option<Tree>>>,
     /// What makes this process another one's child, if it is.
     pub(crate) child: Option<Child>,
-    /// A device whose files need no look at their file system.
-    pub(crate) plain_device: Option<u64>,
     /// Set when the thread has ended.
     pub(crate) ending: Option<Ending>,
     /// Set when the registers are already what comes behind the system call.

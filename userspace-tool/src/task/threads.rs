@@ -188,6 +188,7 @@ impl Task {
             shared: Arc::clone(&self.shared),
             fds: Arc::clone(&self.fds),
             network: Arc::clone(&self.network),
+            access: Arc::clone(&self.access),
             signals: self.signals.inherited(),
             inbox: Inbox::new(),
             thread: Thread {
@@ -198,7 +199,6 @@ impl Task {
             },
             tree: Arc::clone(&self.tree),
             child: self.child.clone(),
-            plain_device: self.plain_device,
             ending: None,
             answered: false,
             trace: self.trace.clone(),

@@ -17,7 +17,7 @@ use crate::personality::{path_of, Book, Fds, Limits, Network, Policy, SignalStat
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
-use crate::task::{Random, Shared, Task, TaskError, Thread, Threads};
+use crate::task::{Access, Random, Shared, Task, TaskError, Thread, Threads};
 
 /// How to go on with a template.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub struct Resume {
     pub pipe_ignored: bool,
     /// Which network it has.
     pub network: Policy,
+    /// The files that it may change.
+    pub access: Arc<Access>,
 }
 
 impl Task {
@@ -124,6 +126,8 @@ impl Template {
         let setting_up = "cannot set up the process that serves the task";
         let fds = Fds::reserve().during(setting_up)?;
         let own = |fd: BorrowedFd<'_>| fds.own(fd).during(setting_up);
+        let access = Arc::new(options.access.keep(&fds).during(setting_up)?);
+        drop(options.access);
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
         let mut vm = template.share(memory_limit)?;
@@ -186,12 +190,12 @@ impl Template {
             shared: Arc::new(shared),
             fds: Arc::new(fds),
             network: Arc::new(network),
+            access,
             signals,
             inbox,
             thread,
             tree: Arc::default(),
             child: None,
-            plain_device: None,
             ending: None,
             answered: false,
             trace,
