@@ -5,7 +5,7 @@
 use uvisor_ept::Perm;
 
 use crate::family::Family;
-use crate::host::Failure;
+use crate::host::{Failure, What};
 use crate::model::SEGMENTS;
 use crate::step::{run, Rules, Step};
 
@@ -41,10 +41,11 @@ fn decode([what, who, from, more]: [u8; STEP], content: u64) -> (Step, Option<us
     let segments = (from, (from + usize::from(len)).min(SEGMENTS - 1));
     let view = usize::from(how >> 3) & 1;
     let step = match what & 15 {
-        0 | 1 => Step::Map(member, segments, choose(&PERMS, how), None),
+        0 | 1 => Step::Map(member, segments, choose(&PERMS, how), What::Zeros),
         2 => {
-            let file = u32::from(how >> 3) & 1;
-            Step::Map(member, segments, choose(&PERMS, how), Some(file))
+            let what = [What::File(0), What::File(1), What::Live, What::Live];
+            let what = what[usize::from(how >> 3) & 3];
+            Step::Map(member, segments, choose(&PERMS, how), what)
         }
         3 => Step::Unmap(member, segments),
         4 => Step::Protect(member, segments, choose(&PERMS, how)),

@@ -11,9 +11,7 @@ use uvisor_ept::{
 };
 
 use crate::cpu::{translate, Cpu};
-use crate::host::{
-    file_content, new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore,
-};
+use crate::host::{new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore};
 use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS, SEGMENTS};
 
 // Said, so that it is found from the fuzzer as well.
@@ -314,9 +312,10 @@ impl Family {
         let (Some(leaf), Some(mapped)) = (leaf, &mut member.model.segments[number]) else {
             return;
         };
-        let content = mapped.touch(None);
-        if leaf.owner != Owner::File {
-            mapped.touch(Some(content));
+        let live = &member.model.live;
+        let content = mapped.touch(None, live);
+        if !matches!(leaf.owner, Owner::File | Owner::Live) {
+            mapped.touch(Some(content), live);
         }
     }
 
@@ -379,18 +378,8 @@ impl Family {
                     let frame = self.host.new_frame(0);
                     self.install(of, number, frame, Owner::Private, None)
                 }
-                Fault::File { backing, copy } => {
-                    let Back::File(file, page) = backing else {
-                        panic!("{backing:?} is no file")
-                    };
-                    let (frame, owner) = if copy {
-                        (
-                            self.host.new_frame(file_content(file, page)),
-                            Owner::Private,
-                        )
-                    } else {
-                        (self.host.file_frame(file, page), Owner::File)
-                    };
+                Fault::File { backing, owner } => {
+                    let frame = self.host.wanted_frame(&backing, owner);
                     self.install(of, number, frame, owner, Some(&backing))
                 }
                 Fault::Copy { from } => {

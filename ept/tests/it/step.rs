@@ -5,14 +5,14 @@
 use uvisor_ept::{Perm, RegionError};
 
 use crate::family::Family;
-use crate::host::{Back, Failure, NoMemory};
+use crate::host::{Back, Failure, NoMemory, What};
 use crate::model::{segment, Outcome};
 
 /// A step; the first number says which member, modulo how many there are.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Maps segments, of a file if there is its number.
-    Map(usize, (usize, usize), Perm, Option<u32>),
+    /// Maps segments.
+    Map(usize, (usize, usize), Perm, What),
     /// Unmaps segments.
     Unmap(usize, (usize, usize)),
     /// Changes the permission of segments.
@@ -56,9 +56,8 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
     let member = |number: usize| first + number % (count - first);
     let no_memory = Err(RegionError::Store(NoMemory));
     match *step {
-        Step::Map(of, segments, perm, file) => {
-            let start = segment(segments.0).0;
-            let back = file.map_or(Back::Zero, |file| Back::File(file, start));
+        Step::Map(of, segments, perm, what) => {
+            let back = Back::new(what, segment(segments.0).0);
             family.map(member(of), segments, perm, &back) == no_memory
         }
         Step::Unmap(of, segments) => family.unmap(member(of), segments) == no_memory,
