@@ -45,10 +45,10 @@ use uvisor_uapi::{
 };
 
 use crate::{
+    backing::MemoryBacking,
     events::Counters,
     hardware::Hardware,
     pages::{
-        MemoryBacking,
         Pages,
         Regions, //
     },
@@ -307,6 +307,7 @@ impl Memory {
     pub(crate) fn map(&self, range: Range, perm: Perm, backing: MemoryBacking) -> Result {
         let mut inner = self.inner.lock();
         self.check_not_frozen()?;
+        backing.check(perm)?;
         let Inner { space, .. } = &mut *inner;
         space
             .as_mut()
@@ -390,13 +391,8 @@ impl Memory {
             ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        if perm.contains(Perm::X)
-            && space
-                .regions()
-                .iter(range)
-                .any(|r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()))
-        {
-            return Err(EACCES);
+        for region in space.regions().iter(range) {
+            region.backing.check(perm)?;
         }
         // Before anything is copied for nothing.
         space.check_protect(range, perm).map_err(region_error)?;

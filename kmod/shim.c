@@ -6,6 +6,7 @@
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
 #include <linux/entry-virt.h>
 #endif
+#include <linux/fcntl.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/magic.h>
@@ -397,6 +398,39 @@ bool uvisor_file_noexec(struct file *file)
 	       (file->f_path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
 }
 
+/*
+ * A mapping of @file's pages that others see writes to, as mmap() with MAP_SHARED:
+ * 1 if it may be written to, now or later. It then counts as such a mapping, which
+ * keeps seals against writes away, until uvisor_file_unshare(). 0 if it may only be
+ * read, or an error if it is to @write. Only files that live in memory may be
+ * written to: others must be told about each page that is.
+ */
+int uvisor_file_share(struct file *file, bool write)
+{
+	struct inode *inode = file_inode(file);
+	struct address_space *mapping = inode->i_mapping;
+	int error = 0;
+
+	if (!(file->f_mode & FMODE_WRITE) || IS_APPEND(inode))
+		error = -EACCES;
+	else if (!shmem_mapping(mapping))
+		error = -ENODEV;
+	else
+		error = mapping_map_writable(mapping);
+	if (!error && READ_ONCE(SHMEM_I(inode)->seals) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) {
+		mapping_unmap_writable(mapping);
+		error = -EPERM;
+	}
+	if (error)
+		return write ? error : 0;
+	return 1;
+}
+
+void uvisor_file_unshare(struct file *file)
+{
+	mapping_unmap_writable(file_inode(file)->i_mapping);
+}
+
 /* The folio of @index, which is read; not while the file's blocks are taken away. */
 static struct folio *uvisor_read_folio(struct file *file, struct inode *inode, u64 index)
 {
@@ -440,8 +474,12 @@ static struct page *uvisor_read_page(struct file *file, struct inode *inode, u64
  * The page-cache page @index of a file that passed uvisor_file_check(), with a
  * reference; -ENXIO beyond the end of the file. May sleep for I/O, unless only a
  * page is wanted that is @at_hand; -EAGAIN if it is not.
+ *
+ * One that may be written to until it is put is made @dirty. As nothing is written
+ * out that has a reference, it stays so: who writes it out has the lock, and looked
+ * for references behind it.
  */
-int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys)
+int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phys_addr_t *phys)
 {
 	struct inode *inode = uvisor_data_inode(file);
 	int error = uvisor_inode_check(file, inode);
@@ -467,6 +505,13 @@ int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *ph
 		put_page(page);
 		return -ENOMEM;
 	}
+	if (dirty && at_hand &&
+	    (folio_test_locked(page_folio(page)) || !folio_test_dirty(page_folio(page)))) {
+		put_page(page);
+		return -EAGAIN;
+	}
+	if (dirty && !at_hand)
+		set_page_dirty_lock(page);
 	*phys = page_to_phys(page);
 	return 0;
 }

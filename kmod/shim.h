@@ -73,7 +73,9 @@ bool uvisor_shrinker_may_wait(const struct shrink_control *control);
 
 int uvisor_file_check(struct file *file);
 bool uvisor_file_noexec(struct file *file);
-int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys);
+int uvisor_file_share(struct file *file, bool write);
+void uvisor_file_unshare(struct file *file);
+int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phys_addr_t *phys);
 
 struct file *uvisor_anon_file(const char *name, const void *fops, void *data);
 int uvisor_vma_init_pfn(struct vm_area_struct *vma);

@@ -50,10 +50,13 @@ use uvisor_uapi::{
 use crate::{
     access,
     args,
+    backing::{
+        MemoryBacking,
+        Writes, //
+    },
     events::Counters,
     hardware::Hardware,
     memory::Memory,
-    pages::MemoryBacking,
     registry::Listed,
     sys::{
         file::{
@@ -243,8 +246,9 @@ impl Vm {
     fn map(&self, map: &Map) -> Result {
         let range = self.memory.range(map.gpa, map.len)?;
         let perm = perm(map.prot)?;
-        let backing = if map.flags & MapFlags::FILE.bits() == 0 {
-            if map.fd != 0 || map.offset != 0 {
+        let flags = MapFlags::from_bits_truncate(map.flags);
+        let backing = if !flags.contains(MapFlags::FILE) {
+            if map.fd != 0 || map.offset != 0 || flags.contains(MapFlags::SHARED) {
                 return Err(EINVAL);
             }
             MemoryBacking::Anonymous
@@ -255,12 +259,17 @@ impl Vm {
                 return Err(EINVAL);
             }
             let file = PageFile::from_fd(map.fd)?;
-            if perm.contains(Perm::X) && file.is_noexec() {
-                return Err(EACCES);
-            }
+            let writes = if !flags.contains(MapFlags::SHARED) {
+                Writes::Copied
+            } else if let Some(shared) = file.share(perm.contains(Perm::W))? {
+                Writes::InPlace(Arc::new(shared, GFP_KERNEL_ACCOUNT)?)
+            } else {
+                Writes::Refused
+            };
             MemoryBacking::File {
                 file,
                 offset: map.offset,
+                writes,
             }
         };
         self.memory.map(range, perm, backing)

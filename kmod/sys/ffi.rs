@@ -109,10 +109,13 @@ extern "C" {
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
+    pub(crate) fn uvisor_file_share(file: *mut bindings::file, write: bool) -> c_int;
+    pub(crate) fn uvisor_file_unshare(file: *mut bindings::file);
     pub(crate) fn uvisor_file_page(
         file: *mut bindings::file,
         index: u64,
         at_hand: bool,
+        dirty: bool,
         phys: *mut bindings::phys_addr_t,
     ) -> c_int;
 

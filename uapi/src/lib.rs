@@ -37,7 +37,7 @@ use bitflags::bitflags;
 pub const DEVICE: &str = "/dev/uvisor";
 
 /// The version of this interface; it changes only when something here stops to be compatible.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The size of a page, the unit of all memory operations.
 pub const PAGE_SIZE: u64 = 4096;
@@ -67,7 +67,10 @@ pub const LIST: u32 = (IOCTL_TYPE << 8) | 0x02;
 /// beyond [`Info::gpa_bits`], or a permission that no CPU or this one cannot express; `EACCES` to
 /// execute a file on a `noexec` mount, or for what [`VmFlags::W_XOR_X`] forbids; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
-/// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
+/// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions. With
+/// [`MapFlags::SHARED`] and `WRITE`, also `EACCES` for a file descriptor that is not open for writing, or an
+/// append-only file; `ENODEV` for a file that does not live in memory (tmpfs, memfd); `EPERM` for one that is sealed
+/// against writes.
 pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
@@ -77,7 +80,8 @@ pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
-/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM`
+/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`], and for
+/// `WRITE` where a region of [`MapFlags::SHARED`] could not have been mapped with it; `ENOMEM`
 /// if a part of the range is not mapped, as `mprotect(2)`, or if tables that clones have in common had to be
 /// copied and could not; `EINVAL`; `ENOSPC`; `EPERM` if a part of the range is sealed.
 pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
@@ -149,7 +153,8 @@ pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
 /// to be set up before, and the most that a view made later allows there is what it is made with. The pages of
 /// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
-/// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable; `EINVAL`; `ENOSPC` at the
+/// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable, or could be, with
+/// [`MapFlags::SHARED`]; `EINVAL`; `ENOSPC` at the
 /// limit of regions; `EROFS`. With these nothing happened. `EINTR` for a signal, `ENODATA` if there were pages
 /// that the file does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and
 /// the call can be repeated for the pages that are missing, which are still the file's.
@@ -243,7 +248,8 @@ bitflags! {
     pub struct VmFlags: u32 {
         /// Nothing is ever writable and executable, at once or one after the other: a range that was
         /// writable never becomes executable, nor the other way round, until it is unmapped, and its
-        /// content with it. Clones have this as well. A file that is mapped executable is as those leave it
+        /// content with it. Nor is there a [`MapFlags::SHARED`] region that is writable, which could be
+        /// executable by another name. Clones have this as well. A file that is mapped executable is as those leave it
         /// who may write it: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
     }
@@ -259,6 +265,15 @@ bitflags! {
         /// The region shows the file `fd` from `offset`: the page cache's own pages, copied when
         /// written. Without this flag the region is anonymous, zeroed memory.
         const FILE = 1 << 0;
+        /// With `FILE`: the region shows the file's own pages, and writes go to them, seen by all who read
+        /// or map the file, in this micro-VM and its clones as anywhere. Whether a region may ever be
+        /// written to is settled here: by a descriptor that is open for writing, of a file that lives in memory and
+        /// that is not sealed against it (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`); while there is such a
+        /// region, `F_SEAL_WRITE` cannot be added. A hole that is touched is allocated. A page that the
+        /// file lost, by a truncation, stays with who touched it until it is unmapped or discarded.
+        /// Clones, templates and resets neither copy nor put back what is in the file. Pages that were
+        /// touched are not swapped out, and count as pages of files.
+        const SHARED = 1 << 1;
     }
 
     /// Flags of a [`VcpuCreate`].

@@ -80,6 +80,27 @@ impl Vm {
         })
     }
 
+    /// Maps the pages of the file `fd` from `offset`, which all who have it see written
+    /// ([`MapFlags::SHARED`]).
+    pub fn map_shared(
+        &self,
+        gpa: u64,
+        len: u64,
+        prot: Prot,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<()> {
+        self.map(Map {
+            flags: (MapFlags::FILE | MapFlags::SHARED).bits(),
+            gpa,
+            len,
+            prot: prot.bits(),
+            fd: fd.as_raw_fd(),
+            offset,
+            ..Map::new()
+        })
+    }
+
     /// Maps a region.
     fn map(&self, mut argument: Map) -> Result<()> {
         // SAFETY: This is the structure of this command.

@@ -98,6 +98,77 @@ pub(crate) fn file_kinds() -> Outcome {
     Ok(())
 }
 
+pub(crate) fn shared() -> Outcome {
+    let region = |flags: u32, prot: u32, fd: i32| {
+        map(Map {
+            flags,
+            gpa: FREE,
+            len: PAGE_SIZE,
+            prot,
+            fd,
+            ..Map::new()
+        })
+    };
+    const SHARED: u32 = 3;
+    fails("SHARED without FILE", region(2, 3, 0), EINVAL)?;
+    fails("SHARED, closed fd", region(SHARED, 3, 1000), EBADF)?;
+    let writer = |path: &str| {
+        std::fs::write(path, [7; PAGE]).map_err(|e| e.to_string())?;
+        let options = OpenOptions::new().read(true).write(true).open(path);
+        options.map_err(|e| e.to_string())
+    };
+    let memory = memory_file(&[1; 5000]);
+    works("memfd", region(SHARED, 3, memory.as_raw_fd()))?;
+    works("memfd, to read", region(SHARED, 1, memory.as_raw_fd()))?;
+    let file = writer("/tmp/shared")?;
+    works("tmpfs", region(SHARED, 3, file.as_raw_fd()))?;
+    let reader = open("/tmp/shared", 0);
+    let fd = reader.as_raw_fd();
+    works("a reader", region(SHARED, 1, fd))?;
+    fails("a reader, to write", region(SHARED, 3, fd), EACCES)?;
+    let program = open("/usr/bin/env", 0);
+    let fd = program.as_raw_fd();
+    works("a program", region(SHARED, 5, fd))?;
+    fails("a program, to write", region(SHARED, 3, fd), EACCES)?;
+    // The root is an overlay, whose pages are another file system's.
+    let overlay = writer("/root/shared")?;
+    let fd = overlay.as_raw_fd();
+    fails("an overlay, to write", region(SHARED, 3, fd), ENODEV)?;
+    let append = |flag: i32| {
+        let mut flag = flag;
+        // FS_IOC_SETFLAGS
+        ioctl_with(&file, 0x4008_6602, &mut flag)
+    };
+    works("chattr +a", append(0x20))?;
+    let result = region(SHARED, 3, file.as_raw_fd());
+    works("chattr -a", append(0))?;
+    fails("append-only, to write", result, EACCES)?;
+    let vm = uvisor::Device::open()
+        .and_then(|device| device.create_vm_with(0, uvisor::VmFlags::W_XOR_X));
+    let vm = vm.map_err(|e| e.to_string())?;
+    let map = |prot| {
+        let map = Map {
+            flags: SHARED,
+            gpa: FREE,
+            len: PAGE_SIZE,
+            fd: memory.as_raw_fd(),
+            prot,
+            ..Map::new()
+        };
+        ioctl_with(&vm, uapi::MAP, &mut { map })
+    };
+    fails("to write, with W^X", map(3), EACCES)?;
+    works("to read, with W^X", map(5))?;
+    let mut protect = Protect {
+        gpa: FREE,
+        len: PAGE_SIZE,
+        prot: 3,
+        ..Protect::new()
+    };
+    let protected = ioctl_with(&vm, uapi::PROTECT, &mut protect);
+    fails("PROTECT to write, with W^X", protected, EACCES)
+}
+
 pub(crate) fn noexec() -> Outcome {
     let at = CString::new("/tmp/noexec").expect("a name");
     std::fs::create_dir_all("/tmp/noexec").map_err(|e| e.to_string())?;

@@ -173,6 +173,7 @@ fn main() {
     tap.test("permissions and reserved fields", regions::permissions);
     tap.test("overlaps and holes", regions::overlaps);
     tap.test("files to map, by kind and offset", files::file_kinds);
+    tap.test("files to write in place", files::shared);
     tap.test("nothing executable from a noexec mount", files::noexec);
     tap.test(
         "registers, run flags, arguments of RUN and KICK",

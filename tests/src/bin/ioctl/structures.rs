@@ -102,7 +102,7 @@ pub(crate) fn calls() -> Vec<Call> {
             ..call("LIST", uapi::LIST, bytes(&list))
         },
         Call {
-            known_flags: 1,
+            known_flags: uapi::MapFlags::all().bits(),
             ..call("MAP", uapi::MAP, bytes(&map))
         },
         call("PROTECT", uapi::PROTECT, bytes(&protect)),

@@ -6,6 +6,7 @@ mod files;
 mod host;
 mod machine;
 mod permissions;
+mod shared;
 
 use uvisor_tests::Tap;
 
@@ -23,6 +24,12 @@ fn main() {
         files::copied_file,
     );
     tap.test("where a file ends", files::file_end);
+    tap.test("a file that is written in place", shared::in_place);
+    tap.test("its holes and its end", shared::holes);
+    tap.test("its pages are not lost", shared::kept);
+    tap.test("its permission", shared::permission);
+    tap.test("its seals", shared::seals);
+    tap.test("clones of it, and a template", shared::clones);
     tap.test(
         "the host's mapping shows the same pages, with the same permission",
         host::host_mapping,

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the pages of a region are made from.
+
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+use uvisor_ept::{
+    Backing,
+    Perm, //
+};
+
+use crate::sys::{
+    file::{
+        PageFile,
+        WritableFile, //
+    },
+    frame::Frame, //
+};
+
+/// What becomes of a write to a file's page.
+#[derive(Clone)]
+pub(crate) enum Writes {
+    /// It is made to a copy.
+    Copied,
+    /// It is refused, for good.
+    Refused,
+    /// It is made to the page itself.
+    InPlace(Arc<WritableFile>),
+}
+
+/// What is behind a region.
+#[derive(Clone)]
+pub(crate) enum MemoryBacking {
+    /// Zeros.
+    Anonymous,
+    /// A file from an offset on.
+    File {
+        /// The file.
+        file: PageFile,
+        /// The offset in bytes.
+        offset: u64,
+        /// What becomes of writes.
+        writes: Writes,
+    },
+}
+
+impl MemoryBacking {
+    /// Fails with `EACCES` if a region of this never gets `perm`.
+    pub(crate) fn check(&self, perm: Perm) -> Result {
+        let Self::File { file, writes, .. } = self else {
+            return Ok(());
+        };
+        if perm.contains(Perm::X) && file.is_noexec() {
+            return Err(EACCES);
+        }
+        if perm.contains(Perm::W) && matches!(writes, Writes::Refused) {
+            return Err(EACCES);
+        }
+        Ok(())
+    }
+
+    /// The page that is there, if it is not an anonymous one; `ENXIO` if there is none. If it need not be
+    /// `at_hand`, this may sleep for I/O; `EAGAIN` if it is not.
+    pub(crate) fn page(&self, at_hand: bool) -> Result<Frame> {
+        match self {
+            Self::Anonymous => Err(ENXIO),
+            Self::File {
+                file,
+                offset,
+                writes,
+            } => match writes {
+                Writes::InPlace(file) => file.page(*offset, at_hand),
+                Writes::Copied | Writes::Refused => file.page(*offset, at_hand),
+            },
+        }
+    }
+}
+
+impl Backing for MemoryBacking {
+    fn advance(&self, bytes: u64) -> Self {
+        match self {
+            Self::Anonymous => Self::Anonymous,
+            Self::File {
+                file,
+                offset,
+                writes,
+            } => Self::File {
+                file: file.clone(),
+                // MAP refuses files whose last offset overflows.
+                offset: offset.saturating_add(bytes),
+                writes: writes.clone(),
+            },
+        }
+    }
+
+    fn continues(&self, bytes: u64, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Anonymous, Self::Anonymous) => true,
+            (
+                Self::File {
+                    file,
+                    offset,
+                    writes,
+                },
+                Self::File {
+                    file: next_file,
+                    offset: next_offset,
+                    writes: next_writes,
+                },
+            ) => {
+                file.is_same(next_file)
+                    && offset.checked_add(bytes) == Some(*next_offset)
+                    && core::mem::discriminant(writes) == core::mem::discriminant(next_writes)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous)
+    }
+
+    fn is_live(&self) -> bool {
+        match self {
+            Self::Anonymous => false,
+            Self::File { writes, .. } => matches!(writes, Writes::InPlace(_)),
+        }
+    }
+}
