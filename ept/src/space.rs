@@ -170,6 +170,16 @@ where
         &self.regions
     }
 
+    /// The tables, to be changed.
+    pub(crate) fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    /// The regions, to be changed.
+    pub(crate) fn regions_mut(&mut self) -> &mut RegionMap<B, S> {
+        &mut self.regions
+    }
+
     /// Maps a region where nothing is mapped. Its pages come by faults.
     pub fn map(&mut self, region: Region<B>) -> Result<(), RegionError<S::Error>> {
         self.check(region.perm)?;

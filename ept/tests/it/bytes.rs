@@ -50,7 +50,16 @@ fn decode([what, who, from, more]: [u8; STEP], content: u64) -> (Step, Option<us
         3 => Step::Unmap(member, segments),
         4 => Step::Protect(member, segments, choose(&PERMS, how)),
         5 => Step::Discard(member, segments),
-        6 | 7 => Step::Clone(member),
+        6 => Step::Clone(member),
+        7 => {
+            let to = (from + usize::from(how & 3)).min(SEGMENTS - 1);
+            Step::Remap(
+                member,
+                (from, to),
+                usize::from(more) % SEGMENTS,
+                usize::from(how >> 3),
+            )
+        }
         8 => Step::Reset(member),
         9 => Step::Destroy(member),
         10 | 11 => Step::Access(member, 0, from, choose(&ACCESSES, how), content),

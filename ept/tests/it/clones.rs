@@ -62,6 +62,8 @@ fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
         2 => (member.clone(), segments(), perm()).prop_map(|(m, s, p)| Step::Protect(m, s, p)),
         1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Discard(m, s)),
         1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Seal(m, s)),
+        3 => (member.clone(), segments(), segment_number(), 0..3_usize)
+            .prop_map(|(m, s, t, more)| Step::Remap(m, s, t, more)),
         14 => (member.clone(), 0..4_usize, segment_number(), access(), 1..1000_u64)
             .prop_map(|(m, v, n, a, c)| Step::Access(m, v, n, a, c)),
         1 => (member.clone(), perm()).prop_map(|(m, p)| Step::AddView(m, p)),

@@ -456,3 +456,66 @@ fn live_pages_of_a_template() {
         depths: [2, 4, 5],
     });
 }
+
+/// Steps of a member that moves pages; a write leaves `content`.
+fn steps_with_moves([a, b, c]: Pages, member: usize, content: u64) -> Vec<Step> {
+    let mut steps = vec![
+        Step::Clone(member),
+        Step::Reset(member),
+        Step::Destroy(member),
+        Step::Map(member, (a, a), RW, What::Zeros),
+        Step::Map(member, (c, c), RW, What::File(0)),
+        Step::Map(member, (b, c), RW, What::Live),
+        Step::Unmap(member, (a, a)),
+        Step::Unmap(member, (b, c)),
+        Step::GiveBack(member, 1),
+        Step::Protect(member, (a, a), Perm::R),
+    ];
+    for page in [a, b, c] {
+        steps.push(Step::Access(member, 0, page, Perm::W, content));
+    }
+    steps.push(Step::Access(member, 1, b, Perm::R, 0));
+    for (from, to) in [(a, b), (b, a), (a, c), (c, a), (c, b)] {
+        steps.push(Step::Remap(member, (from, from), to, 0));
+    }
+    steps.push(Step::Remap(member, (a, a), b, 1));
+    steps
+}
+
+/// A family whose first member has a page, a view, and a clone.
+fn with_a_page([a, ..]: Pages) -> Vec<Step> {
+    vec![
+        Step::Map(0, (a, a), RW, What::Zeros),
+        Step::AddView(0, Perm::all()),
+        Step::Access(0, 1, a, Perm::W, 1000),
+        Step::Clone(0),
+    ]
+}
+
+#[test]
+fn moves_of_clones() {
+    explore(&Play {
+        name: "two clones that move pages",
+        rules: Rules {
+            template: false,
+            members: 2,
+        },
+        before: with_a_page,
+        steps: steps_with_moves,
+        depths: [2, 3, 4],
+    });
+}
+
+#[test]
+fn moves_of_a_template() {
+    explore(&Play {
+        name: "a template and a clone that moves pages",
+        rules: Rules {
+            template: true,
+            members: 2,
+        },
+        before: with_a_page,
+        steps: steps_with_moves,
+        depths: [2, 4, 5],
+    });
+}

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use uvisor_ept::{
-    destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Owner, Perm, Range, Region,
+    destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Move, Owner, Perm, Range, Region,
     RegionError, Retired, Taken,
 };
 
@@ -75,6 +75,19 @@ impl Family {
             let done = space.unshare_edge(&mut self.host, range, at_end, &mut retired);
             self.give_back(of, retired);
             done?;
+        }
+        Ok(())
+    }
+
+    /// Makes all tables of a range a member's own.
+    fn unshare_all(&mut self, of: usize, range: Range) -> Result<(), NoMemory> {
+        let mut rest = Some(range);
+        while let Some(part) = rest {
+            let mut retired = Retired::new();
+            let space = &mut self.members[of].space;
+            let next = space.unshare_next(&mut self.host, part, &mut retired);
+            self.give_back(of, retired);
+            rest = next?;
         }
         Ok(())
     }
@@ -163,19 +176,9 @@ impl Family {
         perm: Perm,
     ) -> Result<(), Refusal> {
         let range = range(from, to);
-        let mut rest = Some(range);
-        while let Some(part) = rest {
-            let mut retired = Retired::new();
-            let space = &mut self.members[of].space;
-            let next = space.unshare_next(&mut self.host, part, &mut retired);
-            self.give_back(of, retired);
-            match next {
-                Ok(next) => rest = next,
-                Err(error) => {
-                    self.check();
-                    return Err(RegionError::Store(error));
-                }
-            }
+        if let Err(error) = self.unshare_all(of, range) {
+            self.check();
+            return Err(RegionError::Store(error));
         }
         let done = self.members[of].space.protect(&self.host, range, perm);
         if done == Ok(Taken::Something) {
@@ -183,6 +186,64 @@ impl Family {
         }
         self.members[of].space.reap_views(&mut self.host, range);
         self.agree(of, done, |model| model.protect(from, to, perm).map(drop))
+    }
+
+    /// Moves segments to the segment `target`, with `more` behind them; nothing if that makes no sense.
+    pub fn remap(
+        &mut self,
+        of: usize,
+        (from, to): (usize, usize),
+        target: usize,
+        more: usize,
+    ) -> Result<(), Refusal> {
+        let Some(what) = Model::moves(from, to, target, more) else {
+            return Ok(());
+        };
+        let mut done = self.members[of].space.check_move(&what);
+        if done.is_ok() {
+            done = self.try_move(of, &what);
+        }
+        self.agree(of, done, |model| model.remap(from, to, target, more))
+    }
+
+    /// [`Family::remap`] in the space only, where nothing but memory and room is missing.
+    fn try_move(&mut self, of: usize, what: &Move) -> Result<(), Refusal> {
+        self.unshare_edges(of, what.to())
+            .map_err(RegionError::Store)?;
+        self.unshare_all(of, what.from())
+            .map_err(RegionError::Store)?;
+        let mut prepared = Ok(());
+        let mut rest = Some(what.from());
+        while let (Some(part), Ok(())) = (rest, prepared) {
+            let mut retired = Retired::new();
+            let space = &mut self.members[of].space;
+            let next = space.prepare_move(&mut self.host, what, part, &mut retired);
+            self.give_back(of, retired);
+            match next {
+                Ok(next) => rest = next,
+                Err(error) => prepared = Err(RegionError::Store(error)),
+            }
+        }
+        let Member { space, .. } = &mut self.members[of];
+        match prepared.and_then(|()| space.begin_move(&self.host, what)) {
+            Ok(taken) => {
+                if taken == Taken::Something {
+                    self.members[of].flush();
+                }
+                let Member { space, .. } = &mut self.members[of];
+                let mut rest = Some(what.from());
+                while let Some(part) = rest {
+                    rest = space.move_pages(&self.host, what, part);
+                }
+                space.reap(&mut self.host, what.from());
+                Ok(())
+            }
+            Err(error) => {
+                let taken = space.abandon_move(&self.host, what);
+                self.reap(of, what.to(), taken);
+                Err(error)
+            }
+        }
     }
 
     /// The kernel takes up to `most` pages of files back from a member.

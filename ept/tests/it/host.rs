@@ -441,12 +441,12 @@ impl<T> TestStore<T> {
 }
 
 impl<T: fmt::Debug> fmt::Debug for TestStore<T> {
-    /// With the address of the elements, which tells who has them in common.
+    /// With the address of the elements, which tells who has them in common, and without the room, which
+    /// each change reserves.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TestStore")
             .field("at", &Rc::as_ptr(&self.elements))
             .field("elements", &self.elements)
-            .field("room", &self.room)
             .finish()
     }
 }
@@ -494,9 +494,7 @@ impl<T: Clone> Store<T> for TestStore<T> {
     }
 
     fn remove(&mut self, at: usize) -> Option<T> {
-        let element = (at < self.elements.len()).then(|| self.own().remove(at));
-        self.room = self.elements.len();
-        element
+        (at < self.elements.len()).then(|| self.own().remove(at))
     }
 }
 

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use uvisor_ept::{Gpa, Marks, Owner, Perm, Range, Region, RegionError};
+use uvisor_ept::{Backing, Gpa, Marks, Move, Owner, Perm, Range, Region, RegionError};
 
 use crate::host::{file_content, Back, NoMemory};
 
@@ -318,6 +318,64 @@ impl Model {
             self.room(1)?;
         }
         *self = unmapped;
+        Ok(())
+    }
+
+    /// Whether segments are pages that follow each other.
+    fn are_pages(from: usize, to: usize) -> bool {
+        to < SEGMENTS && range(from, to).pages().count() == to - from + 1
+    }
+
+    /// From where to where the segments `from..=to` move if they go to the segment `target`, with `more`
+    /// behind them; none if that is not possible.
+    pub fn moves(from: usize, to: usize, target: usize, more: usize) -> Option<Move> {
+        let last = target + (to - from) + more;
+        if !Self::are_pages(from, to) || !Self::are_pages(target, last) {
+            return None;
+        }
+        Move::new(range(from, to), range(target, last))
+    }
+
+    /// Moves the segments `from..=to` to the segment `target`, with `more` behind them.
+    pub fn remap(
+        &mut self,
+        from: usize,
+        to: usize,
+        target: usize,
+        more: usize,
+    ) -> Result<(), Refusal> {
+        let whole = range(from, to);
+        let is_in = |r: &Region<Back>| r.range.intersect(&whole) == Some(whole);
+        if !self.regions().iter().any(is_in) {
+            return Err(RegionError::Unmapped);
+        }
+        self.not_sealed(from, to)?;
+        let last = target + (to - from) + more;
+        if self.segments[target..=last].iter().any(Option::is_some) {
+            return Err(RegionError::Exists);
+        }
+        let (start, end) = self.cuts(from, to, |_| true);
+        self.room(usize::from(start) + usize::from(end))?;
+        for number in target..=last {
+            let offset = number - target;
+            let old = self
+                .segments
+                .get_mut(from + offset)
+                .filter(|_| offset <= to - from);
+            self.segments[number] = match old.and_then(Option::take) {
+                Some(mapped) => Some(mapped),
+                None => {
+                    let before = self.segments[number - 1]
+                        .clone()
+                        .expect("it was just moved");
+                    Some(Mapped {
+                        back: before.back.advance(1 << 12),
+                        page: None,
+                        ..before
+                    })
+                }
+            };
+        }
         Ok(())
     }
 

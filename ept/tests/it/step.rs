@@ -19,6 +19,8 @@ pub enum Step {
     Protect(usize, (usize, usize), Perm),
     /// Discards the pages of segments.
     Discard(usize, (usize, usize)),
+    /// Moves segments to another one, with so many more behind them.
+    Remap(usize, (usize, usize), usize, usize),
     /// Seals segments.
     Seal(usize, (usize, usize)),
     /// The guest accesses a segment in a view, or in view 0 if that is not there; a write leaves the number.
@@ -65,6 +67,9 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
             family.protect(member(of), segments, perm) == no_memory
         }
         Step::Discard(of, segments) => family.discard(member(of), segments) == no_memory,
+        Step::Remap(of, segments, target, more) => {
+            family.remap(member(of), segments, target, more) == no_memory
+        }
         Step::Seal(of, segments) => family.seal(member(of), segments) == no_memory,
         Step::Access(of, view, number, access, content) => {
             let of = member(of);
