@@ -62,6 +62,16 @@ impl MemoryBacking {
         Ok(())
     }
 
+    /// Fails with `EINVAL` if a region of so many bytes would run over the end of a file's offsets, which are
+    /// signed.
+    pub(crate) fn check_len(&self, len: u64) -> Result {
+        let Self::File { offset, .. } = self else {
+            return Ok(());
+        };
+        let end = offset.checked_add(len).ok_or(EINVAL)?;
+        i64::try_from(end).map(drop).map_err(|_| EINVAL)
+    }
+
     /// The page that is there, if it is not an anonymous one; `ENXIO` if there is none. If it need not be
     /// `at_hand`, this may sleep for I/O; `EAGAIN` if it is not.
     pub(crate) fn page(&self, at_hand: bool) -> Result<Frame> {

@@ -23,6 +23,7 @@ use kernel::{
 
 use uvisor_ept::{
     Gpa,
+    Move,
     Perm, //
 };
 use uvisor_uapi::{
@@ -35,6 +36,7 @@ use uvisor_uapi::{
     MapFlags,
     Prot,
     Protect,
+    Remap,
     Reset,
     Stats,
     Unmap,
@@ -169,6 +171,12 @@ impl Vm {
                 self.memory
                     .unmap(self.memory.range(unmap.gpa, unmap.len)?)?;
             }
+            uapi::REMAP => {
+                let (remap, _) = args::read::<Remap>(arg)?;
+                let from = self.memory.range(remap.gpa, remap.len)?;
+                let to = self.memory.range(remap.new_gpa, remap.new_len)?;
+                self.memory.remap(&Move::new(from, to).ok_or(EINVAL)?)?;
+            }
             uapi::PROTECT => {
                 let (protect, _) = args::read::<Protect>(arg)?;
                 if protect.reserved != 0 {
@@ -253,9 +261,7 @@ impl Vm {
             }
             MemoryBacking::Anonymous
         } else {
-            // The kernel's file offsets are signed; a region must not run over their end.
-            let end = map.offset.checked_add(map.len).ok_or(EINVAL)?;
-            if map.offset % uapi::PAGE_SIZE != 0 || i64::try_from(end).is_err() {
+            if map.offset % uapi::PAGE_SIZE != 0 {
                 return Err(EINVAL);
             }
             let file = PageFile::from_fd(map.fd)?;
@@ -272,6 +278,7 @@ impl Vm {
                 writes,
             }
         };
+        backing.check_len(map.len)?;
         self.memory.map(range, perm, backing)
     }
 

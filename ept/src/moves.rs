@@ -116,6 +116,7 @@ impl Tree {
             return Ok(rest);
         }
         let target = Gpa::of_page(what.target(piece.pages.start));
+        // A table without entries, all of which is in the new range, may be shared as well.
         self.unshare(host, target, retired)?;
         match self.insert_entry(host, target, Entry::UNUSED) {
             Err(InsertError::Host(error)) => Err(error),
@@ -163,14 +164,10 @@ where
     S: Store<Region<B>>,
     V: Slots<View<B, S>, Error = S::Error>,
 {
-    /// What would make [`Space::begin_move`] fail, but for the limit of regions and memory: the old range must
-    /// lie in one region, which is not sealed, and nothing be mapped in the new one.
-    pub fn check_move(&self, what: &Move) -> Result<(), RegionError<S::Error>> {
-        self.moved(what).map(drop)
-    }
-
-    /// The region that there will be.
-    fn moved(&self, what: &Move) -> Result<Region<B>, RegionError<S::Error>> {
+    /// The region that there will be at the new place. But for the limit of regions and memory, what makes this
+    /// fail is what makes [`Space::begin_move`] fail: the old range must lie in one region, which is not
+    /// sealed, and nothing be mapped in the new one.
+    pub fn moved(&self, what: &Move) -> Result<Region<B>, RegionError<S::Error>> {
         let region = self.regions().find(what.from.start());
         let region = region.filter(|region| what.from.end() <= region.range.end());
         let region = region.ok_or(RegionError::Unmapped)?;

@@ -101,7 +101,7 @@ pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 /// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
 /// structure (the argument must be 0).
 ///
-/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`SEAL`], [`VIEW_CREATE`], [`VIEW_PROTECT`],
+/// From then on [`MAP`], [`UNMAP`], [`REMAP`], [`PROTECT`], [`DISCARD`], [`SEAL`], [`VIEW_CREATE`], [`VIEW_PROTECT`],
 /// [`VIEW_DESTROY`], [`VCPU_CREATE`], [`RUN`], [`VCPU_RESET`] and writes by `pwrite(2)` fail with `EROFS`;
 /// writes through a mapping raise `SIGBUS`. It is then no clone of a template any more, if it was one. Errors:
 /// `EBUSY` while a [`SEAL`] is under way.
@@ -150,7 +150,7 @@ pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// VM: makes the permission and the content of the range of an [`Unmap`] final, until the micro-VM ends, or
 /// is put back to a template in which it was not sealed.
 ///
-/// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
+/// [`UNMAP`], [`REMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
 /// to be set up before, and the most that a view made later allows there is what it is made with. The pages of
 /// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
 /// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable, or could be, with
@@ -159,6 +159,16 @@ pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// that the file does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and
 /// the call can be repeated for the pages that are missing, which are still the file's.
 pub const SEAL: u32 = (IOCTL_TYPE << 8) | 0x1d;
+/// VM: moves a range that lies in one region to a free range, which is as long or longer, by a [`Remap`].
+///
+/// Pages, permission, and what is noted for [`VmFlags::W_XOR_X`] go along; what is longer goes on with zeros, or
+/// with the next pages of the file. Nothing is copied but tables that clones have in common. What views allow
+/// belongs to addresses, and does not go along. When the call returns, no vCPU and no mapping of the VM's file can
+/// reach the old range. Errors, with which nothing happened: `EINVAL` for ranges that are empty, unaligned, beyond
+/// [`Info::gpa_bits`], or overlap, a new one that is shorter, or one that is beyond the largest offset of a
+/// file; `EFAULT` for a range that does not lie in one region, as `mremap(2)`; `EEXIST` if a part of the new one is
+/// mapped; `EPERM` if a part of the range is sealed; `ENOMEM`; `ENOSPC` at the limit of regions; `EROFS`.
+pub const REMAP: u32 = (IOCTL_TYPE << 8) | 0x1e;
 
 /// How many views a micro-VM can have, view 0 among them.
 pub const MAX_VIEWS: u32 = 512;
@@ -361,6 +371,24 @@ pub struct Unmap {
     pub len: u64,
 }
 
+/// A range to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Remap {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+    /// The first address of the new range.
+    pub new_gpa: u64,
+    /// Its length in bytes, at least `len`.
+    pub new_len: u64,
+}
+
 /// A range and its new permission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -535,6 +563,7 @@ sized! {
     VmCreate = 16;
     Map = 40;
     Unmap = 24;
+    Remap = 40;
     Protect = 32;
     Limits = 16;
     VcpuCreate = 40, from 32;

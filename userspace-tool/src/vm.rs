@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use uvisor_uapi::{
-    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Reset, Stats,
-    Unmap, VcpuCreate, VcpuFlags,
+    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Remap, Reset,
+    Stats, Unmap, VcpuCreate, VcpuFlags,
 };
 
 use crate::device::{ioctl, new_fd};
@@ -116,6 +116,19 @@ impl Vm {
         };
         // SAFETY: This is the structure of this command.
         unsafe { ioctl(self.as_fd(), uapi::UNMAP, "UNMAP", &mut argument) }.map(drop)
+    }
+
+    /// Moves `from`, which lies in one region, to the free range `to`, which is not shorter.
+    pub fn remap(&self, from: Range<u64>, to: Range<u64>) -> Result<()> {
+        let mut argument = Remap {
+            gpa: from.start,
+            len: from.end.wrapping_sub(from.start),
+            new_gpa: to.start,
+            new_len: to.end.wrapping_sub(to.start),
+            ..Remap::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::REMAP, "REMAP", &mut argument) }.map(drop)
     }
 
     /// Gives a whole range the permission `prot`.

@@ -199,7 +199,7 @@ impl Family {
         let Some(what) = Model::moves(from, to, target, more) else {
             return Ok(());
         };
-        let mut done = self.members[of].space.check_move(&what);
+        let mut done = self.members[of].space.moved(&what).map(drop);
         if done.is_ok() {
             done = self.try_move(of, &what);
         }

@@ -5,6 +5,7 @@
 mod files;
 mod host;
 mod machine;
+mod moved;
 mod permissions;
 mod shared;
 
@@ -30,6 +31,13 @@ fn main() {
     tap.test("its permission", shared::permission);
     tap.test("its seals", shared::seals);
     tap.test("clones of it, and a template", shared::clones);
+    tap.test("a range that is moved", moved::anonymous);
+    tap.test("a file's range that is moved", moved::file);
+    tap.test("a clone's range that is moved", moved::of_a_clone);
+    tap.test(
+        "a range that cannot be moved for lack of memory",
+        moved::limit,
+    );
     tap.test(
         "the host's mapping shows the same pages, with the same permission",
         host::host_mapping,
