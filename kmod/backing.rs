@@ -12,12 +12,15 @@ use uvisor_ept::{
     Perm, //
 };
 
+use uvisor_uapi::PAGE_SIZE;
+
 use crate::sys::{
     file::{
         PageFile,
         WritableFile, //
     },
-    frame::Frame, //
+    frame::Frame,
+    vvar::VvarPages, //
 };
 
 /// What becomes of a write to a file's page.
@@ -45,18 +48,27 @@ pub(crate) enum MemoryBacking {
         /// What becomes of writes.
         writes: Writes,
     },
+    /// The data of the kernel's vDSO.
+    Vvar {
+        /// Its pages.
+        pages: Arc<VvarPages>,
+        /// The number of the first one.
+        first: u64,
+    },
 }
 
 impl MemoryBacking {
     /// Fails with `EACCES` if a region of this never gets `perm`.
     pub(crate) fn check(&self, perm: Perm) -> Result {
-        let Self::File { file, writes, .. } = self else {
-            return Ok(());
+        let is_refused = match self {
+            Self::Anonymous => false,
+            Self::File { file, writes, .. } => {
+                (perm.contains(Perm::X) && file.is_noexec())
+                    || (perm.contains(Perm::W) && matches!(writes, Writes::Refused))
+            }
+            Self::Vvar { .. } => perm.intersects(Perm::W | Perm::X),
         };
-        if perm.contains(Perm::X) && file.is_noexec() {
-            return Err(EACCES);
-        }
-        if perm.contains(Perm::W) && matches!(writes, Writes::Refused) {
+        if is_refused {
             return Err(EACCES);
         }
         Ok(())
@@ -85,6 +97,7 @@ impl MemoryBacking {
                 Writes::InPlace(file) => file.page(*offset, at_hand),
                 Writes::Copied | Writes::Refused => file.page(*offset, at_hand),
             },
+            Self::Vvar { pages, first } => pages.page(*first),
         }
     }
 }
@@ -102,6 +115,10 @@ impl Backing for MemoryBacking {
                 // MAP refuses files whose last offset overflows.
                 offset: offset.saturating_add(bytes),
                 writes: writes.clone(),
+            },
+            Self::Vvar { pages, first } => Self::Vvar {
+                pages: pages.clone(),
+                first: first.saturating_add(bytes / PAGE_SIZE),
             },
         }
     }
@@ -125,6 +142,16 @@ impl Backing for MemoryBacking {
                     && offset.checked_add(bytes) == Some(*next_offset)
                     && core::mem::discriminant(writes) == core::mem::discriminant(next_writes)
             }
+            (
+                Self::Vvar { pages, first },
+                Self::Vvar {
+                    pages: next_pages,
+                    first: next_first,
+                },
+            ) => {
+                Arc::ptr_eq(pages, next_pages)
+                    && first.checked_add(bytes / PAGE_SIZE) == Some(*next_first)
+            }
             _ => false,
         }
     }
@@ -137,6 +164,8 @@ impl Backing for MemoryBacking {
         match self {
             Self::Anonymous => false,
             Self::File { writes, .. } => matches!(writes, Writes::InPlace(_)),
+            // The kernel writes to it.
+            Self::Vvar { .. } => true,
         }
     }
 }

@@ -12,6 +12,7 @@
 #include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
+#include <linux/nsproxy.h>
 #include <linux/pagemap.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
@@ -21,6 +22,7 @@
 #include <linux/sizes.h>
 #include <linux/smp.h>
 #include <linux/swap.h>
+#include <linux/time_namespace.h>
 #include <linux/user_namespace.h>
 #include <asm/cpufeature.h>
 #include <asm/desc.h>
@@ -514,6 +516,85 @@ int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phy
 		set_page_dirty_lock(page);
 	*phys = page_to_phys(page);
 	return 0;
+}
+
+/* --- vDSO data --- */
+
+/*
+ * Is this the mapping of the kernel's vDSO data? The name of a mapping is the
+ * kernel's to give: a task names anonymous memory and files, but these have no
+ * operation that tells it.
+ */
+static bool uvisor_is_vvar(struct vm_area_struct *vma)
+{
+	const char *name;
+
+	if (vma->vm_file || !vma->vm_ops || !vma->vm_ops->name ||
+	    vma->vm_flags & (VM_IO | VM_PFNMAP | VM_SHARED | VM_WRITE | VM_MAYWRITE))
+		return false;
+	name = vma->vm_ops->name(vma);
+	return name && !strcmp(name, "[vvar]");
+}
+
+/*
+ * Is this a page that the kernel allocated for itself? The pages of the vDSO's
+ * data are: neither anonymous nor a file's, and on no list of those to be reclaimed.
+ */
+static bool uvisor_is_kernel_page(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return !folio_test_anon(folio) && !folio->mapping && !folio_test_lru(folio) &&
+	       !folio_test_large(folio) && !folio_test_slab(folio);
+}
+
+/*
+ * The first @len bytes of the calling process's vDSO data, which are mapped at
+ * @start: pages with a reference each, or 0 where no page is. They are the kernel's
+ * for good, and the same for all processes but those in a time namespace: whoever
+ * enters one shares no memory with others, so that it cannot change meanwhile.
+ */
+int uvisor_vvar_pages(unsigned long start, unsigned long len, phys_addr_t *phys)
+{
+	struct mm_struct *mm = current->mm;
+	struct vm_area_struct *vma;
+	unsigned long i;
+	int error = 0;
+
+#ifdef CONFIG_TIME_NS
+	if (current->nsproxy->time_ns != &init_time_ns)
+		return -EOPNOTSUPP;
+#endif
+	if (!len || len > UVISOR_VVAR_PAGES * PAGE_SIZE || !mm)
+		return -EINVAL;
+	memset(phys, 0, UVISOR_VVAR_PAGES * sizeof(*phys));
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = find_vma(mm, start);
+	if (!vma || vma->vm_start != start || len > vma->vm_end - start || !uvisor_is_vvar(vma))
+		error = -EINVAL;
+	for (i = 0; !error && i < len / PAGE_SIZE; i++) {
+		struct page *page;
+		long got = get_user_pages(start + i * PAGE_SIZE, 1, 0, &page);
+
+		/* Not every kernel has one for the offsets of a time namespace. */
+		if (got == -EFAULT)
+			continue;
+		if (got != 1) {
+			error = got < 0 ? got : -EINTR;
+		} else if (!uvisor_is_kernel_page(page)) {
+			put_page(page);
+			error = -EINVAL;
+		} else {
+			phys[i] = page_to_phys(page);
+		}
+	}
+	mmap_read_unlock(mm);
+	for (i = 0; error && i < UVISOR_VVAR_PAGES; i++) {
+		if (phys[i])
+			uvisor_page_put(phys[i]);
+	}
+	return error;
 }
 
 /* A file with an inode of its own, so that its mappings can be zapped. */

@@ -77,6 +77,11 @@ int uvisor_file_share(struct file *file, bool write);
 void uvisor_file_unshare(struct file *file);
 int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phys_addr_t *phys);
 
+/* The kernel has one for each clock source's kind of data, and a few more. */
+#define UVISOR_VVAR_PAGES	8
+
+int uvisor_vvar_pages(unsigned long start, unsigned long len, phys_addr_t *phys);
+
 struct file *uvisor_anon_file(const char *name, const void *fops, void *data);
 int uvisor_vma_init_pfn(struct vm_area_struct *vma);
 int uvisor_vma_insert_run_page(struct vm_area_struct *vma, phys_addr_t phys);

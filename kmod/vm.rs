@@ -65,7 +65,8 @@ use crate::{
             self,
             PageFile, //
         },
-        vma, //
+        vma,
+        vvar::VvarPages, //
     },
     vcpu::Vcpu,
     LocalModule, //
@@ -250,34 +251,46 @@ impl Vm {
         Ok(0)
     }
 
+    /// What is behind the region of a MAP.
+    fn backing(map: &Map, perm: Perm) -> Result<MemoryBacking> {
+        let flags = MapFlags::from_bits_truncate(map.flags);
+        let file = if flags.contains(MapFlags::FILE) {
+            if flags.contains(MapFlags::VVAR) || map.offset % uapi::PAGE_SIZE != 0 {
+                return Err(EINVAL);
+            }
+            PageFile::from_fd(map.fd)?
+        } else if flags.contains(MapFlags::SHARED) || map.fd != 0 {
+            return Err(EINVAL);
+        } else if flags.contains(MapFlags::VVAR) {
+            let pages = VvarPages::new(map.offset, map.len)?;
+            return Ok(MemoryBacking::Vvar {
+                pages: Arc::new(pages, GFP_KERNEL_ACCOUNT)?,
+                first: 0,
+            });
+        } else if map.offset != 0 {
+            return Err(EINVAL);
+        } else {
+            return Ok(MemoryBacking::Anonymous);
+        };
+        let writes = if !flags.contains(MapFlags::SHARED) {
+            Writes::Copied
+        } else if let Some(shared) = file.share(perm.contains(Perm::W))? {
+            Writes::InPlace(Arc::new(shared, GFP_KERNEL_ACCOUNT)?)
+        } else {
+            Writes::Refused
+        };
+        Ok(MemoryBacking::File {
+            file,
+            offset: map.offset,
+            writes,
+        })
+    }
+
     /// `MAP`.
     fn map(&self, map: &Map) -> Result {
         let range = self.memory.range(map.gpa, map.len)?;
         let perm = perm(map.prot)?;
-        let flags = MapFlags::from_bits_truncate(map.flags);
-        let backing = if !flags.contains(MapFlags::FILE) {
-            if map.fd != 0 || map.offset != 0 || flags.contains(MapFlags::SHARED) {
-                return Err(EINVAL);
-            }
-            MemoryBacking::Anonymous
-        } else {
-            if map.offset % uapi::PAGE_SIZE != 0 {
-                return Err(EINVAL);
-            }
-            let file = PageFile::from_fd(map.fd)?;
-            let writes = if !flags.contains(MapFlags::SHARED) {
-                Writes::Copied
-            } else if let Some(shared) = file.share(perm.contains(Perm::W))? {
-                Writes::InPlace(Arc::new(shared, GFP_KERNEL_ACCOUNT)?)
-            } else {
-                Writes::Refused
-            };
-            MemoryBacking::File {
-                file,
-                offset: map.offset,
-                writes,
-            }
-        };
+        let backing = Self::backing(map, perm)?;
         backing.check_len(map.len)?;
         self.memory.map(range, perm, backing)
     }

@@ -70,7 +70,9 @@ pub const LIST: u32 = (IOCTL_TYPE << 8) | 0x02;
 /// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions. With
 /// [`MapFlags::SHARED`] and `WRITE`, also `EACCES` for a file descriptor that is not open for writing, or an
 /// append-only file; `ENODEV` for a file that does not live in memory (tmpfs, memfd); `EPERM` for one that is sealed
-/// against writes.
+/// against writes. With [`MapFlags::VVAR`], also `EINVAL` for an address at which no `[vvar]` mapping begins, or a
+/// shorter one; `EACCES` for `WRITE` or `EXEC`; `EOPNOTSUPP` for a process in another time namespace than the
+/// initial one; `EINTR`.
 pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
@@ -81,7 +83,8 @@ pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
 /// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`], and for
-/// `WRITE` where a region of [`MapFlags::SHARED`] could not have been mapped with it; `ENOMEM`
+/// `WRITE` where a region of [`MapFlags::SHARED`] could not have been mapped with it, or
+/// [`MapFlags::VVAR`]; `ENOMEM`
 /// if a part of the range is not mapped, as `mprotect(2)`, or if tables that clones have in common had to be
 /// copied and could not; `EINVAL`; `ENOSPC`; `EPERM` if a part of the range is sealed.
 pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
@@ -154,7 +157,7 @@ pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// to be set up before, and the most that a view made later allows there is what it is made with. The pages of
 /// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
 /// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable, or could be, with
-/// [`MapFlags::SHARED`]; `EINVAL`; `ENOSPC` at the
+/// [`MapFlags::SHARED`], or of [`MapFlags::VVAR`]; `EINVAL`; `ENOSPC` at the
 /// limit of regions; `EROFS`. With these nothing happened. `EINTR` for a signal, `ENODATA` if there were pages
 /// that the file does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and
 /// the call can be repeated for the pages that are missing, which are still the file's.
@@ -284,6 +287,12 @@ bitflags! {
         /// Clones, templates and resets neither copy nor put back what is in the file. Pages that were
         /// touched are not swapped out, and count as pages of files.
         const SHARED = 1 << 1;
+        /// Without `FILE`: the region shows the data of the kernel's vDSO, from which it takes the time, so that
+        /// a guest can run the vDSO's code without an exit. `offset` is the address of the calling process's own
+        /// `[vvar]` mapping, of which the region shows the first `len` bytes. It is never writable nor
+        /// executable, and cannot be sealed, as the kernel writes to it. `[vvar_vclock]` is not in it, with the clocks
+        /// of hypervisors. The time is that of the initial time namespace, whoever gets the micro-VM.
+        const VVAR = 1 << 2;
     }
 
     /// Flags of a [`VcpuCreate`].
@@ -353,7 +362,8 @@ pub struct Map {
     pub prot: u32,
     /// The file, with [`MapFlags::FILE`]; else 0.
     pub fd: i32,
-    /// The offset in the file, a multiple of the page size, with [`MapFlags::FILE`]; else 0.
+    /// The offset in the file, a multiple of the page size, with [`MapFlags::FILE`]; an address with
+    /// [`MapFlags::VVAR`]; else 0.
     pub offset: u64,
 }
 

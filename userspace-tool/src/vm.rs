@@ -101,6 +101,19 @@ impl Vm {
         })
     }
 
+    /// Maps the first `len` bytes of the kernel's vDSO data, which this process has at `address`
+    /// ([`MapFlags::VVAR`]).
+    pub fn map_vvar(&self, gpa: u64, len: u64, address: u64) -> Result<()> {
+        self.map(Map {
+            flags: MapFlags::VVAR.bits(),
+            gpa,
+            len,
+            prot: Prot::READ.bits(),
+            offset: address,
+            ..Map::new()
+        })
+    }
+
     /// Maps a region.
     fn map(&self, mut argument: Map) -> Result<()> {
         // SAFETY: This is the structure of this command.

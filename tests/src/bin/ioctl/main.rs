@@ -176,6 +176,7 @@ fn main() {
     tap.test("ranges to move", regions::moves);
     tap.test("files to map, by kind and offset", files::file_kinds);
     tap.test("files to write in place", files::shared);
+    tap.test("the data of the vDSO", files::vvar);
     tap.test("nothing executable from a noexec mount", files::noexec);
     tap.test(
         "registers, run flags, arguments of RUN and KICK",

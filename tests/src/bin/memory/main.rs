@@ -8,6 +8,7 @@ mod machine;
 mod moved;
 mod permissions;
 mod shared;
+mod vvar;
 
 use uvisor_tests::Tap;
 
@@ -38,6 +39,8 @@ fn main() {
         "a range that cannot be moved for lack of memory",
         moved::limit,
     );
+    tap.test("the data of the vDSO", vvar::pages);
+    tap.test("the code of the vDSO", vvar::time);
     tap.test(
         "the host's mapping shows the same pages, with the same permission",
         host::host_mapping,
