@@ -6,6 +6,7 @@
 #ifndef UVISOR_SHIM_H
 #define UVISOR_SHIM_H
 
+#include <linux/mm.h>
 #include <linux/types.h>
 
 struct address_space;
@@ -58,6 +59,15 @@ bool uvisor_is_confidential_guest(void);
 void uvisor_machine_check(void);
 u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);
+
+/*
+ * The count of a folio has 31 bits, and clones multiply what it costs to take a
+ * reference: long before it overflows, there is none to be had.
+ */
+static inline bool uvisor_is_crowded(struct page *page)
+{
+	return folio_ref_count(page_folio(page)) > INT_MAX / 2;
+}
 
 phys_addr_t uvisor_page_alloc(bool zero);
 phys_addr_t uvisor_pages_alloc(bool zero, unsigned int order, bool *zeroed);

@@ -146,10 +146,11 @@ pub(crate) fn pages() -> Outcome {
         let mut bytes = [0; 256];
         machine.vm().read_at(AT, &mut bytes).map_err(text)?;
         let at = data.start as *const u64;
-        // SAFETY: The page is mapped for good; the kernel may write to it, hence volatile.
-        let own: Vec<u64> = (0..32)
-            .map(|n| unsafe { at.add(n).read_volatile() })
-            .collect();
+        let own = (0..32).map(|number| {
+            // SAFETY: The page is mapped for good; the kernel may write to it, hence volatile.
+            unsafe { at.add(number).read_volatile() }
+        });
+        let own: Vec<u64> = own.collect();
         let words = bytes.chunks_exact(8);
         let seen: Vec<u64> = words
             .map(|w| w.try_into().map_or(0, u64::from_le_bytes))
