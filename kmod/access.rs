@@ -98,8 +98,8 @@ pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> R
             return short(done, EFAULT);
         }
         let copied = memory.with_page(Gpa(gpa), Perm::R | Perm::W, |leaf| {
-            // SAFETY: The leaf's frame is mapped, as the lock is held, and is the micro-VM's own,
-            // as it may be written; both ranges lie within pages.
+            // SAFETY: The leaf's frame is mapped, as the lock is held, and may be written: it is the
+            // micro-VM's own, or one that is written in place; both ranges lie within pages.
             unsafe {
                 let to = frame::virt(leaf.frame.0).add(gpa as usize & (PAGE - 1));
                 frame::copy(to, buffer.as_ptr(), len);

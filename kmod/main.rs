@@ -16,6 +16,7 @@ use kernel::{
 
 mod access;
 mod args;
+mod backing;
 mod cpuid;
 mod device;
 mod events;

@@ -45,10 +45,10 @@ use uvisor_uapi::{
 };
 
 use crate::{
+    backing::MemoryBacking,
     events::Counters,
     hardware::Hardware,
     pages::{
-        MemoryBacking,
         Pages,
         Regions, //
     },
@@ -63,6 +63,7 @@ mod fault;
 mod inside;
 mod mapped;
 mod reclaim;
+mod remap;
 mod seal;
 mod template;
 mod views;
@@ -307,6 +308,7 @@ impl Memory {
     pub(crate) fn map(&self, range: Range, perm: Perm, backing: MemoryBacking) -> Result {
         let mut inner = self.inner.lock();
         self.check_not_frozen()?;
+        backing.check(perm)?;
         let Inner { space, .. } = &mut *inner;
         space
             .as_mut()
@@ -351,11 +353,7 @@ impl Memory {
         let space = space.as_mut().ok_or(ENXIO)?;
         // Before anything is copied for nothing.
         space.check_not_sealed(range).map_err(region_error)?;
-        for at_end in [false, true] {
-            self.unshare(pages, |pages, retired| {
-                space.unshare_edge(pages, range, at_end, retired)
-            })?;
-        }
+        self.unshare_edges(space, pages, range)?;
         if how(space, pages)? == Taken::Something {
             self.take(*mapping, range);
         }
@@ -379,6 +377,27 @@ impl Memory {
         result
     }
 
+    /// Lets the tables at the edges of a range become this micro-VM's own.
+    fn unshare_edges(&self, space: &mut GuestSpace, pages: &mut Pages, range: Range) -> Result {
+        for at_end in [false, true] {
+            self.unshare(pages, |pages, retired| {
+                space.unshare_edge(pages, range, at_end, retired)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets all tables of a range become this micro-VM's own.
+    fn unshare_all(&self, space: &mut GuestSpace, pages: &mut Pages, range: Range) -> Result {
+        let mut rest = Some(range);
+        while let Some(part) = rest {
+            rest = self.unshare(pages, |pages, retired| {
+                space.unshare_next(pages, part, retired)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Gives a range a permission.
     pub(crate) fn protect(&self, range: Range, perm: Perm) -> Result {
         let mut inner = self.inner.lock();
@@ -390,22 +409,12 @@ impl Memory {
             ..
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
-        if perm.contains(Perm::X)
-            && space
-                .regions()
-                .iter(range)
-                .any(|r| matches!(&r.backing, MemoryBacking::File { file, .. } if file.is_noexec()))
-        {
-            return Err(EACCES);
+        for region in space.regions().iter(range) {
+            region.backing.check(perm)?;
         }
         // Before anything is copied for nothing.
         space.check_protect(range, perm).map_err(region_error)?;
-        let mut rest = Some(range);
-        while let Some(part) = rest {
-            rest = self.unshare(pages, |pages, retired| {
-                space.unshare_next(pages, part, retired)
-            })?;
-        }
+        self.unshare_all(space, pages, range)?;
         if space.protect(pages, range, perm).map_err(region_error)? == Taken::Something {
             self.take(*mapping, range);
             space.reap_views(pages, range);

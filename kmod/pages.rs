@@ -21,7 +21,6 @@ use kernel::{
 };
 
 use uvisor_ept::{
-    Backing,
     Host,
     Hpa,
     Owner,
@@ -30,9 +29,9 @@ use uvisor_ept::{
 };
 
 use crate::{
+    backing::MemoryBacking,
     hardware::Hardware,
     sys::{
-        file::PageFile,
         frame::{
             self,
             Frame, //
@@ -44,7 +43,7 @@ use crate::{
 /// How many tables a reset leaves at most.
 const MAX_KEPT: u64 = 16;
 
-/// The references that all leaves have on pages of files.
+/// The references that all leaves have on pages of files, without those that are written in place.
 pub(crate) static FILE_PAGES: AtomicUsize = AtomicUsize::new(0);
 
 mod spare;
@@ -293,7 +292,7 @@ impl Pages {
         unsafe { Account::uncharge(phys) };
     }
 
-    /// Counts a page of a file to which a leaf has a reference from now on.
+    /// Counts a page of a file to which a leaf has a reference from now on, that can be given back.
     pub(crate) fn count_file(&self) {
         FILE_PAGES.fetch_add(1, Relaxed);
     }
@@ -397,6 +396,7 @@ unsafe impl Host for Pages {
                     frame::get(frame.0)?;
                     self.count_file();
                 }
+                Owner::Live => frame::get(frame.0)?,
                 // Views do not share tables.
                 Owner::Lent => {}
             }
@@ -415,6 +415,11 @@ unsafe impl Host for Pages {
         match owner {
             // SAFETY: The tree took the reference over when the leaf was made, and gives it back once.
             Owner::File => unsafe { self.put_file(frame.0) },
+            Owner::Live => {
+                // SAFETY: As above.
+                drop(unsafe { Frame::from_raw(frame.0) });
+                self.freed(1);
+            }
             Owner::Lent => {}
             Owner::Private | Owner::Shared => {
                 // SAFETY: As above.
@@ -429,51 +434,6 @@ unsafe impl Host for Pages {
 
     fn exec_only(&self) -> bool {
         self.account.hardware.controls.features.exec_only
-    }
-}
-
-/// What is behind a region.
-#[derive(Clone)]
-pub(crate) enum MemoryBacking {
-    /// Zeros.
-    Anonymous,
-    /// A file from an offset on.
-    File {
-        /// The file.
-        file: PageFile,
-        /// The offset in bytes.
-        offset: u64,
-    },
-}
-
-impl Backing for MemoryBacking {
-    fn advance(&self, bytes: u64) -> Self {
-        match self {
-            Self::Anonymous => Self::Anonymous,
-            Self::File { file, offset } => Self::File {
-                file: file.clone(),
-                // MAP refuses files whose last offset overflows.
-                offset: offset.saturating_add(bytes),
-            },
-        }
-    }
-
-    fn continues(&self, bytes: u64, next: &Self) -> bool {
-        match (self, next) {
-            (Self::Anonymous, Self::Anonymous) => true,
-            (
-                Self::File { file, offset },
-                Self::File {
-                    file: next_file,
-                    offset: next_offset,
-                },
-            ) => file.is_same(next_file) && offset.checked_add(bytes) == Some(*next_offset),
-            _ => false,
-        }
-    }
-
-    fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Anonymous)
     }
 }
 

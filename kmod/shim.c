@@ -2,20 +2,15 @@
 #include <linux/anon_inodes.h>
 #include <linux/capability.h>
 #include <linux/cc_platform.h>
-#include <linux/dcache.h>
 #ifdef CONFIG_VIRT_XFER_TO_GUEST_WORK
 #include <linux/entry-virt.h>
 #endif
 #include <linux/fs.h>
 #include <linux/highmem.h>
-#include <linux/magic.h>
 #include <linux/mm.h>
-#include <linux/mount.h>
-#include <linux/pagemap.h>
 #include <linux/pid.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
-#include <linux/shmem_fs.h>
 #include <linux/shrinker.h>
 #include <linux/sizes.h>
 #include <linux/smp.h>
@@ -291,15 +286,6 @@ void *uvisor_page_words(phys_addr_t phys)
 	return &pfn_to_page(PHYS_PFN(phys))->__folio_index;
 }
 
-/*
- * The count of a folio has 31 bits, and clones multiply what it costs to take a
- * reference: long before it overflows, there is none to be had.
- */
-static bool uvisor_is_crowded(struct page *page)
-{
-	return folio_ref_count(page_folio(page)) > INT_MAX / 2;
-}
-
 bool uvisor_page_get(phys_addr_t phys)
 {
 	struct page *page = pfn_to_page(PHYS_PFN(phys));
@@ -350,126 +336,7 @@ bool uvisor_shrinker_may_wait(const struct shrink_control *control)
 	return control->gfp_mask & __GFP_FS;
 }
 
-/* --- Files --- */
-
-/* Where the pages of @file are: of an overlay's file, in the layer below. */
-static struct inode *uvisor_data_inode(struct file *file)
-{
-	return d_real_inode(file->f_path.dentry);
-}
-
-/*
- * Can pages of the page cache be taken from @inode, the data of @file? Asked again
- * for each page: an overlay's file moves to another layer when it is first written.
- */
-static int uvisor_inode_check(struct file *file, struct inode *inode)
-{
-	if (!inode || !S_ISREG(inode->i_mode) || IS_DAX(inode))
-		return -ENODEV;
-	if (shmem_mapping(inode->i_mapping))
-		return 0;
-	if (!inode->i_mapping->a_ops->read_folio)
-		return -ENODEV;
-	/* sysfs and its like have a page cache that their content is not in. */
-	if (inode->i_mapping->a_ops == &ram_aops && inode->i_sb->s_magic != RAMFS_MAGIC)
-		return -ENODEV;
-	/*
-	 * A layer's page is read without the layer's own open file, which only
-	 * file systems on a block device are known not to need.
-	 */
-	if (inode != file_inode(file) &&
-	    (!(inode->i_sb->s_type->fs_flags & FS_REQUIRES_DEV) ||
-	     inode->i_sb->s_magic == FUSE_SUPER_MAGIC))
-		return -ENODEV;
-	return 0;
-}
-
-int uvisor_file_check(struct file *file)
-{
-	if (!(file->f_mode & FMODE_READ))
-		return -EBADF;
-	return uvisor_inode_check(file, uvisor_data_inode(file));
-}
-
-bool uvisor_file_noexec(struct file *file)
-{
-	return (file->f_path.mnt->mnt_flags & MNT_NOEXEC) ||
-	       (file->f_path.mnt->mnt_sb->s_iflags & SB_I_NOEXEC);
-}
-
-/* The folio of @index, which is read; not while the file's blocks are taken away. */
-static struct folio *uvisor_read_folio(struct file *file, struct inode *inode, u64 index)
-{
-	struct address_space *mapping = inode->i_mapping;
-	struct folio *folio;
-
-	filemap_invalidate_lock_shared(mapping);
-	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
-		folio = ERR_PTR(-ENXIO);
-	else
-		folio = read_cache_folio(mapping, index, NULL,
-					 inode == file_inode(file) ? file : NULL);
-	filemap_invalidate_unlock_shared(mapping);
-	return folio;
-}
-
-/* The page @index of a file if it is in the page cache and up to date; does not sleep. */
-static struct page *uvisor_cached_page(struct inode *inode, u64 index)
-{
-	struct folio *folio = filemap_get_folio(inode->i_mapping, index);
-
-	if (IS_ERR(folio))
-		return NULL;
-	if (folio_test_uptodate(folio))
-		return folio_file_page(folio, index);
-	folio_put(folio);
-	return NULL;
-}
-
-static struct page *uvisor_read_page(struct file *file, struct inode *inode, u64 index)
-{
-	struct folio *folio;
-
-	if (shmem_mapping(inode->i_mapping))
-		return shmem_read_mapping_page(inode->i_mapping, index);
-	folio = uvisor_read_folio(file, inode, index);
-	return IS_ERR(folio) ? ERR_CAST(folio) : folio_file_page(folio, index);
-}
-
-/*
- * The page-cache page @index of a file that passed uvisor_file_check(), with a
- * reference; -ENXIO beyond the end of the file. May sleep for I/O, unless only a
- * page is wanted that is @at_hand; -EAGAIN if it is not.
- */
-int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys)
-{
-	struct inode *inode = uvisor_data_inode(file);
-	int error = uvisor_inode_check(file, inode);
-	struct page *page;
-
-	if (error)
-		return error;
-	if (index >= DIV_ROUND_UP_ULL((u64)i_size_read(inode), PAGE_SIZE))
-		return -ENXIO;
-	page = uvisor_cached_page(inode, index);
-	if (!page) {
-		if (at_hand)
-			return -EAGAIN;
-		page = uvisor_read_page(file, inode, index);
-		if (IS_ERR(page))
-			return PTR_ERR(page);
-	}
-	if (PageHWPoison(page)) {
-		put_page(page);
-		return -EIO;
-	}
-	if (uvisor_is_crowded(page)) {
-		put_page(page);
-		return -ENOMEM;
-	}
-	*phys = page_to_phys(page);
-	return 0;
-}
+/* --- Our files --- */
 
 /* A file with an inode of its own, so that its mappings can be zapped. */
 struct file *uvisor_anon_file(const char *name, const void *fops, void *data)

@@ -6,6 +6,7 @@
 #ifndef UVISOR_SHIM_H
 #define UVISOR_SHIM_H
 
+#include <linux/mm.h>
 #include <linux/types.h>
 
 struct address_space;
@@ -59,6 +60,15 @@ void uvisor_machine_check(void);
 u64 uvisor_tss_address(void);
 u32 uvisor_tsc_khz(void);
 
+/*
+ * The count of a folio has 31 bits, and clones multiply what it costs to take a
+ * reference: long before it overflows, there is none to be had.
+ */
+static inline bool uvisor_is_crowded(struct page *page)
+{
+	return folio_ref_count(page_folio(page)) > INT_MAX / 2;
+}
+
 phys_addr_t uvisor_page_alloc(bool zero);
 phys_addr_t uvisor_pages_alloc(bool zero, unsigned int order, bool *zeroed);
 bool uvisor_page_get(phys_addr_t phys);
@@ -73,7 +83,14 @@ bool uvisor_shrinker_may_wait(const struct shrink_control *control);
 
 int uvisor_file_check(struct file *file);
 bool uvisor_file_noexec(struct file *file);
-int uvisor_file_page(struct file *file, u64 index, bool at_hand, phys_addr_t *phys);
+int uvisor_file_share(struct file *file, bool write);
+void uvisor_file_unshare(struct file *file);
+int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phys_addr_t *phys);
+
+/* The kernel has one for each clock source's kind of data, and a few more. */
+#define UVISOR_VVAR_PAGES	8
+
+int uvisor_vvar_pages(unsigned long start, unsigned long len, phys_addr_t *phys);
 
 struct file *uvisor_anon_file(const char *name, const void *fops, void *data);
 int uvisor_vma_init_pfn(struct vm_area_struct *vma);

@@ -23,6 +23,7 @@ use kernel::{
 
 use uvisor_ept::{
     Gpa,
+    Move,
     Perm, //
 };
 use uvisor_uapi::{
@@ -35,6 +36,7 @@ use uvisor_uapi::{
     MapFlags,
     Prot,
     Protect,
+    Remap,
     Reset,
     Stats,
     Unmap,
@@ -50,17 +52,21 @@ use uvisor_uapi::{
 use crate::{
     access,
     args,
+    backing::{
+        MemoryBacking,
+        Writes, //
+    },
     events::Counters,
     hardware::Hardware,
     memory::Memory,
-    pages::MemoryBacking,
     registry::Listed,
     sys::{
         file::{
             self,
             PageFile, //
         },
-        vma, //
+        vma,
+        vvar::VvarPages, //
     },
     vcpu::Vcpu,
     LocalModule, //
@@ -166,6 +172,12 @@ impl Vm {
                 self.memory
                     .unmap(self.memory.range(unmap.gpa, unmap.len)?)?;
             }
+            uapi::REMAP => {
+                let (remap, _) = args::read::<Remap>(arg)?;
+                let from = self.memory.range(remap.gpa, remap.len)?;
+                let to = self.memory.range(remap.new_gpa, remap.new_len)?;
+                self.memory.remap(&Move::new(from, to).ok_or(EINVAL)?)?;
+            }
             uapi::PROTECT => {
                 let (protect, _) = args::read::<Protect>(arg)?;
                 if protect.reserved != 0 {
@@ -239,30 +251,47 @@ impl Vm {
         Ok(0)
     }
 
+    /// What is behind the region of a MAP.
+    fn backing(map: &Map, perm: Perm) -> Result<MemoryBacking> {
+        let flags = MapFlags::from_bits_truncate(map.flags);
+        let file = if flags.contains(MapFlags::FILE) {
+            if flags.contains(MapFlags::VVAR) || map.offset % uapi::PAGE_SIZE != 0 {
+                return Err(EINVAL);
+            }
+            PageFile::from_fd(map.fd)?
+        } else if flags.contains(MapFlags::SHARED) || map.fd != 0 {
+            return Err(EINVAL);
+        } else if flags.contains(MapFlags::VVAR) {
+            let pages = VvarPages::new(map.offset, map.len)?;
+            return Ok(MemoryBacking::Vvar {
+                pages: Arc::new(pages, GFP_KERNEL_ACCOUNT)?,
+                first: 0,
+            });
+        } else if map.offset != 0 {
+            return Err(EINVAL);
+        } else {
+            return Ok(MemoryBacking::Anonymous);
+        };
+        let writes = if !flags.contains(MapFlags::SHARED) {
+            Writes::Copied
+        } else if let Some(shared) = file.share(perm.contains(Perm::W))? {
+            Writes::InPlace(Arc::new(shared, GFP_KERNEL_ACCOUNT)?)
+        } else {
+            Writes::Refused
+        };
+        Ok(MemoryBacking::File {
+            file,
+            offset: map.offset,
+            writes,
+        })
+    }
+
     /// `MAP`.
     fn map(&self, map: &Map) -> Result {
         let range = self.memory.range(map.gpa, map.len)?;
         let perm = perm(map.prot)?;
-        let backing = if map.flags & MapFlags::FILE.bits() == 0 {
-            if map.fd != 0 || map.offset != 0 {
-                return Err(EINVAL);
-            }
-            MemoryBacking::Anonymous
-        } else {
-            // The kernel's file offsets are signed; a region must not run over their end.
-            let end = map.offset.checked_add(map.len).ok_or(EINVAL)?;
-            if map.offset % uapi::PAGE_SIZE != 0 || i64::try_from(end).is_err() {
-                return Err(EINVAL);
-            }
-            let file = PageFile::from_fd(map.fd)?;
-            if perm.contains(Perm::X) && file.is_noexec() {
-                return Err(EACCES);
-            }
-            MemoryBacking::File {
-                file,
-                offset: map.offset,
-            }
-        };
+        let backing = Self::backing(map, perm)?;
+        backing.check_len(map.len)?;
         self.memory.map(range, perm, backing)
     }
 

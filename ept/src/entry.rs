@@ -35,6 +35,8 @@ pub enum Owner {
     Shared,
     /// A file's, in the page cache; a guest must never write to it.
     File,
+    /// One whose content everybody has who has it, whoever writes: it is never copied.
+    Live,
     /// That of another tree, which has the reference: a view's leaf.
     Lent,
 }
@@ -44,7 +46,7 @@ impl Owner {
     #[inline]
     pub(crate) fn limit(self, perm: Perm) -> Perm {
         match self {
-            Owner::Private | Owner::Lent => perm,
+            Owner::Private | Owner::Live | Owner::Lent => perm,
             Owner::Shared | Owner::File => perm - Perm::W,
         }
     }
@@ -75,6 +77,8 @@ const FILE: u64 = 1 << 53;
 const SHARED: u64 = 1 << 55;
 /// Where the permission of a hidden entry is, which has none for the CPU: any bits will do.
 const HIDDEN_PERM: u32 = 3;
+/// Ours: the frame, a file's, is written to as well.
+const LIVE: u64 = 1 << 56;
 /// Ours: unmapped, and waits for a flush to be given back.
 const DETACHED: u64 = 1 << 54;
 
@@ -104,6 +108,7 @@ impl Entry {
             Owner::Private => 0,
             Owner::Shared => SHARED,
             Owner::File => FILE,
+            Owner::Live => FILE | LIVE,
             Owner::Lent => FILE | SHARED,
         };
         Self::new(leaf.frame, leaf.perm, WRITE_BACK | IGNORE_PAT | owner)
@@ -133,13 +138,17 @@ impl Entry {
         Self(self.0 & !Perm::W.bits())
     }
 
-    /// What this entry, a leaf, becomes when others may have the frame. One of a file, which has no `W`, and
-    /// one that is detached, stay what they are.
+    /// What this entry, a leaf, becomes when others may have the frame. All but a private one stay what they
+    /// are.
     #[inline]
     pub(crate) fn protected_leaf(self) -> Self {
         let is_private = self.0 & (USED | FILE | DETACHED) == USED;
-        let shared = if is_private { SHARED } else { 0 };
-        Self(self.0 & !Perm::W.bits() | shared)
+        let (taken, shared) = if is_private {
+            (Perm::W.bits(), SHARED)
+        } else {
+            (0, 0)
+        };
+        Self(self.0 & !taken | shared)
     }
 
     /// The same frame or table, unreachable for CPUs.
@@ -203,10 +212,11 @@ impl Entry {
     /// This entry as a leaf; meaningless for an unused entry.
     #[inline]
     pub(crate) fn to_leaf(self) -> Leaf {
-        let owner = match self.0 & (FILE | SHARED) {
+        let owner = match self.0 & (FILE | SHARED | LIVE) {
             0 => Owner::Private,
             SHARED => Owner::Shared,
             FILE => Owner::File,
+            s if s & LIVE != 0 => Owner::Live,
             _ => Owner::Lent,
         };
         Leaf {
@@ -237,6 +247,14 @@ mod tests {
         (0..8).map(Perm::from_bits_truncate)
     }
 
+    const OWNERS: [Owner; 5] = [
+        Owner::Private,
+        Owner::Shared,
+        Owner::File,
+        Owner::Live,
+        Owner::Lent,
+    ];
+
     /// Bits that must be clear in a leaf of 4 KiB: the address beyond a physical width of 46 bits.
     const RESERVED_LEAF: u64 = ((1 << 52) - 1) & !((1 << 46) - 1);
     /// Bits that must be clear in a pointer to a table: bits 6:3, and bit 7, which would make it a
@@ -264,6 +282,7 @@ mod tests {
                 assert!(Owner::File.limit(perm).is_expressible(exec_only));
                 assert!(!Owner::File.limit(perm).contains(Perm::W));
                 assert_eq!(Owner::Private.limit(perm), perm);
+                assert_eq!(Owner::Live.limit(perm), perm);
             }
         }
     }
@@ -288,7 +307,7 @@ mod tests {
     #[test]
     fn returns_what_was_put_in() {
         for perm in perms() {
-            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
+            for owner in OWNERS {
                 for frame in [Hpa(0), Hpa(0x1000), Hpa(ADDRESS), Hpa(0x2a_5555_5000)] {
                     let leaf = Leaf { frame, perm, owner };
                     let entry = Entry::leaf(leaf);
@@ -308,16 +327,17 @@ mod tests {
             }
         }
         for perm in perms().filter(|perm| perm.is_expressible(true)) {
-            for owner in [Owner::Private, Owner::Shared, Owner::File] {
+            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Live] {
                 let frame = Hpa(0x2a_5555_5000);
                 let perm = owner.limit(perm);
+                let (perm_then, owner_then) = match owner {
+                    Owner::Private => (perm - Perm::W, Owner::Shared),
+                    _ => (perm, owner),
+                };
                 let shared = Leaf {
                     frame,
-                    perm: perm - Perm::W,
-                    owner: match owner {
-                        Owner::File => Owner::File,
-                        _ => Owner::Shared,
-                    },
+                    perm: perm_then,
+                    owner: owner_then,
                 };
                 let entry = Entry::leaf(Leaf { frame, perm, owner });
                 assert_eq!(entry.protected_leaf(), Entry::leaf(shared));
@@ -347,7 +367,7 @@ mod tests {
     fn keeps_reserved_bits_clear() {
         let frame = Hpa((1 << 46) - 0x1000);
         for perm in perms().filter(|perm| !perm.is_empty()) {
-            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
+            for owner in OWNERS {
                 let entry = Entry::leaf(Leaf { frame, perm, owner }).0;
                 assert_eq!(entry & (RESERVED_LEAF | OTHER_FEATURES), 0);
                 assert_eq!((entry >> 3) & 7, 6, "write-back");
@@ -374,7 +394,7 @@ mod tests {
         const LARGE: u64 = 1 << 7;
         for (size, reserved) in [(1 << 21, 0x1f_f000), (1 << 30, 0x3fff_f000)] {
             let frame = Hpa(5 * size);
-            for owner in [Owner::Private, Owner::Shared, Owner::File, Owner::Lent] {
+            for owner in OWNERS {
                 let entry = Entry::leaf(Leaf {
                     frame,
                     perm: Perm::all(),

@@ -5,6 +5,8 @@
 use bitflags::bitflags;
 
 use crate::addr::Range;
+#[cfg(doc)]
+use crate::entry::Owner;
 use crate::entry::Perm;
 
 bitflags! {
@@ -40,6 +42,11 @@ pub trait Backing: Clone {
 
     /// Whether the pages begin as zeros, of the micro-VM's own.
     fn is_anonymous(&self) -> bool;
+
+    /// Whether everybody has the pages themselves, also to write to ([`Owner::Live`]).
+    fn is_live(&self) -> bool {
+        false
+    }
 }
 
 /// A range with one backing and one permission.
@@ -119,9 +126,10 @@ pub enum RegionError<E> {
     TooMany,
     /// A part of the range is sealed.
     Sealed,
-    /// A part of the range is writable, and so its content is not final.
+    /// A part of the range is writable, or others write to it, and so its content is not final.
     Writable,
-    /// A part of the range would be writable and executable, at once or one after the other.
+    /// A part of the range would be writable and executable, at once or one after the other, or by another
+    /// name.
     WritableExecutable,
     /// There is no such view.
     NoView,

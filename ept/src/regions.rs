@@ -91,11 +91,26 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         if at != to {
             return Err(RegionError::Exists);
         }
+        let (joins_previous, joins_next) = self.joins(at, &region);
+        self.make_room(usize::from(!joins_previous && !joins_next))?;
+        self.place(region);
+        Ok(())
+    }
+
+    /// Whether a region that would get the number `at` joins the one before it, and the one behind.
+    fn joins(&self, at: usize, region: &Region<B>) -> (bool, bool) {
         let slice = self.as_slice();
         let previous = at.checked_sub(1).and_then(|previous| slice.get(previous));
-        let joins_previous = previous.is_some_and(|previous| previous.joins(&region));
-        let joins_next = slice.get(at).is_some_and(|next| region.joins(next));
-        self.make_room(usize::from(!joins_previous && !joins_next))?;
+        (
+            previous.is_some_and(|previous| previous.joins(region)),
+            slice.get(at).is_some_and(|next| region.joins(next)),
+        )
+    }
+
+    /// Adds a region where there is none; there is room for it.
+    fn place(&mut self, region: Region<B>) {
+        let (at, _) = self.bounds(&region.range);
+        let (joins_previous, joins_next) = self.joins(at, &region);
         let slice = self.store.as_mut_slice();
         if joins_previous {
             // The neighbour takes the region's place, and then perhaps the next one in.
@@ -112,6 +127,25 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
         } else {
             self.store.insert(at, region);
         }
+    }
+
+    /// Adds a region, where nothing may be, and removes `from`, which must lie in another one.
+    ///
+    /// It needs room for each edge of `from` that is inside that region.
+    pub(crate) fn relocate(
+        &mut self,
+        from: Range,
+        region: Region<B>,
+    ) -> Result<(), RegionError<S::Error>> {
+        let old = self.find(from.start()).ok_or(RegionError::Unmapped)?;
+        let rests = [old.range.before(&from), old.range.after(&from)];
+        let more = rests
+            .iter()
+            .flatten()
+            .fold(0, |more: usize, _| more.saturating_add(1));
+        self.make_room(more)?;
+        self.cut(from);
+        self.place(region);
         Ok(())
     }
 
@@ -119,16 +153,28 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
     ///
     /// It needs room for one more only if the range is inside a region, which becomes two.
     pub fn remove(&mut self, range: Range) -> Result<(), RegionError<S::Error>> {
+        let (from, to) = self.bounds(&range);
+        let Some(first) = self.as_slice().get(from).filter(|_| from < to) else {
+            return Ok(());
+        };
+        let rests = (first.range.before(&range), first.range.after(&range));
+        let is_inside = matches!(rests, (Some(_), Some(_)));
+        self.make_room(usize::from(is_inside))?;
+        self.cut(range);
+        Ok(())
+    }
+
+    /// Removes whatever is in `range`; there is room for one more if the range is inside a region.
+    fn cut(&mut self, range: Range) {
         let (mut from, mut to) = self.bounds(&range);
         let slice = self.as_slice();
         let last = to.checked_sub(1).and_then(|last| slice.get(last));
         let (Some(first), Some(last)) = (slice.get(from), last) else {
-            return Ok(());
+            return;
         };
         let head = first.range.before(&range);
         let tail = last.range.after(&range).map(|rest| last.with_range(rest));
         let is_inside = to.checked_sub(from) == Some(1) && head.is_some() && tail.is_some();
-        self.make_room(usize::from(is_inside))?;
         if let Some(head) = head {
             if let Some(first) = self.store.as_mut_slice().get_mut(from) {
                 first.range = head;
@@ -146,7 +192,6 @@ impl<B: Backing, S: Store<Region<B>>> RegionMap<B, S> {
             None => {}
         }
         self.remove_run(from, to);
-        Ok(())
     }
 
     /// Fails if a part of `range` is not mapped.

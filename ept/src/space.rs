@@ -63,9 +63,9 @@ pub enum Fault<B> {
     File {
         /// What the page is made from.
         backing: B,
-        /// Whether it will be written: then a copy is wanted, as [`Owner::Private`], and else the
-        /// file's own page, as [`Owner::File`].
-        copy: bool,
+        /// As whose it is wanted: [`Owner::Private`] is a copy, which will be written; [`Owner::File`] and
+        /// [`Owner::Live`] are the file's own page.
+        owner: Owner,
     },
     /// The tables on the way to it, which clones may have as well, must become the space's own, by
     /// [`Space::unshare`].
@@ -170,10 +170,20 @@ where
         &self.regions
     }
 
+    /// The tables, to be changed.
+    pub(crate) fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    /// The regions, to be changed.
+    pub(crate) fn regions_mut(&mut self) -> &mut RegionMap<B, S> {
+        &mut self.regions
+    }
+
     /// Maps a region where nothing is mapped. Its pages come by faults.
     pub fn map(&mut self, region: Region<B>) -> Result<(), RegionError<S::Error>> {
         self.check(region.perm)?;
-        let marks = self.marks(region.perm, Marks::empty())?;
+        let marks = self.marks(region.perm, &region.backing, Marks::empty())?;
         self.regions.insert(Region { marks, ..region })
     }
 
@@ -186,23 +196,28 @@ where
         }
     }
 
-    /// The marks of a region that had `old` and gets `perm`.
-    fn marks(&self, perm: Perm, old: Marks) -> Result<Marks, RegionError<S::Error>> {
-        let new = old | self.noted(perm);
+    /// The marks of a region of `backing` that had `old` and gets `perm`.
+    fn marks(&self, perm: Perm, backing: &B, old: Marks) -> Result<Marks, RegionError<S::Error>> {
+        let mut new = old | self.noted(perm);
+        if new.contains(Marks::WRITABLE) && backing.is_live() {
+            // What is written there may be executable elsewhere.
+            new |= Marks::EXECUTABLE;
+        }
         if new.contains(Marks::WRITABLE | Marks::EXECUTABLE) {
             return Err(RegionError::WritableExecutable);
         }
         Ok(new)
     }
 
-    /// Makes the permission and the content of `range` final; fails if a part of it is not mapped, or
-    /// writable.
+    /// Makes the permission and the content of `range` final; fails if a part of it is not mapped,
+    /// writable, or has pages that others write to.
     ///
     /// Until the space ends, or is reset, nothing changes the range any more. The pages of files are the
     /// files' until the caller has made them the space's own, by [`Space::own_fault`].
     pub fn seal(&mut self, range: Range) -> Result<(), RegionError<S::Error>> {
         self.regions.check_mapped(range)?;
-        if self.regions.iter(range).any(|r| r.perm.contains(Perm::W)) {
+        let is_final = |r: &Region<B>| !r.perm.contains(Perm::W) && !r.backing.is_live();
+        if !self.regions.iter(range).all(is_final) {
             return Err(RegionError::Writable);
         }
         self.regions
@@ -282,7 +297,8 @@ where
     /// What the module needs to read or write the page of `gpa` itself, for user space, whatever
     /// the guest may do; never [`Fault::Denied`].
     ///
-    /// [`Fault::Done`] means that the page is mapped and, to `write`, that it is the micro-VM's own.
+    /// [`Fault::Done`] means that the page is mapped and, to `write`, that it is the micro-VM's own or
+    /// [`Owner::Live`].
     pub fn host_fault<H: Host>(&self, host: &H, gpa: Gpa, write: bool) -> Fault<B> {
         match self.regions.find(gpa) {
             None => Fault::Unmapped,
@@ -306,7 +322,7 @@ where
             // By the invariant, the leaf has all else that the region has.
             Some(_) if !write => Fault::Done,
             _ if !own => Fault::Unshare,
-            Some(leaf) if leaf.owner == Owner::Private => Fault::Done,
+            Some(leaf) if matches!(leaf.owner, Owner::Private | Owner::Live) => Fault::Done,
             Some(leaf) if leaf.owner == Owner::Shared && !host.is_frame_shared(leaf.frame) => {
                 Fault::Reuse
             }
@@ -315,7 +331,11 @@ where
             None => match Range::page_of(gpa) {
                 Some(page) => Fault::File {
                     backing: region.backing_at(&page),
-                    copy: write,
+                    owner: match write {
+                        _ if region.backing.is_live() => Owner::Live,
+                        true => Owner::Private,
+                        false => Owner::File,
+                    },
                 },
                 None => Fault::Unmapped,
             },
@@ -375,7 +395,8 @@ where
             owner: Owner::Private,
         };
         // Its permission may have changed, its frame must not have.
-        let same = |now: Leaf| now.owner != Owner::Private && now.frame == from.frame;
+        let same =
+            |now: Leaf| matches!(now.owner, Owner::File | Owner::Shared) && now.frame == from.frame;
         match self.tree.replace_if(host, gpa, leaf, same) {
             Some(old) => {
                 self.replace_in_views(host, gpa, leaf);
@@ -505,7 +526,7 @@ where
         self.check(perm)?;
         self.regions.check_mapped(range)?;
         for region in self.regions.iter(range) {
-            self.marks(perm, region.marks)?;
+            self.marks(perm, &region.backing, region.marks)?;
         }
         self.check_not_sealed(range)
     }

@@ -72,8 +72,9 @@ pub enum InsertError<E> {
 /// # Invariants
 ///
 /// `root` and what entries above the leaves' level point to are tables of the host; each has a
-/// reference for each entry that points to it, in all trees; all but the root, and
-/// those from which pages of files were taken ([`Tree::detach_files`]), have an entry in use.
+/// reference for each entry that points to it, in all trees; all but the root,
+/// those from which pages of files were taken ([`Tree::detach_files`]), and those that are made for pages
+/// to be moved or out of which some were moved, have an entry in use.
 /// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have
 /// as well is pointed to without
 /// `W`, and is not changed (see [`share`](crate::share)).
@@ -139,7 +140,7 @@ impl Tree {
     ///
     /// [`Space`]: crate::Space
     #[inline]
-    fn encode(&self, leaf: Leaf) -> Entry {
+    pub(crate) fn encode(&self, leaf: Leaf) -> Entry {
         let perm = if self.can_express(leaf.perm) {
             leaf.perm
         } else {
@@ -176,8 +177,17 @@ impl Tree {
         gpa: Gpa,
         leaf: Leaf,
     ) -> Result<(), InsertError<H::Error>> {
+        self.insert_entry(host, gpa, self.encode(leaf))
+    }
+
+    /// [`Tree::insert`] of `entry`; or, if that is an unused one, of the tables for it only.
+    pub(crate) fn insert_entry<H: Host>(
+        &mut self,
+        host: &mut H,
+        gpa: Gpa,
+        mut entry: Entry,
+    ) -> Result<(), InsertError<H::Error>> {
         let page = gpa.page().ok_or(InsertError::Range)?;
-        let mut entry = self.encode(leaf);
         let (mut table, mut level) = (self.root, Level::ROOT);
         let index = loop {
             let index = level.index(page);

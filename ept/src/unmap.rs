@@ -29,7 +29,18 @@ impl Tree {
     /// Whatever was there counts as taken, even a page without permission: its permission may have
     /// been taken a moment ago by another thread that has not flushed yet.
     pub fn detach<H: Host>(&mut self, host: &H, range: Range) -> Taken {
-        detach_table(host, self.root(), Level::ROOT, range.page_numbers())
+        detach_table(
+            host,
+            (self.root(), Level::ROOT),
+            range.page_numbers(),
+            &(0..0),
+        )
+    }
+
+    /// [`Tree::detach`], which keeps tables that have a part in `keep`, also if nothing is left in them.
+    pub(crate) fn detach_but<H: Host>(&mut self, host: &H, range: Range, keep: Range) -> Taken {
+        let (top, keep) = ((self.root(), Level::ROOT), keep.page_numbers());
+        detach_table(host, top, range.page_numbers(), &keep)
     }
 
     /// Second pass: gives back the frames and tables that were detached from `range`.
@@ -46,8 +57,13 @@ impl Tree {
     }
 }
 
-/// [`Tree::detach`] for the `pages` that `table` spans.
-fn detach_table<H: Host>(host: &H, table: Hpa, level: Level, pages: ops::Range<u64>) -> Taken {
+/// [`Tree::detach_but`] for the `pages` that `table` spans.
+fn detach_table<H: Host>(
+    host: &H,
+    (table, level): (Hpa, Level),
+    pages: ops::Range<u64>,
+    keep: &ops::Range<u64>,
+) -> Taken {
     let mut taken = Taken::Nothing;
     for part in level.parts(pages) {
         let slot = slot(host, table, part.index);
@@ -59,9 +75,11 @@ fn detach_table<H: Host>(host: &H, table: Hpa, level: Level, pages: ops::Range<u
         let is_divided = !part.whole && entry.is_mapped();
         if let (Some(below), true) = (level.below(), is_divided) {
             let inner = entry.address();
-            let inside = detach_table(host, inner, below, part.pages);
+            let span = level.span(part.pages.start);
+            let inside = detach_table(host, (inner, below), part.pages, keep);
             taken = taken.and(inside);
-            if inside == Taken::Nothing || maps_anything(host, inner) {
+            let is_kept = span.start < keep.end && keep.start < span.end;
+            if inside == Taken::Nothing || is_kept || maps_anything(host, inner) {
                 continue;
             }
         }

@@ -133,7 +133,7 @@ impl Count {
             *match leaf.owner {
                 // Counted where it is lent from.
                 Owner::Lent => continue,
-                Owner::File => &mut usage.file,
+                Owner::File | Owner::Live => &mut usage.file,
                 _ if own && !host.is_frame_shared(leaf.frame) => &mut usage.private,
                 _ => &mut usage.shared,
             } += 1;

@@ -28,15 +28,12 @@ use super::{
     NoPage, //
 };
 use crate::{
+    backing::MemoryBacking,
     pages::{
         Charged,
-        MemoryBacking,
         Pages, //
     },
-    sys::{
-        file::PageFile,
-        frame::Frame, //
-    }, //
+    sys::frame::Frame, //
 };
 
 /// How often a fault is looked at again when other threads keep changing what it found.
@@ -87,8 +84,8 @@ enum Step {
 enum NewFrame {
     /// The micro-VM's own.
     Own(Charged),
-    /// A page of a file.
-    File(Frame),
+    /// A page of a file, of this owner.
+    File(Frame, Owner),
 }
 
 impl Memory {
@@ -155,10 +152,7 @@ impl Memory {
                 Step::Mapped | Step::Again => {}
                 Step::Fetch(backing) => {
                     drop(inner);
-                    let MemoryBacking::File { file, offset } = &backing else {
-                        return Err(MemoryCause::Unmapped.into());
-                    };
-                    let page = self.fetch(file, *offset)?;
+                    let page = self.fetch(&backing)?;
                     fetched = Some((backing, page));
                 }
             }
@@ -224,11 +218,11 @@ impl Memory {
                 };
                 self.replace_by_copy(space, pages, gpa, from, flush)?;
             }
-            Fault::File { backing, copy } => {
+            Fault::File { backing, owner } => {
                 let Some((of, page)) = fetched else {
                     return Ok(Step::Fetch(backing));
                 };
-                if !self.install_file(space, pages, gpa, (&of, page), copy)? {
+                if !self.install_file(space, pages, gpa, (&of, page), owner)? {
                     return Ok(Step::Fetch(backing));
                 }
             }
@@ -252,8 +246,8 @@ impl Memory {
     }
 
     /// Reads a file's page; the lock is not held, as this may take long.
-    fn fetch(&self, file: &PageFile, offset: u64) -> Result<Frame, MemoryCause> {
-        file.page(offset).map_err(|e| match e {
+    fn fetch(&self, backing: &MemoryBacking) -> Result<Frame, MemoryCause> {
+        backing.page(false).map_err(|e| match e {
             e if e == ENOMEM => MemoryCause::Limit,
             _ => MemoryCause::FileEnd,
         })
@@ -279,23 +273,24 @@ impl Memory {
         Ok(())
     }
 
-    /// Maps the page-cache page `fetched`, or a copy of it; false if it is not wanted any more.
+    /// Maps the page-cache page `fetched`, or a copy of it if it is to be private; false if it is not wanted
+    /// any more.
     pub(super) fn install_file(
         &self,
         space: &mut GuestSpace,
         pages: &mut Pages,
         gpa: Gpa,
         fetched: (&MemoryBacking, Frame),
-        copy: bool,
+        owner: Owner,
     ) -> Result<bool, MemoryCause> {
         let (backing, page) = fetched;
-        let (frame, event) = if copy {
+        let (frame, event) = if owner == Owner::Private {
             // SAFETY: We have a reference on the page.
             let copied = unsafe { pages.copy_of(page.phys()) };
             let copied = copied.map_err(|_| MemoryCause::Limit)?;
             (NewFrame::Own(copied), Event::FrameCopied)
         } else {
-            (NewFrame::File(page), Event::FileMapped)
+            (NewFrame::File(page, owner), Event::FileMapped)
         };
         let done = self.install(space, pages, gpa, frame, Some(backing))?;
         if done {
@@ -315,16 +310,18 @@ impl Memory {
     ) -> Result<bool, MemoryCause> {
         let (hpa, owner) = match &frame {
             NewFrame::Own(frame) => (frame.phys(), Owner::Private),
-            NewFrame::File(frame) => (frame.phys(), Owner::File),
+            NewFrame::File(frame, owner) => (frame.phys(), *owner),
         };
         match space.install(pages, gpa, Hpa(hpa), owner, backing) {
             Ok(Installed::Done) => {
                 // The tables have the reference now.
                 match frame {
                     NewFrame::Own(frame) => drop(frame.into_raw()),
-                    NewFrame::File(frame) => {
+                    NewFrame::File(frame, owner) => {
                         let _ = frame.into_raw();
-                        pages.count_file();
+                        if owner == Owner::File {
+                            pages.count_file();
+                        }
                     }
                 }
                 Ok(true)

@@ -21,10 +21,7 @@ use super::{
     Inner,
     Memory, //
 };
-use crate::{
-    pages::MemoryBacking,
-    sys::irq::IrqOff, //
-};
+use crate::sys::irq::IrqOff;
 
 impl Memory {
     /// Makes an access of the guest in a view possible, if that can be done here; or one step on the way.
@@ -70,15 +67,12 @@ impl Memory {
                     pages.inside(|pages| self.replace_by_copy(space, pages, gpa, from, flush));
                 copied.is_ok()
             }
-            Fault::File { backing, copy } => {
-                let MemoryBacking::File { file, offset } = &backing else {
-                    return false;
-                };
-                let Ok(page) = file.page_at_hand(*offset) else {
+            Fault::File { backing, owner } => {
+                let Ok(page) = backing.page(true) else {
                     return false;
                 };
                 let installed = pages
-                    .inside(|pages| self.install_file(space, pages, gpa, (&backing, page), copy));
+                    .inside(|pages| self.install_file(space, pages, gpa, (&backing, page), owner));
                 installed == Ok(true)
             }
             _ => false,

@@ -15,7 +15,7 @@ use super::{
     NoPage, //
 };
 use crate::{
-    pages::MemoryBacking,
+    backing::MemoryBacking,
     sys::irq, //
 };
 

@@ -39,9 +39,9 @@ use super::{
     Memory, //
 };
 use crate::{
+    backing::MemoryBacking,
     pages::{
         Charged,
-        MemoryBacking,
         Pages,
         Regions, //
     },

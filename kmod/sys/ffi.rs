@@ -48,6 +48,9 @@ pub(crate) const WINDOW_WORK_PENDING: u64 = 1 << 30;
 /// KVM may have left its guest's values in MSRs.
 pub(crate) const WINDOW_FOREIGN_MSRS: u64 = 1 << 31;
 
+/// How many pages `uvisor_vvar_pages()` writes.
+pub(crate) const VVAR_PAGES: usize = 8;
+
 /// The operand of SGDT and LGDT.
 #[derive(Clone, Copy, Default)]
 #[repr(C, packed)]
@@ -109,10 +112,19 @@ extern "C" {
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
+    pub(crate) fn uvisor_file_share(file: *mut bindings::file, write: bool) -> c_int;
+    pub(crate) fn uvisor_file_unshare(file: *mut bindings::file);
     pub(crate) fn uvisor_file_page(
         file: *mut bindings::file,
         index: u64,
         at_hand: bool,
+        dirty: bool,
+        phys: *mut bindings::phys_addr_t,
+    ) -> c_int;
+
+    pub(crate) fn uvisor_vvar_pages(
+        start: c_ulong,
+        len: c_ulong,
         phys: *mut bindings::phys_addr_t,
     ) -> c_int;
 

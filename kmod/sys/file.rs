@@ -55,23 +55,30 @@ impl PageFile {
         unsafe { ffi::uvisor_file_noexec(self.0.as_ptr()) }
     }
 
-    /// The page at `offset`, a multiple of the page size; may sleep for I/O. `ENXIO` beyond the end.
-    pub(crate) fn page(&self, offset: u64) -> Result<Frame> {
-        self.find(offset, false)
+    /// Whether others see what is written to its pages, as with MAP_SHARED: the file then counts as one
+    /// that is mapped so. None if they may only be read; an error if they are to be written.
+    pub(crate) fn share(&self, write: bool) -> Result<Option<WritableFile>> {
+        // SAFETY: By the type's invariant the file was checked.
+        match unsafe { ffi::uvisor_file_share(self.0.as_ptr(), write) } {
+            // INVARIANT: Just counted.
+            1 => Ok(Some(WritableFile(self.clone()))),
+            other => to_result(other).map(|()| None),
+        }
     }
 
-    /// [`Self::page`], if the page is in memory; does not sleep.
-    pub(crate) fn page_at_hand(&self, offset: u64) -> Result<Frame> {
-        self.find(offset, true)
+    /// The page at `offset`, a multiple of the page size, to be read. `ENXIO` beyond the end. If it need
+    /// not be `at_hand`, this may sleep for I/O; `EAGAIN` if it is not.
+    pub(crate) fn page(&self, offset: u64, at_hand: bool) -> Result<Frame> {
+        self.find(offset, at_hand, false)
     }
 
-    /// The page at `offset`.
-    fn find(&self, offset: u64, at_hand: bool) -> Result<Frame> {
+    /// [`Self::page`], to be written to if `dirty`.
+    fn find(&self, offset: u64, at_hand: bool, dirty: bool) -> Result<Frame> {
         let mut phys = 0;
-        let file = self.0.as_ptr();
+        let (file, index) = (self.0.as_ptr(), offset >> 12);
         // SAFETY: By the type's invariant the file was checked; sleeping is allowed where it must not be at
         // hand.
-        to_result(unsafe { ffi::uvisor_file_page(file, offset >> 12, at_hand, &mut phys) })?;
+        to_result(unsafe { ffi::uvisor_file_page(file, index, at_hand, dirty, &mut phys) })?;
         // SAFETY: The function returned a reference.
         Ok(unsafe { Frame::from_raw(phys) })
     }
@@ -79,6 +86,27 @@ impl PageFile {
     /// Whether both are the same open file.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         core::ptr::eq(self.0.as_ptr(), other.0.as_ptr())
+    }
+}
+
+/// A file in whose pages may be written; as long as there is one of these, nobody seals it against that.
+///
+/// # Invariants
+///
+/// `uvisor_file_share()` counted it for this value.
+pub(crate) struct WritableFile(PageFile);
+
+impl WritableFile {
+    /// [`PageFile::page`], to be written to until it is given back.
+    pub(crate) fn page(&self, offset: u64, at_hand: bool) -> Result<Frame> {
+        self.0.find(offset, at_hand, true)
+    }
+}
+
+impl Drop for WritableFile {
+    fn drop(&mut self) {
+        // SAFETY: The file is alive, and by the type's invariant was counted, which is taken back here.
+        unsafe { ffi::uvisor_file_unshare(self.0 .0.as_ptr()) };
     }
 }
 

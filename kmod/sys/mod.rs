@@ -12,3 +12,4 @@ pub(crate) mod irq;
 pub(crate) mod shrinker;
 pub(crate) mod task;
 pub(crate) mod vma;
+pub(crate) mod vvar;

@@ -20,6 +20,16 @@ pub fn memory_file(bytes: &[u8]) -> File {
     file
 }
 
+/// Where this process has the mapping that the kernel calls so.
+pub fn own_mapping(name: &str) -> Result<std::ops::Range<u64>, String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| e.to_string())?;
+    let line = maps.lines().find(|line| line.ends_with(name));
+    let range = line.and_then(|line| line.split(' ').next()?.split_once('-'));
+    let number = |text: &str| u64::from_str_radix(text, 16).map_err(|e| e.to_string());
+    let (start, end) = range.ok_or(format!("no {name}"))?;
+    Ok(number(start)?..number(end)?)
+}
+
 /// Keeps the calling thread on one CPU.
 pub fn pin_to_cpu(cpu: usize) {
     move_to_cpu(0, cpu);

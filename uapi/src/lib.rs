@@ -37,7 +37,7 @@ use bitflags::bitflags;
 pub const DEVICE: &str = "/dev/uvisor";
 
 /// The version of this interface; it changes only when something here stops to be compatible.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The size of a page, the unit of all memory operations.
 pub const PAGE_SIZE: u64 = 4096;
@@ -67,7 +67,12 @@ pub const LIST: u32 = (IOCTL_TYPE << 8) | 0x02;
 /// beyond [`Info::gpa_bits`], or a permission that no CPU or this one cannot express; `EACCES` to
 /// execute a file on a `noexec` mount, or for what [`VmFlags::W_XOR_X`] forbids; `EBADF` for a file descriptor that is not open
 /// for reading; `ENODEV` for a file whose pages cannot be shared (not a regular file, or on a file
-/// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions.
+/// system without a page cache of its own); `ENOMEM`; `ENOSPC` at the limit of regions. With
+/// [`MapFlags::SHARED`] and `WRITE`, also `EACCES` for a file descriptor that is not open for writing, or an
+/// append-only file; `ENODEV` for a file that does not live in memory (tmpfs, memfd); `EPERM` for one that is sealed
+/// against writes. With [`MapFlags::VVAR`], also `EINVAL` for an address at which no `[vvar]` mapping begins, or a
+/// shorter one; `EACCES` for `WRITE` or `EXEC`; `EOPNOTSUPP` for a process in another time namespace than the
+/// initial one; `EINTR`.
 pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 /// VM: unmaps what is mapped in the range of an [`Unmap`]; a range with nothing in it is no error.
 ///
@@ -77,7 +82,9 @@ pub const MAP: u32 = (IOCTL_TYPE << 8) | 0x10;
 pub const UNMAP: u32 = (IOCTL_TYPE << 8) | 0x11;
 /// VM: gives a whole range the permission in a [`Protect`].
 ///
-/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`]; `ENOMEM`
+/// When the call returns, no vCPU has the permission that was taken. Errors: `EACCES` as [`MAP`], and for
+/// `WRITE` where a region of [`MapFlags::SHARED`] could not have been mapped with it, or
+/// [`MapFlags::VVAR`]; `ENOMEM`
 /// if a part of the range is not mapped, as `mprotect(2)`, or if tables that clones have in common had to be
 /// copied and could not; `EINVAL`; `ENOSPC`; `EPERM` if a part of the range is sealed.
 pub const PROTECT: u32 = (IOCTL_TYPE << 8) | 0x12;
@@ -97,7 +104,7 @@ pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 /// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
 /// structure (the argument must be 0).
 ///
-/// From then on [`MAP`], [`UNMAP`], [`PROTECT`], [`DISCARD`], [`SEAL`], [`VIEW_CREATE`], [`VIEW_PROTECT`],
+/// From then on [`MAP`], [`UNMAP`], [`REMAP`], [`PROTECT`], [`DISCARD`], [`SEAL`], [`VIEW_CREATE`], [`VIEW_PROTECT`],
 /// [`VIEW_DESTROY`], [`VCPU_CREATE`], [`RUN`], [`VCPU_RESET`] and writes by `pwrite(2)` fail with `EROFS`;
 /// writes through a mapping raise `SIGBUS`. It is then no clone of a template any more, if it was one. Errors:
 /// `EBUSY` while a [`SEAL`] is under way.
@@ -146,14 +153,25 @@ pub const VIEW_DESTROY: u32 = (IOCTL_TYPE << 8) | 0x1c;
 /// VM: makes the permission and the content of the range of an [`Unmap`] final, until the micro-VM ends, or
 /// is put back to a template in which it was not sealed.
 ///
-/// [`UNMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
+/// [`UNMAP`], [`REMAP`], [`PROTECT`], [`DISCARD`] and [`VIEW_PROTECT`] fail there with `EPERM` from then on; so views are
 /// to be set up before, and the most that a view made later allows there is what it is made with. The pages of
 /// files become the micro-VM's own, so that they do not change with the file: all are read now. Errors:
-/// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable; `EINVAL`; `ENOSPC` at the
+/// `ENOMEM` if a part of the range is not mapped; `EACCES` if a part is writable, or could be, with
+/// [`MapFlags::SHARED`], or of [`MapFlags::VVAR`]; `EINVAL`; `ENOSPC` at the
 /// limit of regions; `EROFS`. With these nothing happened. `EINTR` for a signal, `ENODATA` if there were pages
 /// that the file does not have, and `ENOBUFS` if there was no memory for all pages: then the range is sealed, and
 /// the call can be repeated for the pages that are missing, which are still the file's.
 pub const SEAL: u32 = (IOCTL_TYPE << 8) | 0x1d;
+/// VM: moves a range that lies in one region to a free range, which is as long or longer, by a [`Remap`].
+///
+/// Pages, permission, and what is noted for [`VmFlags::W_XOR_X`] go along; what is longer goes on with zeros, or
+/// with the next pages of the file. Nothing is copied but tables that clones have in common. What views allow
+/// belongs to addresses, and does not go along. When the call returns, no vCPU and no mapping of the VM's file can
+/// reach the old range. Errors, with which nothing happened: `EINVAL` for ranges that are empty, unaligned, beyond
+/// [`Info::gpa_bits`], or overlap, a new one that is shorter, or one that is beyond the largest offset of a
+/// file; `EFAULT` for a range that does not lie in one region, as `mremap(2)`; `EEXIST` if a part of the new one is
+/// mapped; `EPERM` if a part of the range is sealed; `ENOMEM`; `ENOSPC` at the limit of regions; `EROFS`.
+pub const REMAP: u32 = (IOCTL_TYPE << 8) | 0x1e;
 
 /// How many views a micro-VM can have, view 0 among them.
 pub const MAX_VIEWS: u32 = 512;
@@ -243,7 +261,8 @@ bitflags! {
     pub struct VmFlags: u32 {
         /// Nothing is ever writable and executable, at once or one after the other: a range that was
         /// writable never becomes executable, nor the other way round, until it is unmapped, and its
-        /// content with it. Clones have this as well. A file that is mapped executable is as those leave it
+        /// content with it. Nor is there a [`MapFlags::SHARED`] region that is writable, which could be
+        /// executable by another name. Clones have this as well. A file that is mapped executable is as those leave it
         /// who may write it: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
     }
@@ -259,6 +278,21 @@ bitflags! {
         /// The region shows the file `fd` from `offset`: the page cache's own pages, copied when
         /// written. Without this flag the region is anonymous, zeroed memory.
         const FILE = 1 << 0;
+        /// With `FILE`: the region shows the file's own pages, and writes go to them, seen by all who read
+        /// or map the file, in this micro-VM and its clones as anywhere. Whether a region may ever be
+        /// written to is settled here: by a descriptor that is open for writing, of a file that lives in memory and
+        /// that is not sealed against it (`F_SEAL_WRITE`, `F_SEAL_FUTURE_WRITE`); while there is such a
+        /// region, `F_SEAL_WRITE` cannot be added. A hole that is touched is allocated. A page that the
+        /// file lost, by a truncation, stays with who touched it until it is unmapped or discarded.
+        /// Clones, templates and resets neither copy nor put back what is in the file. Pages that were
+        /// touched are not swapped out, and count as pages of files.
+        const SHARED = 1 << 1;
+        /// Without `FILE`: the region shows the data of the kernel's vDSO, from which it takes the time, so that
+        /// a guest can run the vDSO's code without an exit. `offset` is the address of the calling process's own
+        /// `[vvar]` mapping, of which the region shows the first `len` bytes. It is never writable nor
+        /// executable, and cannot be sealed, as the kernel writes to it. `[vvar_vclock]` is not in it, with the clocks
+        /// of hypervisors. The time is that of the initial time namespace, whoever gets the micro-VM.
+        const VVAR = 1 << 2;
     }
 
     /// Flags of a [`VcpuCreate`].
@@ -328,7 +362,8 @@ pub struct Map {
     pub prot: u32,
     /// The file, with [`MapFlags::FILE`]; else 0.
     pub fd: i32,
-    /// The offset in the file, a multiple of the page size, with [`MapFlags::FILE`]; else 0.
+    /// The offset in the file, a multiple of the page size, with [`MapFlags::FILE`]; an address with
+    /// [`MapFlags::VVAR`]; else 0.
     pub offset: u64,
 }
 
@@ -344,6 +379,24 @@ pub struct Unmap {
     pub gpa: u64,
     /// The length in bytes.
     pub len: u64,
+}
+
+/// A range to move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Remap {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// The first address.
+    pub gpa: u64,
+    /// The length in bytes.
+    pub len: u64,
+    /// The first address of the new range.
+    pub new_gpa: u64,
+    /// Its length in bytes, at least `len`.
+    pub new_len: u64,
 }
 
 /// A range and its new permission.
@@ -521,6 +574,7 @@ sized! {
     VmCreate = 16;
     Map = 40;
     Unmap = 24;
+    Remap = 40;
     Protect = 32;
     Limits = 16;
     VcpuCreate = 40, from 32;

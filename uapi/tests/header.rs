@@ -76,6 +76,18 @@ fn header_says_what_rust_says() {
     );
     layout!(
         c,
+        "uvisor_remap",
+        Remap {
+            size,
+            flags,
+            gpa,
+            len,
+            new_gpa,
+            new_len
+        }
+    );
+    layout!(
+        c,
         "uvisor_unmap",
         Unmap {
             size,
@@ -273,6 +285,7 @@ fn header_says_what_rust_says() {
         ("UVISOR_DISCARD", uapi::DISCARD),
         ("UVISOR_DIFF", uapi::DIFF),
         ("UVISOR_SEAL", uapi::SEAL),
+        ("UVISOR_REMAP", uapi::REMAP),
         ("UVISOR_VIEW_CREATE", uapi::VIEW_CREATE),
         ("UVISOR_VIEW_PROTECT", uapi::VIEW_PROTECT),
         ("UVISOR_VIEW_DESTROY", uapi::VIEW_DESTROY),

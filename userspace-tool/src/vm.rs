@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use uvisor_uapi::{
-    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Reset, Stats,
-    Unmap, VcpuCreate, VcpuFlags,
+    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Remap, Reset,
+    Stats, Unmap, VcpuCreate, VcpuFlags,
 };
 
 use crate::device::{ioctl, new_fd};
@@ -92,6 +92,40 @@ impl Vm {
         })
     }
 
+    /// Maps the pages of the file `fd` from `offset`, which all who have it see written
+    /// ([`MapFlags::SHARED`]).
+    pub fn map_shared(
+        &self,
+        gpa: u64,
+        len: u64,
+        prot: Prot,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<()> {
+        self.map(Map {
+            flags: (MapFlags::FILE | MapFlags::SHARED).bits(),
+            gpa,
+            len,
+            prot: prot.bits(),
+            fd: fd.as_raw_fd(),
+            offset,
+            ..Map::new()
+        })
+    }
+
+    /// Maps the first `len` bytes of the kernel's vDSO data, which this process has at `address`
+    /// ([`MapFlags::VVAR`]).
+    pub fn map_vvar(&self, gpa: u64, len: u64, address: u64) -> Result<()> {
+        self.map(Map {
+            flags: MapFlags::VVAR.bits(),
+            gpa,
+            len,
+            prot: Prot::READ.bits(),
+            offset: address,
+            ..Map::new()
+        })
+    }
+
     /// Maps a region.
     fn map(&self, mut argument: Map) -> Result<()> {
         // SAFETY: This is the structure of this command.
@@ -107,6 +141,19 @@ impl Vm {
         };
         // SAFETY: This is the structure of this command.
         unsafe { ioctl(self.as_fd(), uapi::UNMAP, "UNMAP", &mut argument) }.map(drop)
+    }
+
+    /// Moves `from`, which lies in one region, to the free range `to`, which is not shorter.
+    pub fn remap(&self, from: Range<u64>, to: Range<u64>) -> Result<()> {
+        let mut argument = Remap {
+            gpa: from.start,
+            len: from.end.wrapping_sub(from.start),
+            new_gpa: to.start,
+            new_len: to.end.wrapping_sub(to.start),
+            ..Remap::new()
+        };
+        // SAFETY: This is the structure of this command.
+        unsafe { ioctl(self.as_fd(), uapi::REMAP, "REMAP", &mut argument) }.map(drop)
     }
 
     /// Gives a whole range the permission `prot`.

@@ -5,7 +5,7 @@
 use uvisor_ept::Perm;
 
 use crate::family::Family;
-use crate::host::Failure;
+use crate::host::{Failure, What};
 use crate::model::SEGMENTS;
 use crate::step::{run, Rules, Step};
 
@@ -41,15 +41,25 @@ fn decode([what, who, from, more]: [u8; STEP], content: u64) -> (Step, Option<us
     let segments = (from, (from + usize::from(len)).min(SEGMENTS - 1));
     let view = usize::from(how >> 3) & 1;
     let step = match what & 15 {
-        0 | 1 => Step::Map(member, segments, choose(&PERMS, how), None),
+        0 | 1 => Step::Map(member, segments, choose(&PERMS, how), What::Zeros),
         2 => {
-            let file = u32::from(how >> 3) & 1;
-            Step::Map(member, segments, choose(&PERMS, how), Some(file))
+            let what = [What::File(0), What::File(1), What::Live, What::Live];
+            let what = what[usize::from(how >> 3) & 3];
+            Step::Map(member, segments, choose(&PERMS, how), what)
         }
         3 => Step::Unmap(member, segments),
         4 => Step::Protect(member, segments, choose(&PERMS, how)),
         5 => Step::Discard(member, segments),
-        6 | 7 => Step::Clone(member),
+        6 => Step::Clone(member),
+        7 => {
+            let to = (from + usize::from(how & 3)).min(SEGMENTS - 1);
+            Step::Remap(
+                member,
+                (from, to),
+                usize::from(more) % SEGMENTS,
+                usize::from(how >> 3),
+            )
+        }
         8 => Step::Reset(member),
         9 => Step::Destroy(member),
         10 | 11 => Step::Access(member, 0, from, choose(&ACCESSES, how), content),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use uvisor_ept::{Gpa, Perm};
 
 use crate::family::Family;
-use crate::host::{Back, Failure};
+use crate::host::{Back, Failure, What};
 use crate::model::{gpa, Outcome, SEGMENTS};
 use crate::step::{run, Rules, Step};
 
@@ -44,16 +44,26 @@ fn access() -> impl Strategy<Value = Perm> {
     prop_oneof![2 => Just(Perm::R), 4 => Just(Perm::W), 1 => Just(Perm::X)]
 }
 
+fn what() -> impl Strategy<Value = What> {
+    prop_oneof![
+        3 => Just(What::Zeros),
+        2 => (0..2_u32).prop_map(What::File),
+        2 => Just(What::Live),
+    ]
+}
+
 /// A step, and which allocation in it fails.
 fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
     let member = 0..8_usize;
     let step = prop_oneof![
-        4 => (member.clone(), segments(), perm(), prop::option::of(0..2_u32))
-            .prop_map(|(m, s, p, f)| Step::Map(m, s, p, f)),
+        4 => (member.clone(), segments(), perm(), what())
+            .prop_map(|(m, s, p, w)| Step::Map(m, s, p, w)),
         2 => (member.clone(), segments()).prop_map(|(m, s)| Step::Unmap(m, s)),
         2 => (member.clone(), segments(), perm()).prop_map(|(m, s, p)| Step::Protect(m, s, p)),
         1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Discard(m, s)),
         1 => (member.clone(), segments()).prop_map(|(m, s)| Step::Seal(m, s)),
+        3 => (member.clone(), segments(), segment_number(), 0..3_usize)
+            .prop_map(|(m, s, t, more)| Step::Remap(m, s, t, more)),
         14 => (member.clone(), 0..4_usize, segment_number(), access(), 1..1000_u64)
             .prop_map(|(m, v, n, a, c)| Step::Access(m, v, n, a, c)),
         1 => (member.clone(), perm()).prop_map(|(m, p)| Step::AddView(m, p)),

@@ -6,14 +6,12 @@
 use std::collections::BTreeMap;
 
 use uvisor_ept::{
-    destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Owner, Perm, Range, Region,
+    destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Move, Owner, Perm, Range, Region,
     RegionError, Retired, Taken,
 };
 
 use crate::cpu::{translate, Cpu};
-use crate::host::{
-    file_content, new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore,
-};
+use crate::host::{new_space, Back, Failure, NoMemory, TestHost, TestSlots, TestSpace, TestStore};
 use crate::model::{gpa, range, Model, Outcome, Refusal, GPA_BITS, MAX_REGIONS, SEGMENTS};
 
 // Said, so that it is found from the fuzzer as well.
@@ -77,6 +75,19 @@ impl Family {
             let done = space.unshare_edge(&mut self.host, range, at_end, &mut retired);
             self.give_back(of, retired);
             done?;
+        }
+        Ok(())
+    }
+
+    /// Makes all tables of a range a member's own.
+    fn unshare_all(&mut self, of: usize, range: Range) -> Result<(), NoMemory> {
+        let mut rest = Some(range);
+        while let Some(part) = rest {
+            let mut retired = Retired::new();
+            let space = &mut self.members[of].space;
+            let next = space.unshare_next(&mut self.host, part, &mut retired);
+            self.give_back(of, retired);
+            rest = next?;
         }
         Ok(())
     }
@@ -165,19 +176,9 @@ impl Family {
         perm: Perm,
     ) -> Result<(), Refusal> {
         let range = range(from, to);
-        let mut rest = Some(range);
-        while let Some(part) = rest {
-            let mut retired = Retired::new();
-            let space = &mut self.members[of].space;
-            let next = space.unshare_next(&mut self.host, part, &mut retired);
-            self.give_back(of, retired);
-            match next {
-                Ok(next) => rest = next,
-                Err(error) => {
-                    self.check();
-                    return Err(RegionError::Store(error));
-                }
-            }
+        if let Err(error) = self.unshare_all(of, range) {
+            self.check();
+            return Err(RegionError::Store(error));
         }
         let done = self.members[of].space.protect(&self.host, range, perm);
         if done == Ok(Taken::Something) {
@@ -185,6 +186,64 @@ impl Family {
         }
         self.members[of].space.reap_views(&mut self.host, range);
         self.agree(of, done, |model| model.protect(from, to, perm).map(drop))
+    }
+
+    /// Moves segments to the segment `target`, with `more` behind them; nothing if that makes no sense.
+    pub fn remap(
+        &mut self,
+        of: usize,
+        (from, to): (usize, usize),
+        target: usize,
+        more: usize,
+    ) -> Result<(), Refusal> {
+        let Some(what) = Model::moves(from, to, target, more) else {
+            return Ok(());
+        };
+        let mut done = self.members[of].space.moved(&what).map(drop);
+        if done.is_ok() {
+            done = self.try_move(of, &what);
+        }
+        self.agree(of, done, |model| model.remap(from, to, target, more))
+    }
+
+    /// [`Family::remap`] in the space only, where nothing but memory and room is missing.
+    fn try_move(&mut self, of: usize, what: &Move) -> Result<(), Refusal> {
+        self.unshare_edges(of, what.to())
+            .map_err(RegionError::Store)?;
+        self.unshare_all(of, what.from())
+            .map_err(RegionError::Store)?;
+        let mut prepared = Ok(());
+        let mut rest = Some(what.from());
+        while let (Some(part), Ok(())) = (rest, prepared) {
+            let mut retired = Retired::new();
+            let space = &mut self.members[of].space;
+            let next = space.prepare_move(&mut self.host, what, part, &mut retired);
+            self.give_back(of, retired);
+            match next {
+                Ok(next) => rest = next,
+                Err(error) => prepared = Err(RegionError::Store(error)),
+            }
+        }
+        let Member { space, .. } = &mut self.members[of];
+        match prepared.and_then(|()| space.begin_move(&self.host, what)) {
+            Ok(taken) => {
+                if taken == Taken::Something {
+                    self.members[of].flush();
+                }
+                let Member { space, .. } = &mut self.members[of];
+                let mut rest = Some(what.from());
+                while let Some(part) = rest {
+                    rest = space.move_pages(&self.host, what, part);
+                }
+                space.reap(&mut self.host, what.from());
+                Ok(())
+            }
+            Err(error) => {
+                let taken = space.abandon_move(&self.host, what);
+                self.reap(of, what.to(), taken);
+                Err(error)
+            }
+        }
     }
 
     /// The kernel takes up to `most` pages of files back from a member.
@@ -314,9 +373,10 @@ impl Family {
         let (Some(leaf), Some(mapped)) = (leaf, &mut member.model.segments[number]) else {
             return;
         };
-        let content = mapped.touch(None);
-        if leaf.owner != Owner::File {
-            mapped.touch(Some(content));
+        let live = &member.model.live;
+        let content = mapped.touch(None, live);
+        if !matches!(leaf.owner, Owner::File | Owner::Live) {
+            mapped.touch(Some(content), live);
         }
     }
 
@@ -379,18 +439,8 @@ impl Family {
                     let frame = self.host.new_frame(0);
                     self.install(of, number, frame, Owner::Private, None)
                 }
-                Fault::File { backing, copy } => {
-                    let Back::File(file, page) = backing else {
-                        panic!("{backing:?} is no file")
-                    };
-                    let (frame, owner) = if copy {
-                        (
-                            self.host.new_frame(file_content(file, page)),
-                            Owner::Private,
-                        )
-                    } else {
-                        (self.host.file_frame(file, page), Owner::File)
-                    };
+                Fault::File { backing, owner } => {
+                    let frame = self.host.wanted_frame(&backing, owner);
                     self.install(of, number, frame, owner, Some(&backing))
                 }
                 Fault::Copy { from } => {

@@ -179,6 +179,39 @@ impl TestHost {
 
     /// The frame of a file's page, with a reference for the caller.
     pub fn file_frame(&mut self, file: u32, page: u64) -> Hpa {
+        self.cached_frame(file, page, Owner::File)
+    }
+
+    /// The frame of a page of a file that is written to in place, with a reference for the caller.
+    pub fn live_frame(&mut self, file: u32, page: u64) -> Hpa {
+        self.cached_frame(file, page, Owner::Live)
+    }
+
+    /// The frame that a fault wants, with a reference for the caller.
+    pub fn wanted_frame(&mut self, backing: &Back, owner: Owner) -> Hpa {
+        match (backing, owner) {
+            (&Back::File(file, page), Owner::File) => self.file_frame(file, page),
+            (&Back::File(file, page), Owner::Private) => self.new_frame(file_content(file, page)),
+            (&Back::Live(file, page), Owner::Live) => self.live_frame(file, page),
+            _ => panic!("{backing:?} for {owner:?}"),
+        }
+    }
+
+    /// The pages that were written to in place, and what is in them.
+    pub fn written(&self) -> Vec<(u32, u64, u64)> {
+        let cached = self.cache.iter().map(|(&(file, page), &frame)| {
+            let content = self.frame(frame).content;
+            (file, page, content)
+        });
+        let mut written: Vec<_> = cached
+            .filter(|&(file, page, content)| content != file_content(file, page))
+            .collect();
+        written.sort_unstable();
+        written
+    }
+
+    /// The frame of a page in the page cache.
+    fn cached_frame(&mut self, file: u32, page: u64, owner: Owner) -> Hpa {
         let frame = match self.cache.get(&(file, page)) {
             Some(&frame) => frame,
             None => {
@@ -187,7 +220,7 @@ impl TestHost {
                 self.frames.insert(
                     frame.0,
                     Frame {
-                        owner: Owner::File,
+                        owner,
                         refs: 1,
                         content,
                     },
@@ -205,13 +238,13 @@ impl TestHost {
         self.frames.get(&frame.0).expect("the frame was given back")
     }
 
-    /// Writes to a frame, which must be the micro-VM's own.
+    /// Writes to a frame, which must be the micro-VM's own, or one that is written to in place.
     pub fn write(&mut self, frame: Hpa, content: u64) {
         let frame = self
             .frames
             .get_mut(&frame.0)
             .expect("the frame was given back");
-        assert_eq!(frame.owner, Owner::Private, "a file's page is written to");
+        assert_ne!(frame.owner, Owner::File, "a file's page is written to");
         frame.content = content;
     }
 
@@ -293,7 +326,7 @@ unsafe impl Host for TestHost {
 
     fn share_frame(&self, frame: Hpa, owner: Owner) -> Result<(), NoMemory> {
         self.failure.refer()?;
-        assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
+        assert_eq!(self.frame(frame).owner, kind(owner));
         *self.shared.borrow_mut().entry(frame.0).or_default() += 1;
         Ok(())
     }
@@ -306,12 +339,20 @@ unsafe impl Host for TestHost {
         if owner == Owner::Lent {
             return;
         }
-        assert_eq!(self.frame(frame).owner == Owner::File, owner == Owner::File);
+        assert_eq!(self.frame(frame).owner, kind(owner));
         self.drop_frame(frame);
     }
 
     fn exec_only(&self) -> bool {
         self.exec_only
+    }
+}
+
+/// What a frame is that a leaf of this owner has.
+fn kind(owner: Owner) -> Owner {
+    match owner {
+        Owner::Shared => Owner::Private,
+        owner => owner,
     }
 }
 
@@ -327,6 +368,33 @@ pub enum Back {
     Zero,
     /// A file from a page on.
     File(u32, u64),
+    /// A file from a page on, to which is written in place; none that is [`Back::File`] as well.
+    Live(u32, u64),
+}
+
+impl Back {
+    /// What a region that begins at this page is made from.
+    pub fn new(what: What, page: u64) -> Self {
+        match what {
+            What::Zeros => Self::Zero,
+            What::File(file) => Self::File(file, page),
+            What::Live => Self::Live(LIVE_FILE, page),
+        }
+    }
+}
+
+/// The file of all [`Back::Live`] of random steps.
+const LIVE_FILE: u32 = 9;
+
+/// What a region is made from, wherever it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// Zeros.
+    Zeros,
+    /// A file.
+    File(u32),
+    /// A file to which is written in place.
+    Live,
 }
 
 impl Backing for Back {
@@ -334,6 +402,7 @@ impl Backing for Back {
         match *self {
             Back::Zero => Back::Zero,
             Back::File(file, page) => Back::File(file, page + (bytes >> 12)),
+            Back::Live(file, page) => Back::Live(file, page + (bytes >> 12)),
         }
     }
 
@@ -343,6 +412,10 @@ impl Backing for Back {
 
     fn is_anonymous(&self) -> bool {
         *self == Back::Zero
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self, Back::Live(..))
     }
 }
 
@@ -368,12 +441,12 @@ impl<T> TestStore<T> {
 }
 
 impl<T: fmt::Debug> fmt::Debug for TestStore<T> {
-    /// With the address of the elements, which tells who has them in common.
+    /// With the address of the elements, which tells who has them in common, and without the room, which
+    /// each change reserves.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TestStore")
             .field("at", &Rc::as_ptr(&self.elements))
             .field("elements", &self.elements)
-            .field("room", &self.room)
             .finish()
     }
 }
@@ -421,9 +494,7 @@ impl<T: Clone> Store<T> for TestStore<T> {
     }
 
     fn remove(&mut self, at: usize) -> Option<T> {
-        let element = (at < self.elements.len()).then(|| self.own().remove(at));
-        self.room = self.elements.len();
-        element
+        (at < self.elements.len()).then(|| self.own().remove(at))
     }
 }
 

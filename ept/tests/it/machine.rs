@@ -7,7 +7,7 @@ use uvisor_ept::{
 };
 
 use crate::cpu::{translate, Cpu};
-use crate::host::{file_content, new_space, Back, Failure, NoMemory, TestHost, TestSpace};
+use crate::host::{new_space, Back, Failure, NoMemory, TestHost, TestSpace};
 use crate::model::{gpa, range, Model, Outcome, Refusal, MAX_REGIONS, SEGMENTS};
 
 /// A fault that the module is busy with, and has let go of its lock for.
@@ -214,18 +214,8 @@ impl Machine {
     fn prepare(&mut self, number: usize, fault: Fault<Back>) -> Option<Service> {
         let (frame, kind) = match fault {
             Fault::Anonymous => (self.host.new_frame(0), Kind::Install(Owner::Private, None)),
-            Fault::File { backing, copy } => {
-                let Back::File(file, page) = backing else {
-                    panic!("{backing:?} is no file")
-                };
-                let (frame, owner) = if copy {
-                    (
-                        self.host.new_frame(file_content(file, page)),
-                        Owner::Private,
-                    )
-                } else {
-                    (self.host.file_frame(file, page), Owner::File)
-                };
+            Fault::File { backing, owner } => {
+                let frame = self.host.wanted_frame(&backing, owner);
                 (frame, Kind::Install(owner, Some(backing)))
             }
             Fault::Copy { from } => {
@@ -309,6 +299,7 @@ impl Machine {
         let service = self.services.remove(0);
         let number = service.number;
         let mut model = self.model.clone();
+        let live = model.live.clone();
         let expected = match (&service.kind, &mut model.segments[number]) {
             (_, None) => Served::Stale,
             (Kind::Install(owner, backing), Some(mapped)) => {
@@ -318,7 +309,7 @@ impl Machine {
                     Served::Occupied
                 } else {
                     let content = self.host.frame(service.frame).content;
-                    mapped.touch((*owner == Owner::Private).then_some(content));
+                    mapped.touch((*owner == Owner::Private).then_some(content), &live);
                     Served::Done
                 }
             }
@@ -326,7 +317,7 @@ impl Machine {
                 Some(page) if page.owner == Owner::File => {
                     // The same page of the file, or it would have other content.
                     if page.content == self.host.frame(service.frame).content {
-                        mapped.touch(Some(page.content));
+                        mapped.touch(Some(page.content), &live);
                         Served::Done
                     } else {
                         Served::Stale
@@ -355,7 +346,8 @@ impl Machine {
         let eptp = self.space.tree().eptp();
         for number in 0..SEGMENTS {
             let mapped = self.model.segments[number].as_ref();
-            let expected = mapped.and_then(|mapped| Some((mapped.page?, mapped.page_perm()?)));
+            let expected =
+                mapped.and_then(|mapped| Some((self.model.page(number)?, mapped.page_perm()?)));
             let leaf = self.space.tree().get(&self.host, gpa(number));
             let found = translate(&self.host, eptp, gpa(number));
             let Some((page, perm)) = expected else {
@@ -370,7 +362,7 @@ impl Machine {
             assert_eq!((leaf.owner, leaf.perm), (page.owner, perm));
             let frame = self.host.frame(leaf.frame);
             assert_eq!((frame.owner, frame.content), (page.owner, page.content));
-            assert!(page.owner == Owner::Private || !perm.contains(Perm::W));
+            assert!(page.owner != Owner::File || !perm.contains(Perm::W));
             let found = found.map(|found| (found.frame, found.perm));
             assert_eq!(found, (!perm.is_empty()).then_some((leaf.frame, perm)));
         }

@@ -15,6 +15,7 @@ mod guest;
 mod host;
 mod machine;
 mod model;
+mod moves;
 #[cfg(not(miri))]
 mod orders;
 mod races;

@@ -2,7 +2,11 @@
 
 //! What a space should be: a list of pages, each with all that is to know about it.
 
-use uvisor_ept::{Gpa, Marks, Owner, Perm, Range, Region, RegionError};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use uvisor_ept::{Backing, Gpa, Marks, Move, Owner, Perm, Range, Region, RegionError};
 
 use crate::host::{file_content, Back, NoMemory};
 
@@ -46,9 +50,12 @@ pub fn range(from: usize, to: usize) -> Range {
 pub struct Page {
     /// Whose frame it has.
     pub owner: Owner,
-    /// What is in it.
+    /// What is in it; nothing here if it is [`Owner::Live`], but in [`LivePages`].
     pub content: u64,
 }
+
+/// What was written in place, by file and page; models that are clones have them in common.
+pub type LivePages = Rc<RefCell<BTreeMap<(u32, u64), u64>>>;
 
 /// A segment that is mapped.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,13 +74,13 @@ impl Mapped {
     /// What the guest may do with the page as it is.
     pub fn page_perm(&self) -> Option<Perm> {
         Some(match self.page?.owner {
-            Owner::Private | Owner::Shared | Owner::Lent => self.perm,
+            Owner::Private | Owner::Shared | Owner::Live | Owner::Lent => self.perm,
             Owner::File => self.perm - Perm::W,
         })
     }
 
     /// Touches the page; what is in it then.
-    pub fn touch(&mut self, write: Option<u64>) -> u64 {
+    pub fn touch(&mut self, write: Option<u64>, live: &LivePages) -> u64 {
         let fresh = match self.back {
             Back::Zero => Page {
                 owner: Owner::Private,
@@ -83,6 +90,16 @@ impl Mapped {
                 owner: Owner::File,
                 content: file_content(file, page),
             },
+            Back::Live(file, page) => {
+                self.page = Some(Page {
+                    owner: Owner::Live,
+                    content: 0,
+                });
+                if let Some(content) = write {
+                    live.borrow_mut().insert((file, page), content);
+                }
+                return live_content(live, file, page);
+            }
         };
         let page = self.page.get_or_insert(fresh);
         if let Some(content) = write {
@@ -93,6 +110,14 @@ impl Mapped {
         }
         page.content
     }
+}
+
+/// What is in a page that is written to in place.
+fn live_content(live: &LivePages, file: u32, page: u64) -> u64 {
+    let live = live.borrow();
+    live.get(&(file, page))
+        .copied()
+        .unwrap_or_else(|| file_content(file, page))
 }
 
 /// What an access does.
@@ -120,6 +145,8 @@ pub type Refusal = RegionError<NoMemory>;
 pub struct Model {
     /// All segments.
     pub segments: Vec<Option<Mapped>>,
+    /// What was written in place.
+    pub live: LivePages,
     /// Whether nothing may be writable and executable.
     pub w_xor_x: bool,
     /// What each view allows in each segment, and last behind all of them; view 1 comes first.
@@ -131,6 +158,7 @@ impl Model {
     pub fn new() -> Self {
         Self {
             segments: vec![None; SEGMENTS],
+            live: LivePages::default(),
             w_xor_x: false,
             views: Vec::new(),
         }
@@ -145,7 +173,8 @@ impl Model {
             let extended = regions.last().filter(|last| {
                 let goes_on = match (&last.backing, &mapped.back) {
                     (Back::Zero, Back::Zero) => true,
-                    (Back::File(file, page), Back::File(next, next_page)) => {
+                    (Back::File(file, page), Back::File(next, next_page))
+                    | (Back::Live(file, page), Back::Live(next, next_page)) => {
                         file == next && page + (last.range.len() >> 12) == *next_page
                     }
                     _ => false,
@@ -168,6 +197,19 @@ impl Model {
             }
         }
         regions
+    }
+
+    /// The first page of a segment, if it was touched.
+    pub fn page(&self, number: usize) -> Option<Page> {
+        let mapped = self.segments[number].as_ref()?;
+        let page = mapped.page?;
+        Some(match mapped.back {
+            Back::Live(file, at) => Page {
+                content: live_content(&self.live, file, at),
+                ..page
+            },
+            _ => page,
+        })
     }
 
     /// The pages that were touched.
@@ -212,9 +254,12 @@ impl Model {
         Ok(())
     }
 
-    /// The marks of a segment that had `old` and gets `perm`.
-    fn marks(&self, old: Marks, perm: Perm) -> Result<Marks, Refusal> {
+    /// The marks of a segment of `back` that had `old` and gets `perm`.
+    fn marks(&self, old: Marks, back: &Back, perm: Perm) -> Result<Marks, Refusal> {
         let mut new = old;
+        if self.w_xor_x && perm.contains(Perm::W) && matches!(back, Back::Live(..)) {
+            return Err(RegionError::WritableExecutable);
+        }
         if self.w_xor_x && perm.contains(Perm::W) {
             new |= Marks::WRITABLE;
         }
@@ -238,7 +283,7 @@ impl Model {
 
     /// Maps the segments `from..=to`.
     pub fn map(&mut self, from: usize, to: usize, perm: Perm, back: &Back) -> Result<(), Refusal> {
-        let marks = self.marks(Marks::empty(), perm)?;
+        let marks = self.marks(Marks::empty(), back, perm)?;
         if self.segments[from..=to].iter().any(Option::is_some) {
             return Err(RegionError::Exists);
         }
@@ -248,6 +293,7 @@ impl Model {
             let back = match *back {
                 Back::Zero => Back::Zero,
                 Back::File(file, page) => Back::File(file, page + pages),
+                Back::Live(file, page) => Back::Live(file, page + pages),
             };
             mapped.segments[number] = Some(Mapped {
                 perm,
@@ -275,10 +321,68 @@ impl Model {
         Ok(())
     }
 
+    /// Whether segments are pages that follow each other.
+    fn are_pages(from: usize, to: usize) -> bool {
+        to < SEGMENTS && range(from, to).pages().count() == to - from + 1
+    }
+
+    /// From where to where the segments `from..=to` move if they go to the segment `target`, with `more`
+    /// behind them; none if that is not possible.
+    pub fn moves(from: usize, to: usize, target: usize, more: usize) -> Option<Move> {
+        let last = target + (to - from) + more;
+        if !Self::are_pages(from, to) || !Self::are_pages(target, last) {
+            return None;
+        }
+        Move::new(range(from, to), range(target, last))
+    }
+
+    /// Moves the segments `from..=to` to the segment `target`, with `more` behind them.
+    pub fn remap(
+        &mut self,
+        from: usize,
+        to: usize,
+        target: usize,
+        more: usize,
+    ) -> Result<(), Refusal> {
+        let whole = range(from, to);
+        let is_in = |r: &Region<Back>| r.range.intersect(&whole) == Some(whole);
+        if !self.regions().iter().any(is_in) {
+            return Err(RegionError::Unmapped);
+        }
+        self.not_sealed(from, to)?;
+        let last = target + (to - from) + more;
+        if self.segments[target..=last].iter().any(Option::is_some) {
+            return Err(RegionError::Exists);
+        }
+        let (start, end) = self.cuts(from, to, |_| true);
+        self.room(usize::from(start) + usize::from(end))?;
+        for number in target..=last {
+            let offset = number - target;
+            let old = self
+                .segments
+                .get_mut(from + offset)
+                .filter(|_| offset <= to - from);
+            self.segments[number] = match old.and_then(Option::take) {
+                Some(mapped) => Some(mapped),
+                None => {
+                    let before = self.segments[number - 1]
+                        .clone()
+                        .expect("it was just moved");
+                    Some(Mapped {
+                        back: before.back.advance(1 << 12),
+                        page: None,
+                        ..before
+                    })
+                }
+            };
+        }
+        Ok(())
+    }
+
     /// Whether [`Model::protect`] has to divide a region.
     pub fn divides(&self, from: usize, to: usize, perm: Perm) -> usize {
         let (start, end) = self.cuts(from, to, |old| {
-            self.marks(old.marks, perm) != Ok(old.marks) || old.perm != perm
+            self.marks(old.marks, &old.backing, perm) != Ok(old.marks) || old.perm != perm
         });
         usize::from(start) + usize::from(end)
     }
@@ -289,7 +393,7 @@ impl Model {
             return Err(RegionError::Unmapped);
         }
         for mapped in self.segments[from..=to].iter().flatten() {
-            self.marks(mapped.marks, perm)?;
+            self.marks(mapped.marks, &mapped.back, perm)?;
         }
         self.not_sealed(from, to)?;
         self.room(self.divides(from, to, perm))?;
@@ -297,7 +401,7 @@ impl Model {
         let mut lost = false;
         for mapped in changed.segments[from..=to].iter_mut().flatten() {
             let old = mapped.page_perm();
-            mapped.marks = self.marks(mapped.marks, perm)?;
+            mapped.marks = self.marks(mapped.marks, &mapped.back, perm)?;
             mapped.perm = perm;
             let new = mapped.page_perm();
             lost |= old
@@ -314,7 +418,8 @@ impl Model {
             return Err(RegionError::Unmapped);
         }
         let mut mapped = self.segments[from..=to].iter().flatten();
-        if mapped.any(|mapped| mapped.perm.contains(Perm::W)) {
+        let is_live = |mapped: &Mapped| matches!(mapped.back, Back::Live(..));
+        if mapped.any(|mapped| mapped.perm.contains(Perm::W) || is_live(mapped)) {
             return Err(RegionError::Writable);
         }
         let (start, end) = self.cuts(from, to, |old| !old.marks.contains(Marks::SEALED));
@@ -402,7 +507,8 @@ impl Model {
             None => Outcome::Unmapped,
             Some(mapped) if !mapped.perm.contains(access) => Outcome::Denied,
             Some(mapped) => {
-                Outcome::Content(mapped.touch(access.contains(Perm::W).then_some(content)))
+                let write = access.contains(Perm::W).then_some(content);
+                Outcome::Content(mapped.touch(write, &self.live))
             }
         }
     }

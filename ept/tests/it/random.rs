@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use uvisor_ept::{Perm, RegionError};
 
-use crate::host::{Back, Failure};
+use crate::host::{Back, Failure, What};
 use crate::machine::Machine;
 use crate::model::{segment, Outcome, SEGMENTS};
 
@@ -13,7 +13,7 @@ use crate::model::{segment, Outcome, SEGMENTS};
 #[derive(Clone, Debug)]
 enum Step {
     /// Maps segments; a file at the page with the number of the address and so much more.
-    Map(usize, usize, Perm, Option<(u32, u64)>),
+    Map(usize, usize, Perm, What, u64),
     /// Unmaps segments, up to the flush.
     Unmap(usize, usize),
     /// Gives back what was unmapped.
@@ -59,15 +59,20 @@ fn access() -> impl Strategy<Value = Perm> {
     ]
 }
 
-/// A file, or none.
-fn file() -> impl Strategy<Value = Option<(u32, u64)>> {
-    prop_oneof![Just(None), (0..2_u32, 0..2_u64).prop_map(Some)]
+/// What to map, and how much further on in a file.
+fn what() -> impl Strategy<Value = (What, u64)> {
+    let what = prop_oneof![
+        2 => Just(What::Zeros),
+        1 => (0..2_u32).prop_map(What::File),
+        1 => Just(What::Live),
+    ];
+    (what, 0..2_u64)
 }
 
 /// A step, and which allocation in it fails.
 fn step() -> impl Strategy<Value = (Step, Option<usize>)> {
     let step = prop_oneof![
-        5 => (segments(), perm(), file()).prop_map(|((a, b), perm, file)| Step::Map(a, b, perm, file)),
+        5 => (segments(), perm(), what()).prop_map(|((a, b), p, (w, more))| Step::Map(a, b, p, w, more)),
         2 => segments().prop_map(|(a, b)| Step::Unmap(a, b)),
         1 => Just(Step::Reap),
         3 => (segments(), perm()).prop_map(|((a, b), perm)| Step::Protect(a, b, perm)),
@@ -95,9 +100,8 @@ fn run(machine: &mut Machine, failure: &Failure, step: &Step, fail: Option<usize
 /// Does a step; whether it ran out of memory.
 fn do_step(machine: &mut Machine, step: &Step) -> bool {
     let result = match *step {
-        Step::Map(from, to, perm, file) => {
-            let start = segment(from).0;
-            let back = file.map_or(Back::Zero, |(file, more)| Back::File(file, start + more));
+        Step::Map(from, to, perm, what, more) => {
+            let back = Back::new(what, segment(from).0 + more);
             machine.map(from, to, perm, &back)
         }
         Step::Unmap(from, to) => machine.unmap(from, to),

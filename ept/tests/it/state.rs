@@ -68,6 +68,10 @@ pub fn of(family: &Family) -> u128 {
             }
         }
     }
+    for (file, page, content) in family.host.written() {
+        let content = state.contents.name(content).0;
+        write!(state.text, "\nwritten {file} {page} {content}").unwrap();
+    }
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         (salt, &state.text).hash(&mut hasher);

@@ -5,20 +5,22 @@
 use uvisor_ept::{Perm, RegionError};
 
 use crate::family::Family;
-use crate::host::{Back, Failure, NoMemory};
+use crate::host::{Back, Failure, NoMemory, What};
 use crate::model::{segment, Outcome};
 
 /// A step; the first number says which member, modulo how many there are.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Maps segments, of a file if there is its number.
-    Map(usize, (usize, usize), Perm, Option<u32>),
+    /// Maps segments.
+    Map(usize, (usize, usize), Perm, What),
     /// Unmaps segments.
     Unmap(usize, (usize, usize)),
     /// Changes the permission of segments.
     Protect(usize, (usize, usize), Perm),
     /// Discards the pages of segments.
     Discard(usize, (usize, usize)),
+    /// Moves segments to another one, with so many more behind them.
+    Remap(usize, (usize, usize), usize, usize),
     /// Seals segments.
     Seal(usize, (usize, usize)),
     /// The guest accesses a segment in a view, or in view 0 if that is not there; a write leaves the number.
@@ -56,9 +58,8 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
     let member = |number: usize| first + number % (count - first);
     let no_memory = Err(RegionError::Store(NoMemory));
     match *step {
-        Step::Map(of, segments, perm, file) => {
-            let start = segment(segments.0).0;
-            let back = file.map_or(Back::Zero, |file| Back::File(file, start));
+        Step::Map(of, segments, perm, what) => {
+            let back = Back::new(what, segment(segments.0).0);
             family.map(member(of), segments, perm, &back) == no_memory
         }
         Step::Unmap(of, segments) => family.unmap(member(of), segments) == no_memory,
@@ -66,6 +67,9 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
             family.protect(member(of), segments, perm) == no_memory
         }
         Step::Discard(of, segments) => family.discard(member(of), segments) == no_memory,
+        Step::Remap(of, segments, target, more) => {
+            family.remap(member(of), segments, target, more) == no_memory
+        }
         Step::Seal(of, segments) => family.seal(member(of), segments) == no_memory,
         Step::Access(of, view, number, access, content) => {
             let of = member(of);

@@ -12,6 +12,8 @@ use uvisor_tests::host::{cpus, memory_file, pin_to_cpu};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, DATA};
 
+/// Where a page goes that is moved.
+const THERE: u64 = 0x9000_0000;
 /// A page that is taken away.
 const PAGE: u64 = 0x70_0000;
 
@@ -36,6 +38,13 @@ code! { writer:
     "mov $0x500000, %edi",
     "2: mov %rax, (%rsi)",
     "lock incq (%rdi)",
+    "jmp 2b",
+}
+
+// Counts at rdi and in rax.
+code! { twice:
+    "2: incq (%rdi)",
+    "inc %rax",
     "jmp 2b",
 }
 
@@ -193,6 +202,60 @@ fn main() {
             check("the guest faulted", faults > 0)
         })
     });
+
+    tap.test(
+        "a page is moved to and fro under a guest that writes to it",
+        || {
+            const ROUNDS: u64 = 400;
+            let Guest { vm, mut vcpu, .. } = Guest::new(twice());
+            vm.map_anonymous(PAGE, PAGE_SIZE, Prot::READ | Prot::WRITE)
+                .map_err(text)?;
+            let runner = std::thread::spawn(move || {
+                pin_to_cpu(1);
+                vcpu.regs_mut().rdi = PAGE;
+                let mut followed = 0u64;
+                loop {
+                    let exit = vcpu.run().map_err(text)?;
+                    vcpu.regs_mut().rdi = match exit {
+                        Exit::Memory {
+                            cause: MemoryCause::Denied,
+                            ..
+                        } => {
+                            return Ok::<_, String>((followed, vcpu.regs().rax));
+                        }
+                        Exit::Memory {
+                            gpa: PAGE,
+                            cause: MemoryCause::Unmapped,
+                            ..
+                        } => THERE,
+                        Exit::Memory {
+                            gpa: THERE,
+                            cause: MemoryCause::Unmapped,
+                            ..
+                        } => PAGE,
+                        other => return Err(format!("{other:?}")),
+                    };
+                    followed += 1;
+                }
+            });
+            let (mut at, mut there) = (PAGE, THERE);
+            for round in 0..ROUNDS {
+                vm.remap(at..at + PAGE_SIZE, there..there + PAGE_SIZE)
+                    .map_err(text)?;
+                (at, there) = (there, at);
+                std::thread::sleep(Duration::from_micros(round % 64));
+            }
+            vm.protect(at, PAGE_SIZE, Prot::READ).map_err(text)?;
+            let (followed, count) = runner.join().map_err(|_| "thread")??;
+            let mut bytes = [0; 8];
+            vm.read_at(at, &mut bytes).map_err(text)?;
+            equal("count in memory", u64::from_le_bytes(bytes), count)?;
+            check(
+                &format!("it followed {followed} times"),
+                followed > ROUNDS / 10,
+            )
+        },
+    );
 
     tap.finish();
 }

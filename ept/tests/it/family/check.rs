@@ -28,7 +28,8 @@ impl Family {
                 .iter()
                 .flatten()
                 .filter_map(|m| m.page);
-            let (file, own): (Vec<_>, Vec<_>) = pages.partition(|page| page.owner == Owner::File);
+            let (file, own): (Vec<_>, Vec<_>) =
+                pages.partition(|page| matches!(page.owner, Owner::File | Owner::Live));
             assert_eq!(usage.file, file.len() as u64);
             assert_eq!(usage.private + usage.shared, own.len() as u64);
         }
@@ -62,7 +63,7 @@ impl Family {
     fn check_segment(&self, member: &Member, number: usize) {
         let Member { space, model, .. } = member;
         let mapped = model.segments[number].as_ref();
-        let expected = mapped.and_then(|mapped| Some((mapped.page?, mapped.page_perm()?)));
+        let expected = mapped.and_then(|mapped| Some((model.page(number)?, mapped.page_perm()?)));
         let leaf = space.tree().get(&self.host, gpa(number));
         let found = translate(&self.host, space.tree().eptp(), gpa(number));
         let Some((page, perm)) = expected else {
@@ -72,12 +73,14 @@ impl Family {
         let leaf = leaf.expect("the leaf is gone");
         let frame = self.host.frame(leaf.frame);
         assert_eq!(frame.content, page.content, "at {number}");
-        assert_eq!(leaf.owner == Owner::File, page.owner == Owner::File);
+        for owner in [Owner::File, Owner::Live] {
+            assert_eq!(leaf.owner == owner, page.owner == owner);
+        }
         let found_perm = found.map_or(Perm::empty(), |found| found.perm);
         // Nothing but W may be missing, until the first write.
         assert_eq!(found_perm - Perm::W, perm - Perm::W, "at {number}");
         assert!(perm.contains(found_perm), "at {number}");
-        if found_perm.contains(Perm::W) {
+        if found_perm.contains(Perm::W) && leaf.owner != Owner::Live {
             assert_eq!(leaf.owner, Owner::Private);
             assert!(!uvisor_ept::Host::is_frame_shared(&self.host, leaf.frame));
         }

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{EACCES, EBADF, EINVAL, ENODEV};
-use uvisor_tests::host::memory_file;
-use uvisor_tests::raw::{fails, ioctl_with, works};
+use uvisor_tests::host::{memory_file, own_mapping};
+use uvisor_tests::raw::{fails, ioctl_with, mmap, munmap, works};
 use uvisor_tests::tap::{equal, Outcome};
 use uvisor_uapi as uapi;
 use uvisor_uapi::{Map, Protect, PAGE_SIZE};
@@ -98,6 +98,77 @@ pub(crate) fn file_kinds() -> Outcome {
     Ok(())
 }
 
+pub(crate) fn shared() -> Outcome {
+    let region = |flags: u32, prot: u32, fd: i32| {
+        map(Map {
+            flags,
+            gpa: FREE,
+            len: PAGE_SIZE,
+            prot,
+            fd,
+            ..Map::new()
+        })
+    };
+    const SHARED: u32 = 3;
+    fails("SHARED without FILE", region(2, 3, 0), EINVAL)?;
+    fails("SHARED, closed fd", region(SHARED, 3, 1000), EBADF)?;
+    let writer = |path: &str| {
+        std::fs::write(path, [7; PAGE]).map_err(|e| e.to_string())?;
+        let options = OpenOptions::new().read(true).write(true).open(path);
+        options.map_err(|e| e.to_string())
+    };
+    let memory = memory_file(&[1; 5000]);
+    works("memfd", region(SHARED, 3, memory.as_raw_fd()))?;
+    works("memfd, to read", region(SHARED, 1, memory.as_raw_fd()))?;
+    let file = writer("/tmp/shared")?;
+    works("tmpfs", region(SHARED, 3, file.as_raw_fd()))?;
+    let reader = open("/tmp/shared", 0);
+    let fd = reader.as_raw_fd();
+    works("a reader", region(SHARED, 1, fd))?;
+    fails("a reader, to write", region(SHARED, 3, fd), EACCES)?;
+    let program = open("/usr/bin/env", 0);
+    let fd = program.as_raw_fd();
+    works("a program", region(SHARED, 5, fd))?;
+    fails("a program, to write", region(SHARED, 3, fd), EACCES)?;
+    // The root is an overlay, whose pages are another file system's.
+    let overlay = writer("/root/shared")?;
+    let fd = overlay.as_raw_fd();
+    fails("an overlay, to write", region(SHARED, 3, fd), ENODEV)?;
+    let append = |flag: i32| {
+        let mut flag = flag;
+        // FS_IOC_SETFLAGS
+        ioctl_with(&file, 0x4008_6602, &mut flag)
+    };
+    works("chattr +a", append(0x20))?;
+    let result = region(SHARED, 3, file.as_raw_fd());
+    works("chattr -a", append(0))?;
+    fails("append-only, to write", result, EACCES)?;
+    let vm = uvisor::Device::open()
+        .and_then(|device| device.create_vm_with(0, uvisor::VmFlags::W_XOR_X));
+    let vm = vm.map_err(|e| e.to_string())?;
+    let map = |prot| {
+        let map = Map {
+            flags: SHARED,
+            gpa: FREE,
+            len: PAGE_SIZE,
+            fd: memory.as_raw_fd(),
+            prot,
+            ..Map::new()
+        };
+        ioctl_with(&vm, uapi::MAP, &mut { map })
+    };
+    fails("to write, with W^X", map(3), EACCES)?;
+    works("to read, with W^X", map(5))?;
+    let mut protect = Protect {
+        gpa: FREE,
+        len: PAGE_SIZE,
+        prot: 3,
+        ..Protect::new()
+    };
+    let protected = ioctl_with(&vm, uapi::PROTECT, &mut protect);
+    fails("PROTECT to write, with W^X", protected, EACCES)
+}
+
 pub(crate) fn noexec() -> Outcome {
     let at = CString::new("/tmp/noexec").expect("a name");
     std::fs::create_dir_all("/tmp/noexec").map_err(|e| e.to_string())?;
@@ -141,4 +212,131 @@ pub(crate) fn noexec() -> Outcome {
     // SAFETY: A C string.
     unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
     result
+}
+
+/// The result of a MAP of the first page of this process's vDSO data, in a time namespace of its own.
+fn in_a_time_namespace(map: impl Fn() -> Result<i32, i32>) -> Result<i32, String> {
+    // SAFETY: There is one thread. The child's child is in the namespace, and neither returns.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            const CLONE_NEWTIME: i32 = 0x80;
+            if libc::unshare(CLONE_NEWTIME) != 0 {
+                libc::_exit(255);
+            }
+            let inner = libc::fork();
+            if inner == 0 {
+                libc::_exit(map().map_or_else(|errno| errno, |_| 0));
+            }
+            let mut status = 0;
+            libc::waitpid(inner, &mut status, 0);
+            libc::_exit(libc::WEXITSTATUS(status));
+        }
+        let mut status = 0;
+        equal("waitpid", libc::waitpid(child, &mut status, 0), child)?;
+        equal("exited", libc::WIFEXITED(status), true)?;
+        Ok(libc::WEXITSTATUS(status))
+    }
+}
+
+pub(crate) fn vvar() -> Outcome {
+    const VVAR: u32 = 4;
+    let page = PAGE_SIZE;
+    let data = own_mapping("[vvar]")?;
+    let len = data.end - data.start;
+    let guest = guest();
+    let region = |flags: u32, offset: u64, len: u64, prot: u32, fd: i32| {
+        map(Map {
+            flags,
+            gpa: FREE,
+            len,
+            prot,
+            fd,
+            offset,
+            ..Map::new()
+        })
+    };
+    works("[vvar]", region(VVAR, data.start, len, 1, 0))?;
+    works("its first page", region(VVAR, data.start, page, 1, 0))?;
+    works("without permission", region(VVAR, data.start, page, 0, 0))?;
+    for prot in [3, 5, 7] {
+        let what = format!("prot {prot}");
+        fails(&what, region(VVAR, data.start, page, prot, 0), EACCES)?;
+    }
+    for flags in [VVAR | 1, VVAR | 2, VVAR | 3] {
+        let memory = memory_file(&[1; PAGE]);
+        for fd in [0, memory.as_raw_fd()] {
+            let result = region(flags, data.start, page, 1, fd);
+            fails(&format!("flags {flags}"), result, EINVAL)?;
+        }
+    }
+    fails("a file", region(VVAR, data.start, page, 1, 1), EINVAL)?;
+    for len in [len + page, 8 * page, 9 * page, 1 << 30] {
+        fails(
+            &format!("{len:#x} bytes"),
+            region(VVAR, data.start, len, 1, 0),
+            EINVAL,
+        )?;
+    }
+    // Other mappings of this process: memory, files, devices, and the kernel's others; and none.
+    let file = File::create_new("/tmp/[vvar]").map_err(|e| e.to_string())?;
+    file.set_len(page).map_err(|e| e.to_string())?;
+    let file = open("/tmp/[vvar]", 0);
+    let mapped = |file: Option<&dyn AsRawFd>| mmap(file, PAGE, 1, libc::MAP_PRIVATE, 0);
+    let (of_file, anonymous) = (mapped(Some(&file)), mapped(None));
+    let run_page = mmap(Some(&guest.vcpu.as_fd()), PAGE, 1, libc::MAP_SHARED, 0);
+    let memory = mmap(Some(&guest.vm.as_fd()), PAGE, 1, libc::MAP_SHARED, 0);
+    let text = |e: i32| format!("mmap: {e}");
+    let (of_file, anonymous) = (of_file.map_err(text)?, anonymous.map_err(text)?);
+    let (run_page, memory) = (run_page.map_err(text)?, memory.map_err(text)?);
+    for (what, address) in [
+        ("the null page", 0),
+        ("its second page", data.start + page),
+        ("its middle", data.start + 1),
+        ("before it", data.start - page),
+        ("[vvar_vclock]", own_mapping("[vvar_vclock]")?.start),
+        ("[vdso]", own_mapping("[vdso]")?.start),
+        ("[stack]", own_mapping("[stack]")?.start),
+        ("[heap]", own_mapping("[heap]")?.start),
+        ("[vsyscall]", 0xffff_ffff_ff60_0000),
+        ("the kernel", 0xffff_8880_0000_0000),
+        ("a file of this name", of_file as u64),
+        ("anonymous memory", anonymous as u64),
+        ("a run page", run_page as u64),
+        ("guest memory", memory as u64),
+        ("no address", u64::MAX - page + 1),
+    ] {
+        fails(what, region(VVAR, address, page, 1, 0), EINVAL)?;
+    }
+    for at in [of_file, anonymous, run_page, memory] {
+        munmap(at, PAGE);
+    }
+    let mut map = Map {
+        flags: VVAR,
+        gpa: FREE,
+        len: page,
+        prot: 1,
+        offset: data.start,
+        ..Map::new()
+    };
+    works("MAP", ioctl_with(&guest.vm, uapi::MAP, &mut map))?;
+    for (prot, refused) in [(3, true), (5, true), (0, false), (1, false), (3, true)] {
+        let mut protect = Protect {
+            gpa: FREE,
+            len: page,
+            prot,
+            ..Protect::new()
+        };
+        let result = ioctl_with(&guest.vm, uapi::PROTECT, &mut protect);
+        let what = format!("PROTECT {prot}");
+        if refused {
+            fails(&what, result, EACCES)?;
+        } else {
+            works(&what, result)?;
+        }
+    }
+    let sealed = guest.vm.seal(FREE, page).map_err(|e| e.errno());
+    equal("SEAL", sealed, Err(Some(EACCES)))?;
+    let there = in_a_time_namespace(|| region(VVAR, data.start, page, 1, 0))?;
+    equal("in a time namespace", there, libc::EOPNOTSUPP)
 }

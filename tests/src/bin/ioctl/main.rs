@@ -43,6 +43,7 @@ fn unknown_commands() -> Outcome {
         uapi::LIST,
         uapi::MAP,
         uapi::UNMAP,
+        uapi::REMAP,
         uapi::PROTECT,
         uapi::STATS,
         uapi::LIMITS,
@@ -67,8 +68,8 @@ fn unknown_commands() -> Outcome {
     ];
     let known = [
         ("device", guest.device.as_fd(), &all[..3]),
-        ("VM", guest.vm.as_fd(), &all[3..14]),
-        ("vCPU", guest.vcpu.as_fd(), &all[14..]),
+        ("VM", guest.vm.as_fd(), &all[3..15]),
+        ("vCPU", guest.vcpu.as_fd(), &all[15..]),
     ];
     for (name, fd, own) in known {
         for command in all.into_iter().chain(strange).filter(|c| !own.contains(c)) {
@@ -172,7 +173,10 @@ fn main() {
     tap.test("ranges", regions::ranges);
     tap.test("permissions and reserved fields", regions::permissions);
     tap.test("overlaps and holes", regions::overlaps);
+    tap.test("ranges to move", regions::moves);
     tap.test("files to map, by kind and offset", files::file_kinds);
+    tap.test("files to write in place", files::shared);
+    tap.test("the data of the vDSO", files::vvar);
     tap.test("nothing executable from a noexec mount", files::noexec);
     tap.test(
         "registers, run flags, arguments of RUN and KICK",

@@ -2,13 +2,16 @@
 
 //! Regions of memory: ranges, permissions, overlaps.
 
-use libc::{EEXIST, EINVAL, ENOMEM};
+use std::os::fd::AsRawFd;
+
+use libc::{EEXIST, EFAULT, EINVAL, ENOMEM, EPERM, EROFS};
 use uvisor::{Device, Features};
 use uvisor_tests::guest::has;
+use uvisor_tests::host::memory_file;
 use uvisor_tests::raw::{fails, ioctl_with, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
-use uvisor_uapi::{Map, Protect, Unmap, PAGE_SIZE};
+use uvisor_uapi::{Map, MapFlags, Protect, Remap, Unmap, PAGE_SIZE};
 
 use crate::{guest, map, FREE};
 
@@ -231,4 +234,110 @@ pub(crate) fn overlaps() -> Outcome {
     fails("PROTECT of the hole", protect(at + page, page), ENOMEM)?;
     works("the hole again", map(at + page, page))?;
     works("PROTECT without a hole", protect(at, 4 * page)).map(drop)
+}
+
+pub(crate) fn moves() -> Outcome {
+    let page = PAGE_SIZE;
+    let top = 1u64 << Device::open().map_err(|e| e.to_string())?.gpa_bits();
+    let guest = guest();
+    let map = |map: &Map| ioctl_with(&guest.vm, uapi::MAP, &mut { *map });
+    let remap = |gpa, len, new_gpa, new_len| {
+        let mut remap = Remap {
+            gpa,
+            len,
+            new_gpa,
+            new_len,
+            ..Remap::new()
+        };
+        ioctl_with(&guest.vm, uapi::REMAP, &mut remap)
+    };
+    let (at, free) = (FREE + 8 * page, FREE + 64 * page);
+    let region = |gpa, len, prot| Map {
+        gpa,
+        len,
+        prot,
+        ..Map::new()
+    };
+    works("MAP", map(&region(at, 4 * page, 3)))?;
+    works("MAP of its neighbour", map(&region(at + 4 * page, page, 1)))?;
+    for (gpa, len, new_gpa, new_len) in [
+        (at, 0, free, page),
+        (at, page, free, 0),
+        (at, page + 1, free, 2 * page),
+        (at, page, free + 1, page),
+        (at, page, free, page + 8),
+        (at + 8, page, free, page),
+        (at, 2 * page, free, page),
+        (at, 2 * page, at + page, 2 * page),
+        (at + page, page, at, 2 * page),
+        (at, page, at, page),
+        (at, page, at, 2 * page),
+        (at, page, 0, top),
+        (at, page, top, page),
+        (at, page, top - page, 2 * page),
+        (at, page, 0u64.wrapping_sub(page), page),
+        (at, page, 0u64.wrapping_sub(page), 2 * page),
+        (top, page, free, page),
+        (u64::MAX - page + 1, page, free, page),
+        (at, u64::MAX - page + 1, free, page),
+    ] {
+        let what = format!("REMAP {gpa:#x}+{len:#x} to {new_gpa:#x}+{new_len:#x}");
+        fails(&what, remap(gpa, len, new_gpa, new_len), EINVAL)?;
+    }
+    for (gpa, len) in [
+        (at - page, page),
+        (at - page, 2 * page),
+        (at + 3 * page, 2 * page),
+        (at + 4 * page, 2 * page),
+        (at, 100 * page),
+    ] {
+        let what = format!("REMAP of {gpa:#x}+{len:#x}");
+        fails(&what, remap(gpa, len, free + 200 * page, len), EFAULT)?;
+    }
+    for (new_gpa, new_len) in [
+        (at + 2 * page, page),
+        (at + page, 2 * page),
+        (at + 4 * page, page),
+        (free - 8 * page, 100 * page),
+    ] {
+        let taken = region(free, page, 0);
+        works("MAP in the way", map(&taken))?;
+        let what = format!("REMAP to {new_gpa:#x}+{new_len:#x}");
+        fails(&what, remap(at, page, new_gpa, new_len), EEXIST)?;
+        let mut unmap = Unmap {
+            gpa: free,
+            len: page,
+            ..Unmap::new()
+        };
+        works("UNMAP", ioctl_with(&guest.vm, uapi::UNMAP, &mut unmap))?;
+    }
+    let file = memory_file(&[1; 100]);
+    let last = Map {
+        flags: MapFlags::FILE.bits(),
+        fd: file.as_raw_fd(),
+        offset: i64::MAX as u64 + 1 - 2 * page,
+        ..region(free, page, 1)
+    };
+    works("MAP near the largest offset", map(&last))?;
+    fails(
+        "beyond it",
+        remap(free, page, free + 8 * page, 2 * page),
+        EINVAL,
+    )?;
+    works("REMAP", remap(free, page, free + 8 * page, page))?;
+    works(
+        "REMAP to the end",
+        remap(at, page, top - 2 * page, 2 * page),
+    )?;
+    works("REMAP and back", remap(top - 2 * page, page, at, page))?;
+    let mut sealed = Unmap {
+        gpa: at + 4 * page,
+        len: page,
+        ..Unmap::new()
+    };
+    works("SEAL", ioctl_with(&guest.vm, uapi::SEAL, &mut sealed))?;
+    let of_sealed = remap(at + 4 * page, page, free, page);
+    fails("REMAP of what is sealed", of_sealed, EPERM)?;
+    guest.vm.freeze().map_err(|e| e.to_string())?;
+    fails("REMAP of a template", remap(at, page, free, page), EROFS)
 }

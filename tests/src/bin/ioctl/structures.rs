@@ -9,8 +9,8 @@ use uvisor_tests::raw::{fails, ioctl, mmap, munmap, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
 use uvisor_uapi::{
-    CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Reset, Stats, Unmap, VcpuCreate,
-    ViewCreate, ViewDestroy, ViewProtect, VmCreate, VmFlags, PAGE_SIZE,
+    CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Remap, Reset, Stats, Unmap,
+    VcpuCreate, ViewCreate, ViewDestroy, ViewProtect, VmCreate, VmFlags, PAGE_SIZE,
 };
 
 use crate::{guest, FREE, PAGE};
@@ -79,6 +79,13 @@ pub(crate) fn calls() -> Vec<Call> {
         view: 1,
         ..ViewDestroy::new()
     };
+    let remap = Remap {
+        gpa,
+        len,
+        new_gpa: gpa + 0x10_0000,
+        new_len: len,
+        ..Remap::new()
+    };
     let unmap = Unmap {
         gpa,
         len,
@@ -102,11 +109,12 @@ pub(crate) fn calls() -> Vec<Call> {
             ..call("LIST", uapi::LIST, bytes(&list))
         },
         Call {
-            known_flags: 1,
+            known_flags: uapi::MapFlags::all().bits(),
             ..call("MAP", uapi::MAP, bytes(&map))
         },
         call("PROTECT", uapi::PROTECT, bytes(&protect)),
         call("UNMAP", uapi::UNMAP, bytes(&unmap)),
+        call("REMAP", uapi::REMAP, bytes(&remap)),
         call("DISCARD", uapi::DISCARD, bytes(&unmap)),
         call("SEAL", uapi::SEAL, bytes(&unmap)),
         Call {
@@ -150,7 +158,7 @@ impl Call {
         let flags = uvisor::ViewFlags::empty();
         let view = guest.vm.create_view(uvisor::Prot::READ, flags);
         assert_eq!(view.expect("VIEW_CREATE"), 1);
-        if [uapi::PROTECT, uapi::SEAL].contains(&self.command) {
+        if [uapi::PROTECT, uapi::SEAL, uapi::REMAP].contains(&self.command) {
             let prot = uvisor::Prot::READ;
             guest.vm.map_anonymous(FREE, PAGE_SIZE, prot).expect("MAP");
         }

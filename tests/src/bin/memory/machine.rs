@@ -141,6 +141,20 @@ impl Machine {
         result.map_err(|e| e.to_string())
     }
 
+    pub(crate) fn map_shared(
+        &self,
+        at: u64,
+        pages: u64,
+        prot: Prot,
+        file: &File,
+        offset: u64,
+    ) -> Outcome {
+        let result = self
+            .vm()
+            .map_shared(at, pages * PAGE_SIZE, prot, file.as_fd(), offset);
+        result.map_err(|e| e.to_string())
+    }
+
     pub(crate) fn protect(&self, at: u64, pages: u64, prot: Prot) -> Outcome {
         let result = self.vm().protect(at, pages * PAGE_SIZE, prot);
         result.map_err(|e| e.to_string())

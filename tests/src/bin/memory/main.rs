@@ -5,7 +5,10 @@
 mod files;
 mod host;
 mod machine;
+mod moved;
 mod permissions;
+mod shared;
+mod vvar;
 
 use uvisor_tests::Tap;
 
@@ -23,6 +26,21 @@ fn main() {
         files::copied_file,
     );
     tap.test("where a file ends", files::file_end);
+    tap.test("a file that is written in place", shared::in_place);
+    tap.test("its holes and its end", shared::holes);
+    tap.test("its pages are not lost", shared::kept);
+    tap.test("its permission", shared::permission);
+    tap.test("its seals", shared::seals);
+    tap.test("clones of it, and a template", shared::clones);
+    tap.test("a range that is moved", moved::anonymous);
+    tap.test("a file's range that is moved", moved::file);
+    tap.test("a clone's range that is moved", moved::of_a_clone);
+    tap.test(
+        "a range that cannot be moved for lack of memory",
+        moved::limit,
+    );
+    tap.test("the data of the vDSO", vvar::pages);
+    tap.test("the code of the vDSO", vvar::time);
     tap.test(
         "the host's mapping shows the same pages, with the same permission",
         host::host_mapping,
