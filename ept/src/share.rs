@@ -309,10 +309,10 @@ impl Restore {
     ) -> Result<(), H::Error> {
         let mut start = 0;
         while start < ENTRIES {
-            // Most are equal, and are passed over so.
+            // Most are equal, and are passed over so; live ones are looked at.
             let differs = match level.below() {
                 Some(_) => differ(host, table, of, start, Entry::protected_table),
-                None => differ(host, table, of, start, Entry::protected_leaf),
+                None => differ(host, table, of, start, Entry::protected_or_strange_leaf),
             };
             // OVERFLOW: Both are small.
             let end = start.wrapping_add(CHUNK);
