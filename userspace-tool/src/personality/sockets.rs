@@ -182,7 +182,7 @@ pub(super) fn accept4(task: &mut Task, [fd, name, len, flags, ..]: Args) -> SysR
     if flags as i32 & !FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
-    let mut peer = Name::new(task, name, len)?;
+    let mut peer = Name::new(name, len);
     let new = pass!(ACCEPT4, fd, &mut peer.bytes, &mut peer.len, flags as i32)?;
     let new = task.fds.accept(new)?;
     if let Err(error) = peer.write(task) {
@@ -198,53 +198,51 @@ struct Name {
     len: [u8; 4],
     address: u64,
     len_address: u64,
-    room: usize,
 }
 
 impl Name {
     /// For an address at `address`, which may be null, with its length at `len`.
-    fn new(task: &Task, address: u64, len: u64) -> SysResult<Self> {
-        let room = match address {
-            0 => 0,
-            _ => {
-                let room = word32(&task.memory.read::<4>(len)?, 0) as i32;
-                usize::try_from(room).map_err(|_| Errno::EINVAL)?
-            }
-        };
-        Ok(Self {
+    fn new(address: u64, len: u64) -> Self {
+        Self {
             bytes: [0; ADDRESS_MAX],
             len: (ADDRESS_MAX as u32).to_le_bytes(),
             address,
             len_address: len,
-            room,
-        })
+        }
     }
 
-    /// Writes what there is room for, and the length of all.
+    /// Writes what there is room for, and the length of all; when the call is over, as Linux does.
     fn write(&self, task: &Task) -> SysResult<()> {
         if self.address == 0 {
             return Ok(());
         }
+        self.write_anywhere(task)
+    }
+
+    /// As [`Self::write`], also to a null pointer, which is an error then.
+    fn write_anywhere(&self, task: &Task) -> SysResult<()> {
+        let room = word32(&task.memory.read::<4>(self.len_address)?, 0) as i32;
+        let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
         let len = (word32(&self.len, 0) as usize).min(ADDRESS_MAX);
         task.memory
-            .write(self.address, &self.bytes[..len.min(self.room)])?;
+            .write(self.address, &self.bytes[..len.min(room)])?;
         task.memory.write(self.len_address, &self.len)
     }
 }
 
 pub(super) fn getsockname(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    let mut own = Name::new(task, name, len)?;
+    let mut own = Name::new(name, len);
     pass!(GETSOCKNAME, fd, &mut own.bytes, &mut own.len)?;
-    own.write(task)?;
+    own.write_anywhere(task)?;
     Ok(0)
 }
 
 pub(super) fn getpeername(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    let mut peer = Name::new(task, name, len)?;
+    let mut peer = Name::new(name, len);
     pass!(GETPEERNAME, fd, &mut peer.bytes, &mut peer.len)?;
-    peer.write(task)?;
+    peer.write_anywhere(task)?;
     Ok(0)
 }
 
@@ -275,7 +273,7 @@ pub(super) fn recvfrom(
     [fd, buffer, len, flags, name, name_len]: Args,
 ) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    let mut peer = Name::new(task, name, name_len)?;
+    let mut peer = Name::new(name, name_len);
     let (buffer, len) = task.memory.buffer(buffer, len)?;
     let (bytes, size) = (&mut peer.bytes, &mut peer.len);
     let received = pass!(RECVFROM, fd, buffer, len, flags as i32, bytes, size)?;
@@ -392,13 +390,13 @@ pub(super) fn recvmmsg(task: &mut Task, [fd, array, count, flags, timeout, _]: A
     // As on Linux, the time is looked at when a message has come, and only then.
     let end = match task.memory.read_optional::<16>(timeout)? {
         None => None,
-        Some(time) => Some(deadline(word(&time, 0), word(&time, 8))?),
+        Some(time) => deadline(word(&time, 0), word(&time, 8))?,
     };
+    let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
     let flags = flags as i32;
     let once = flags & !libc::MSG_WAITFORONE;
-    each(task, array, count, |index, header| {
-        let over = end.flatten().is_some_and(|end| Instant::now() >= end);
-        if index > 0 && over {
+    let received = each(task, array, count, |index, header| {
+        if index > 0 && left() == Some(Duration::ZERO) {
             return Ok(None);
         }
         let flags = match index > 0 && flags & libc::MSG_WAITFORONE != 0 {
@@ -406,7 +404,13 @@ pub(super) fn recvmmsg(task: &mut Task, [fd, array, count, flags, timeout, _]: A
             false => once,
         };
         receive_message(task, fd, header, flags).map(Some)
-    })
+    })?;
+    if let Some(left) = left() {
+        let nanoseconds = u64::from(left.subsec_nanos());
+        let time = [left.as_secs(), nanoseconds].map(u64::to_le_bytes);
+        task.memory.write(timeout, time.as_flattened())?;
+    }
+    Ok(received)
 }
 
 /// When a time from now is over; `None` if that is too far away to say.
