@@ -100,6 +100,7 @@ Examples:
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
   uvctl run --memory 64M --stats -- sort big.txt
+  uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
   uvctl run --trace-syscalls -- date"
 )]
