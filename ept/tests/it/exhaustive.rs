@@ -75,6 +75,7 @@ fn steps_with_views([a, b, c]: Pages, member: usize, content: u64) -> Vec<Step> 
         Step::Unmap(member, (a, c)),
         Step::Discard(member, (b, b)),
         Step::GiveBack(member, 1),
+        Step::GiveBackCommon(member, 1, false),
         Step::Protect(member, (a, b), Perm::R),
         Step::Seal(member, (b, b)),
     ];
@@ -389,6 +390,69 @@ fn views_of_clones() {
         },
         before: with_a_view,
         steps: steps_with_views,
+        depths: [2, 3, 4],
+    });
+}
+
+/// Steps of a member with pages of files; a write leaves `content`.
+fn steps_with_files([a, b, c]: Pages, member: usize, content: u64) -> Vec<Step> {
+    let mut steps = vec![
+        Step::Clone(member),
+        Step::Reset(member),
+        Step::Destroy(member),
+        Step::Unmap(member, (b, b)),
+        Step::Map(member, (b, b), Perm::R, Some(1)),
+        Step::Discard(member, (a, b)),
+        Step::GiveBack(member, 2),
+        Step::GiveBackCommon(member, 1, true),
+        Step::GiveBackCommon(member, 3, false),
+        Step::Access(member, 1, a, Perm::R, 0),
+    ];
+    for page in [a, b, c] {
+        steps.push(Step::Access(member, 0, page, Perm::W, content));
+        steps.push(Step::Access(member, 0, page, Perm::R, 0));
+    }
+    steps
+}
+
+/// A family whose first member has pages of a file, one copied, and a view that has seen one of them, and a
+/// clone of it.
+fn with_files([a, b, c]: Pages) -> Vec<Step> {
+    vec![
+        Step::Map(0, (a, c), RW, Some(0)),
+        Step::Access(0, 0, a, Perm::R, 0),
+        Step::Access(0, 0, b, Perm::R, 0),
+        Step::Access(0, 0, c, Perm::W, 1000),
+        Step::AddView(0, Perm::all()),
+        Step::Access(0, 1, a, Perm::R, 0),
+        Step::Clone(0),
+    ]
+}
+
+#[test]
+fn files_of_a_template() {
+    explore(&Play {
+        name: "a template with pages of files and two clones",
+        rules: Rules {
+            template: true,
+            members: 3,
+        },
+        before: with_files,
+        steps: steps_with_files,
+        depths: [2, 4, 5],
+    });
+}
+
+#[test]
+fn files_of_clones() {
+    explore(&Play {
+        name: "three clones with pages of files",
+        rules: Rules {
+            template: false,
+            members: 3,
+        },
+        before: with_files,
+        steps: steps_with_files,
         depths: [2, 3, 4],
     });
 }
