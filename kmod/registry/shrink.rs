@@ -129,7 +129,7 @@ impl<'a> Family<'a> {
             .enumerate()
         {
             *work = work.saturating_sub(MEMBER_WORK);
-            if count >= MAX_FAMILY || !entry.memory.try_hold() {
+            if count == MAX_FAMILY || !entry.memory.try_hold() {
                 return None;
             }
             // INVARIANT: They come in ascending order. OVERFLOW: Numbers are given one by one.

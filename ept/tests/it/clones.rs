@@ -247,8 +247,8 @@ fn lose_pages_of_files_all_at_once() {
     assert_eq!(family.differences(1, 0), [gpa(4)]);
     assert_eq!(family.differences(2, 0), Vec::<Gpa>::new());
     for member in [2, 1] {
-        for number in 0..4 {
-            assert_eq!(family.access(member, number, Perm::R, 0), contents[number]);
+        for (number, content) in contents.iter().enumerate().take(4) {
+            assert_eq!(family.access(member, number, Perm::R, 0), *content);
         }
     }
     assert_eq!(family.access(2, 5, Perm::R, 0), Outcome::Content(55));

@@ -191,7 +191,7 @@ fn takes_out_pages_of_files_only() {
         tree.detach_common_files(&host, 0, 100, None),
     );
     let range = files.range.expect("a page");
-    assert_eq!(files.count, 1);
+    assert_eq!((files.count, files.tables), (1, 32));
     assert_eq!(range.pages().collect::<Vec<_>>(), [Gpa(70_000 << 12)]);
     assert_eq!(clone.get(&host, range.start()), None);
     assert_eq!(host.references(), references);

@@ -204,6 +204,7 @@ fn common_file_pages_go() -> Outcome {
         equal("tables of a clone that looked", tables(&vm)?, before)?;
         clones.push((vm, vcpu));
     }
+    let file = |vm: &Vm| vm.stats().map(|stats| stats.file).map_err(text);
     let mapping = clones[0].0.memory().map_err(text)?;
     let template_mapping = guest.vm.memory().map_err(text)?;
     for round in 0..2 {
@@ -211,7 +212,6 @@ fn common_file_pages_go() -> Outcome {
         if round == 0 {
             words.check_mapping(&template_mapping)?;
         }
-        let file = |vm: &Vm| vm.stats().map(|stats| stats.file).map_err(text);
         let before = file(&guest.vm)?;
         press(
             [&guest.vm]
@@ -234,7 +234,11 @@ fn common_file_pages_go() -> Outcome {
             equal("differences by looking", vm.diff().map_err(text)?, vec![])?;
         }
     }
+    // What the template itself looks at comes back for all.
+    words.check_mapping(&template_mapping)?;
     let (vm, mut vcpu) = clone()?;
+    equal("files of a new clone", file(&vm)?, file(&guest.vm)?)?;
+    check("some", file(&vm)? > 0)?;
     words.look(&mut vcpu)?;
     drop((vm, vcpu, mapping, template_mapping, clones, idle));
     drop(guest);
