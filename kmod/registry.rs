@@ -35,7 +35,10 @@ use crate::{
 
 mod shrink;
 
-pub(crate) use shrink::AllMemory;
+pub(crate) use shrink::{
+    relieve,
+    AllMemory, //
+};
 
 /// How many LIST looks at before the lock is given to others.
 const AT_ONCE: u32 = 64;

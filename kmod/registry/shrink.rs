@@ -18,7 +18,10 @@ use super::{
 use crate::{
     memory::Memory,
     pages::FILE_PAGES,
-    sys::shrinker::Reclaim, //
+    sys::shrinker::{
+        is_memory_in_caches,
+        Reclaim, //
+    }, //
 };
 
 /// How much one call does, in units of about 200 instructions: a visit to an idle micro-VM.
@@ -35,6 +38,17 @@ const MAX_FAMILY: usize = if cfg!(CONFIG_LOCKDEP) { 32 } else { usize::MAX };
 
 /// Where the next search for memory begins.
 static NEXT_TO_SHRINK: AtomicU64 = AtomicU64::new(0);
+
+/// How many pages are given back for who found no memory: so many that it does not come again soon.
+const RELIEF: usize = 1024;
+
+/// Lets micro-VMs give back what the kernel, asked for memory by somebody who had the lock of one of them,
+/// could not get; false if there is nothing, or if that is not what was missing.
+///
+/// The caller must have no memory's lock, or those of its family are left alone.
+pub(crate) fn relieve() -> bool {
+    is_memory_in_caches() && AllMemory::give_back(RELIEF).is_some_and(|pages| pages > 0)
+}
 
 /// All micro-VMs.
 pub(crate) struct AllMemory;
