@@ -102,6 +102,9 @@ pub(crate) struct Memory {
     hardware: Arc<Hardware>,
     /// The identity of the micro-VM.
     id: u64,
+    /// That of the one that it is a clone of, or a clone of a clone; its own, if it is none. Only who has
+    /// the same has tables in common with it.
+    family: u64,
     #[pin]
     inner: Mutex<Inner>,
     /// Bumped by each flush.
@@ -196,13 +199,14 @@ impl Memory {
         if w_xor_x {
             space.forbid_writable_executable();
         }
-        Self::with_space(hardware, id, pages, space)
+        Self::with_space(hardware, id, id, pages, space)
     }
 
     /// With the memory in `space`.
     fn with_space(
         hardware: Arc<Hardware>,
         id: u64,
+        family: u64,
         pages: Pages,
         space: GuestSpace,
     ) -> Result<impl PinInit<Self, Error>> {
@@ -228,6 +232,7 @@ impl Memory {
         Ok(try_pin_init!(Self {
             hardware,
             id,
+            family,
             inner <- new_mutex!(inner),
             // Not 0, so that each CPU flushes before its first entry: the root's page may have been
             // another root before.
@@ -244,6 +249,11 @@ impl Memory {
     /// The identity of the micro-VM.
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The identity of the oldest one that it may have tables in common with.
+    pub(crate) fn family(&self) -> u64 {
+        self.family
     }
 
     /// The EPT pointer of view 0.

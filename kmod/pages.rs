@@ -332,6 +332,11 @@ impl Pages {
         share.min(MAX_KEPT) as u32
     }
 
+    /// Whether there may be no more.
+    pub(crate) fn is_at_limit(&self) -> bool {
+        self.account.room() == 0
+    }
+
     /// How many pages there may be.
     pub(crate) fn limit(&self) -> u64 {
         self.account.limit.load(Relaxed)

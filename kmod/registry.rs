@@ -5,10 +5,7 @@
 //! Whoever goes through them has the lock for a few of them at a time, and goes on behind the last one's
 //! number: numbers are given in ascending order, and never again.
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::Relaxed, //
-};
+use core::sync::atomic::Ordering::Relaxed;
 
 use kernel::{
     prelude::*,
@@ -30,17 +27,20 @@ use uvisor_uapi::{
 
 use crate::{
     memory::Memory,
-    pages::FILE_PAGES,
-    sys::{
-        shrinker::Reclaim,
-        task::{
-            self,
-            Process, //
-        }, //
+    sys::task::{
+        self,
+        Process, //
     }, //
 };
 
-/// How many are looked at before the lock is given to others.
+mod shrink;
+
+pub(crate) use shrink::{
+    relieve,
+    AllMemory, //
+};
+
+/// How many LIST looks at before the lock is given to others.
 const AT_ONCE: u32 = 64;
 
 global_lock! {
@@ -99,48 +99,6 @@ impl Drop for Listed {
         let entry = ALL.lock().as_mut().and_then(|all| all.remove(&self.id));
         // The memory may go with it, without the lock.
         drop(entry);
-    }
-}
-
-/// Where the next search for memory begins.
-static NEXT_TO_SHRINK: AtomicU64 = AtomicU64::new(0);
-
-/// What all micro-VMs give back when the kernel has little memory: clean pages of files. Who maps pages in
-/// tables that clones have, or had, in common keeps them.
-pub(crate) struct AllMemory;
-
-impl Reclaim for AllMemory {
-    fn count() -> usize {
-        FILE_PAGES.load(Relaxed)
-    }
-
-    fn give_back(wanted: usize) -> Option<usize> {
-        // With the lock held none of them goes, so that it is not for us to end one. Who is waited for here
-        // may be making or ending a micro-VM, and is the very task that looks for memory.
-        let all = ALL.try_lock()?;
-        let all = all.as_ref()?;
-        let mut given = 0;
-        let mut next = NEXT_TO_SHRINK.load(Relaxed);
-        for _ in 0..AT_ONCE {
-            let Some(cursor) = all.cursor_lower_bound(&next) else {
-                next = 0;
-                break;
-            };
-            let (&id, entry) = cursor.current();
-            let most = u32::try_from(wanted.saturating_sub(given)).unwrap_or(u32::MAX);
-            let pages = entry.memory.give_back_files(most).unwrap_or(0);
-            // CAST: A 32-bit number fits.
-            given = given.saturating_add(pages as usize);
-            if given >= wanted {
-                // There may be more where these were.
-                next = id;
-                break;
-            }
-            // OVERFLOW: As above.
-            next = id.wrapping_add(1);
-        }
-        NEXT_TO_SHRINK.store(next, Relaxed);
-        Some(given)
     }
 }
 

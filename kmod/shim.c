@@ -220,17 +220,38 @@ u32 uvisor_tsc_khz(void)
 
 /* --- Pages --- */
 
+/* What others need to go on. */
+static unsigned long uvisor_spare(void)
+{
+	return clamp(totalram_pages() / 32, SZ_8M / PAGE_SIZE, SZ_256M / PAGE_SIZE);
+}
+
+static bool uvisor_is_little_free(void)
+{
+	return global_zone_page_state(NR_FREE_PAGES) <= 2 * uvisor_spare();
+}
+
+static bool uvisor_is_little_available(void)
+{
+	return si_mem_available() + get_nr_swap_pages() < (long)uvisor_spare();
+}
+
 /*
  * Is there hardly more memory than what others need to go on? A micro-VM's is none
  * that the OOM killer finds: with the last of it taken, it would end somebody else.
  */
 static bool uvisor_is_memory_short(void)
 {
-	unsigned long spare = clamp(totalram_pages() / 32, SZ_8M / PAGE_SIZE, SZ_256M / PAGE_SIZE);
+	return uvisor_is_little_free() && uvisor_is_little_available();
+}
 
-	if (global_zone_page_state(NR_FREE_PAGES) > 2 * spare)
-		return false;
-	return si_mem_available() + get_nr_swap_pages() < (long)spare;
+/*
+ * Is memory to be had, but by taking it from what caches hold? Not so where a
+ * memory cgroup is at its limit, which is nobody else's business.
+ */
+bool uvisor_is_memory_in_caches(void)
+{
+	return uvisor_is_little_free() && !uvisor_is_little_available();
 }
 
 /*

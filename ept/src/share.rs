@@ -16,12 +16,15 @@
 //! tree: a table that is shared is only read, and who sees that it is not shared any more is the only one
 //! who can reach it, since the tables on the way to it are its own by then.
 //!
+//! But for pages of files: who has the locks of all these trees, and so is the only one who reads, takes
+//! them out of shared tables as well (see [`files`](crate::Files)).
+//!
 //! A CPU may have a table cached that was exchanged, for as long as it is not flushed, and the others may
 //! give it back at any time. So the reference of the tree that exchanged it goes last: what
 //! [`Retired`] has is given back behind the flush.
 
 use crate::addr::{Gpa, Hpa, Range};
-use crate::entry::Entry;
+use crate::entry::{Entry, Owner};
 use crate::geometry::{Level, ENTRIES};
 use crate::host::Host;
 use crate::tree::{load, slot, store, Taken, Tree};
@@ -242,13 +245,14 @@ impl Tree {
     }
 
     /// Calls `differs` for the pages from that of `start` on that are not the same in this tree and in
-    /// `other`, in ascending order, until it returns false.
+    /// `other`, in ascending order, until it returns false; with whether one of them has a page of a file
+    /// there, and the other none.
     pub fn compare<H: Host>(
         &self,
         host: &H,
         other: &Self,
         start: Gpa,
-        differs: &mut impl FnMut(Gpa) -> bool,
+        differs: &mut impl FnMut(Gpa, bool) -> bool,
     ) {
         if let Some(start) = start.page() {
             let roots = [Some(self.root()), Some(other.root())];
@@ -361,7 +365,7 @@ fn compare_tables<H: Host>(
     level: Level,
     first: u64,
     start: u64,
-    differs: &mut impl FnMut(Gpa) -> bool,
+    differs: &mut impl FnMut(Gpa, bool) -> bool,
 ) -> bool {
     for at in 0..ENTRIES {
         // CAST: below the number of entries.
@@ -369,18 +373,24 @@ fn compare_tables<H: Host>(
         if level.span(page).end <= start {
             continue;
         }
-        let [a, b] = tables.map(|table| {
+        let entries = tables.map(|table| {
             table
                 .map(|table| get(host, table, at))
                 .filter(|entry| entry.is_mapped())
-                .map(Entry::address)
         });
+        let [a, b] = entries.map(|entry| entry.map(Entry::address));
         if a == b {
             continue;
         }
         let goes_on = match level.below() {
             Some(below) => compare_tables(host, [a, b], below, page, start, differs),
-            None => differs(Gpa::of_page(page)),
+            None => {
+                let of_file = match entries {
+                    [Some(leaf), None] | [None, Some(leaf)] => leaf.to_leaf().owner == Owner::File,
+                    _ => false,
+                };
+                differs(Gpa::of_page(page), of_file)
+            }
         };
         if !goes_on {
             return false;

@@ -543,13 +543,73 @@ where
     }
 
     /// Takes pages of files out: see [`Tree::detach_files`]. Flush and reap are as with [`Space::unmap`].
-    pub fn detach_files<H: Host>(&mut self, host: &H, start: u64, most: u32) -> Files {
-        let files = self.tree.detach_files(host, start, most);
+    pub fn detach_files<H: Host>(
+        &mut self,
+        host: &H,
+        start: u64,
+        most: u32,
+        but: Option<&Tree>,
+    ) -> Files {
+        let files = self.tree.detach_files(host, start, most, but);
         if let Some(range) = files.range {
             // With them their neighbours, which come back by faults.
             let _ = self.detach_views(host, range);
         }
         files
+    }
+
+    /// Takes pages of files out of all tables: see [`Tree::detach_common_files`].
+    ///
+    /// The caller, which has the locks of all clones of each other, then calls [`Space::forget`] with the
+    /// range for each of them, this one among them, flushes each, calls [`Space::reap_views`] for each, and
+    /// at last [`Space::reap_common_files`] for this one.
+    pub fn detach_common_files<H: Host>(
+        &mut self,
+        host: &H,
+        start: u64,
+        most: u32,
+        but: Option<&Tree>,
+    ) -> Files {
+        self.tree.detach_common_files(host, start, most, but)
+    }
+
+    /// Takes all pages in `range` out of all views, as view 0 may have lost some; see
+    /// [`Space::detach_common_files`].
+    pub fn forget<H: Host>(&mut self, host: &H, range: Range) {
+        // INVARIANT: what view 0 lost, no view has. The caller flushes in any case.
+        let _ = self.detach_views(host, range);
+    }
+
+    /// Drops the references of what was taken out: see [`Tree::reap_common_files`].
+    pub fn reap_common_files<H: Host>(&mut self, host: &mut H, range: Range, but: Option<&Tree>) {
+        self.tree.reap_common_files(host, range, but);
+    }
+
+    /// Calls `differs` for the pages from that of `start` on that are not the same here and in `other`, as
+    /// [`Tree::compare`] does; but not where one has a page of a file and the other would get the same one.
+    pub fn compare<H: Host>(
+        &self,
+        host: &H,
+        other: &Self,
+        start: Gpa,
+        differs: &mut impl FnMut(Gpa) -> bool,
+    ) {
+        self.tree
+            .compare(host, &other.tree, start, &mut |gpa, of_file| {
+                (of_file && self.has_same_backing(other, gpa)) || differs(gpa)
+            });
+    }
+
+    /// Whether a page that is not there would be the same one here and in `other`.
+    fn has_same_backing(&self, other: &Self, gpa: Gpa) -> bool {
+        let region = |space: &'_ Self| -> Option<B> {
+            let page = Range::page_of(gpa)?;
+            Some(space.regions.find(gpa)?.backing_at(&page))
+        };
+        match (region(self), region(other)) {
+            (Some(one), Some(other)) => one.continues(0, &other),
+            _ => false,
+        }
     }
 
     /// Gives back everything. No CPU may have anything of this space cached, nor run in it.

@@ -77,7 +77,7 @@ pub enum InsertError<E> {
 /// to be moved or out of which some were moved, have an entry in use.
 /// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have
 /// as well is pointed to without
-/// `W`, and is not changed (see [`share`](crate::share)).
+/// `W`, and is not changed (see [`share`](crate::share)) but by [`Tree::detach_common_files`].
 #[must_use = "its memory is given back by `destroy` only"]
 #[derive(Debug)]
 pub struct Tree {

@@ -33,11 +33,15 @@ use crate::{
         Charged,
         Pages, //
     },
+    registry,
     sys::frame::Frame, //
 };
 
 /// How often a fault is looked at again when other threads keep changing what it found.
 const MAX_RETRIES: u32 = 1000;
+
+/// How often it is tried again when the kernel has no memory and micro-VMs give some back.
+const MAX_RELIEVED: u32 = 4;
 
 /// Who wants a page, and for what.
 #[derive(Clone, Copy)]
@@ -134,13 +138,28 @@ impl Memory {
         // A file's page that was fetched without the lock.
         let mut fetched: Option<(MemoryBacking, Frame)> = None;
         let mut then = Some(then);
+        let mut relieved = 0;
         for round in 0..MAX_RETRIES {
             // A range that others keep changing must not hold up a signal.
             if round > 2 && current!().signal_pending() {
                 break;
             }
             let mut inner = self.inner.lock();
-            match self.step(&mut inner, gpa, access, fetched.take())? {
+            let step = match self.step(&mut inner, gpa, access, fetched.take()) {
+                Err(NoPage::Cause(MemoryCause::Limit))
+                    if relieved < MAX_RELIEVED && !inner.pages.is_at_limit() =>
+                {
+                    // While we had the lock, nobody of the family could give anything back.
+                    drop(inner);
+                    if !registry::relieve() {
+                        return Err(MemoryCause::Limit.into());
+                    }
+                    relieved += 1;
+                    continue;
+                }
+                step => step?,
+            };
+            match step {
                 Step::Done(leaf) => {
                     if matches!(access, Access::Mapping(_)) {
                         inner.mapped.add(gpa);

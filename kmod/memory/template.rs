@@ -44,7 +44,7 @@ impl Memory {
             // Under the lock: what was cloned is what no one changes any more.
             (clone, self.is_frozen())
         };
-        let memory = Self::with_space(self.hardware.clone(), id, pages, space)?;
+        let memory = Self::with_space(self.hardware.clone(), id, self.family, pages, space)?;
         Ok((memory, is_template))
     }
 
@@ -114,8 +114,7 @@ impl Memory {
         // As in `reset`.
         let template = template.inner.lock();
         let template = template.space.as_ref().ok_or(ENXIO)?;
-        let tree = space.tree();
-        tree.compare(&inner.pages, template.tree(), start, &mut differs);
+        space.compare(&inner.pages, template, start, &mut differs);
         Ok(())
     }
 }

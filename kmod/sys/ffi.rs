@@ -108,6 +108,7 @@ extern "C" {
         count: ShrinkerFn,
         scan: ShrinkerFn,
     ) -> *mut bindings::shrinker;
+    pub(crate) fn uvisor_is_memory_in_caches() -> bool;
     pub(crate) fn uvisor_shrinker_may_wait(control: *const bindings::shrink_control) -> bool;
 
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;

@@ -125,7 +125,7 @@ pub const DISCARD: u32 = (IOCTL_TYPE << 8) | 0x18;
 /// VM: lists the pages of a clone of a template that are not the template's, by a [`Diff`].
 ///
 /// These are pages that were written, discarded or unmapped; and, with equal content, pages that either
-/// touched for the first time since. Errors: `EINVAL` for a micro-VM that is no clone of a template, an
+/// touched for the first time since, but for those of a file that both have mapped there. Errors: `EINVAL` for a micro-VM that is no clone of a template, an
 /// unaligned start, or room for no range; `EFAULT`; `ENOMEM`.
 pub const DIFF: u32 = (IOCTL_TYPE << 8) | 0x19;
 /// VM: adds a view from a [`ViewCreate`]; returns its number, from 1 on.

@@ -68,7 +68,8 @@ fn decode([what, who, from, more]: [u8; STEP], content: u64) -> (Step, Option<us
         14 => Step::ProtectView(member, 1 + view, segments, choose(&PERMS, how)),
         _ if view == 0 => Step::RemoveView(member, 1 + usize::from(how & 1)),
         _ if how & 1 == 0 => Step::Seal(member, segments),
-        _ => Step::GiveBack(member, u32::from(more & 7)),
+        _ if more & 8 == 0 => Step::GiveBack(member, u32::from(more & 7)),
+        _ => Step::GiveBackCommon(member, u32::from(more & 7), more & 16 != 0),
     };
     let fail = usize::from(what >> 4);
     (step, fail.checked_sub(8))

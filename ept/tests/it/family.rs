@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use uvisor_ept::{
     destroy_views, Copied, Fault, Gpa, Hpa, Installed, Marks, Move, Owner, Perm, Range, Region,
-    RegionError, Retired, Taken,
+    RegionError, Retired, Taken, Tree,
 };
 
 use crate::cpu::{translate, Cpu};
@@ -249,7 +249,7 @@ impl Family {
     /// The kernel takes up to `most` pages of files back from a member.
     pub fn give_back_files(&mut self, of: usize, most: u32) {
         let member = &mut self.members[of];
-        let files = member.space.detach_files(&self.host, 0, most);
+        let files = member.space.detach_files(&self.host, 0, most, None);
         assert!(files.count <= most);
         member.flush();
         if let Some(range) = files.range {
@@ -266,6 +266,47 @@ impl Family {
             }
         }
         assert_eq!(gone, files.count);
+        self.check();
+    }
+
+    /// The kernel takes up to `most` pages of files back that a member has, from all that have them in
+    /// common; but not in tables that `but` has as well.
+    pub fn give_back_common_files(&mut self, of: usize, most: u32, but: Option<usize>) {
+        let before = self.host.references();
+        let (host, members) = (&mut self.host, &mut self.members);
+        let (member, other) = with_other(members, of, but);
+        let files = member.space.detach_common_files(host, 0, most, other);
+        assert!(files.count <= most);
+        assert_eq!(files.range.is_some(), files.count > 0);
+        if let Some(range) = files.range {
+            for member in &mut *members {
+                member.space.forget(host, range);
+                member.flush();
+                member.space.reap_views(host, range);
+            }
+            assert_eq!(host.references(), before, "a frame went too early");
+            let (member, other) = with_other(members, of, but);
+            member.space.reap_common_files(host, range, other);
+        }
+        assert_eq!(before - host.references(), files.count as usize);
+        let mut gone = 0;
+        for member in members {
+            for (number, mapped) in member.model.segments.iter_mut().enumerate() {
+                let Some(mapped) = mapped else { continue };
+                let leaf = member.space.tree().get(host, gpa(number));
+                if mapped.page.is_some() && leaf.is_none() {
+                    assert_eq!(mapped.page.map(|page| page.owner), Some(Owner::File));
+                    mapped.page = None;
+                    gone += 1;
+                }
+            }
+        }
+        assert!(gone >= files.count, "each was somebody's");
+        let pages = self.members[of].model.segments.iter().flatten();
+        let mut left = pages.filter(|m| m.page.is_some_and(|page| page.owner == Owner::File));
+        if but.is_none() && files.count < most {
+            assert!(left.next().is_none(), "a page of a file stayed");
+        }
         self.check();
     }
 
@@ -548,19 +589,17 @@ impl Family {
     pub fn differences(&self, one: usize, other: usize) -> Vec<Gpa> {
         let mut pages = Vec::new();
         let (one, other) = (&self.members[one].space, &self.members[other].space);
-        one.tree()
-            .compare(&self.host, other.tree(), Gpa(0), &mut |gpa| {
-                pages.push(gpa);
-                true
-            });
+        one.compare(&self.host, other, Gpa(0), &mut |gpa| {
+            pages.push(gpa);
+            true
+        });
         // Begun anywhere, it gives those from there on.
         for (number, start) in pages.iter().enumerate() {
             let mut rest = pages[number..].iter();
-            one.tree()
-                .compare(&self.host, other.tree(), *start, &mut |gpa| {
-                    assert_eq!(rest.next(), Some(&gpa));
-                    true
-                });
+            one.compare(&self.host, other, *start, &mut |gpa| {
+                assert_eq!(rest.next(), Some(&gpa));
+                true
+            });
             assert_eq!(rest.next(), None);
         }
         pages
@@ -572,6 +611,21 @@ impl Family {
             self.destroy(self.members.len() / 2);
         }
         assert_eq!((self.host.tables(), self.host.references()), (0, 0));
+    }
+}
+
+/// A member, and the tables of another one.
+fn with_other(
+    members: &mut Vec<Member>,
+    of: usize,
+    other: Option<usize>,
+) -> (&mut Member, Option<&Tree>) {
+    match other {
+        Some(other) => {
+            let [member, other] = members.get_disjoint(of, other);
+            (member, Some(other.space.tree()))
+        }
+        None => (&mut members[of], None),
     }
 }
 

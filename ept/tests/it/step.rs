@@ -33,6 +33,9 @@ pub enum Step {
     RemoveView(usize, usize),
     /// The kernel takes some pages of files back.
     GiveBack(usize, u32),
+    /// The kernel takes some pages of files back that a member, or a template, has, from all that have them
+    /// in common; if it is said and there is another, not in tables that the first one has as well.
+    GiveBackCommon(usize, u32, bool),
     /// Makes a clone; of a template too.
     Clone(usize),
     /// Resets a clone to the template.
@@ -91,6 +94,12 @@ pub fn do_step(family: &mut Family, step: &Step, rules: Rules) -> bool {
         }
         Step::GiveBack(of, most) => {
             family.give_back_files(member(of), most);
+            false
+        }
+        Step::GiveBackCommon(of, most, not_of_first) => {
+            let of = of % count;
+            let but = (not_of_first && of > 0).then_some(0);
+            family.give_back_common_files(of, most, but);
             false
         }
         Step::RemoveView(of, view) => {

@@ -145,7 +145,7 @@ fn takes_out_pages_of_files_only() {
     assert_eq!((before.file, before.private), (100, 50));
     let (mut next, mut rounds, mut gone) = (0, 0, 0);
     loop {
-        let files = tree.detach_files(&host, next, 7);
+        let files = tree.detach_files(&host, next, 7, None);
         assert!(files.count <= 7);
         // What is detached is not there, and its frame is.
         assert_eq!(files.range.is_some(), files.count > 0);
@@ -170,10 +170,34 @@ fn takes_out_pages_of_files_only() {
     let after = count(&host, &tree).0;
     assert_eq!((after.file, after.private), (0, 50));
     assert_eq!(after.tables, before.tables);
-    // They can come back; and those in tables that a clone has are left alone.
-    add(&mut host, &mut tree, 0, Owner::File);
-    let (clone, _) = tree.share(&mut host).unwrap();
-    assert_eq!(tree.detach_files(&host, 0, 100).count, 0);
+    // They can come back; and those in tables that a clone has are found and left alone.
+    add(&mut host, &mut tree, 70_000, Owner::File);
+    let (mut clone, _) = tree.share(&mut host).unwrap();
+    for (tree, but, common) in [
+        (&mut tree, None, Some(70_000)),
+        (&mut clone, None, Some(70_000)),
+    ] {
+        let files = tree.detach_files(&host, 0, 100, but);
+        assert_eq!((files.count, files.range, files.common), (0, None, common));
+    }
+    // Whoever has the other one passes them over.
+    let files = clone.detach_files(&host, 0, 100, Some(&tree));
+    assert_eq!((files.common, files.tables), (None, 0));
+    let files = clone.detach_common_files(&host, 0, 100, Some(&tree));
+    assert_eq!((files.count, files.tables), (0, 0));
+    // For both of them at once.
+    let (references, files) = (
+        host.references(),
+        tree.detach_common_files(&host, 0, 100, None),
+    );
+    let range = files.range.expect("a page");
+    assert_eq!((files.count, files.tables), (1, 32));
+    assert_eq!(range.pages().collect::<Vec<_>>(), [Gpa(70_000 << 12)]);
+    assert_eq!(clone.get(&host, range.start()), None);
+    assert_eq!(host.references(), references);
+    tree.reap_common_files(&mut host, range, None);
+    assert_eq!(host.references(), references - 1);
+    assert_eq!(count(&host, &clone).0.file, 0);
     clone.destroy(&mut host);
     tree.destroy(&mut host);
     assert_eq!((host.tables(), host.frames()), (0, 0));
