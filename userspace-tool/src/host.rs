@@ -203,20 +203,15 @@ pub fn call(call: &HostCall, words: &mut [Word<'_>]) -> SysResult {
     for (raw, word) in raw.iter_mut().zip(words) {
         *raw = word.raw();
     }
-    let [a, b, c, d, e, f] = raw;
     // SAFETY: The words have the shape of the call. So every address is that of memory that lives
     // as long as the words, is long enough, and belongs to the guest or is borrowed by them, for
     // writing unless it is a string, which the kernel only reads; and no call here does anything
     // else to the memory of this process.
-    let result = match call.waits {
-        Waits::No => unsafe {
-            match libc::syscall(call.number, a, b, c, d, e, f) {
-                -1 => Err(Errno::last()),
-                value => Ok(value as u64),
-            }
-        },
-        // SAFETY: As above.
-        Waits::Restarts | Waits::Ends => unsafe { signal::call(call.number, &raw) },
+    let result = unsafe {
+        match call.waits {
+            Waits::No => signal::plain_call(call.number, &raw),
+            Waits::Restarts | Waits::Ends => signal::call(call.number, &raw),
+        }
     };
     match (result, call.waits) {
         (Err(Errno::EINTR), Waits::Restarts) => Err(Errno::ERESTARTSYS),

@@ -262,6 +262,20 @@ pub(crate) unsafe fn call(number: libc::c_long, arguments: &[u64; 6]) -> SysResu
     }
 }
 
+/// Makes a system call that does not wait.
+///
+/// # Safety
+///
+/// As for the call itself.
+pub(crate) unsafe fn plain_call(number: libc::c_long, arguments: &[u64; 6]) -> SysResult {
+    let [a, b, c, d, e, f] = *arguments;
+    // SAFETY: By the caller's promise.
+    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
+        -1 => Err(Errno::last()),
+        value => Ok(value as u64),
+    }
+}
+
 // A signal that arrives before SYSCALL has changed the word or finds us in the range that `collect` moves
 // away from, so there is no gap.
 global_asm!(

@@ -196,6 +196,7 @@ impl Loaded {
             timers: Lock::new(load.timers),
             threads: Threads::first(),
             program: absolute(program.path()),
+            name: short_name(Path::new(&program.name)),
             random: Random {
                 address: stack.random,
                 bytes: random,
@@ -255,15 +256,20 @@ fn stack_size(limits: &Limits) -> u64 {
 impl Shared {
     /// Gives the calling thread, the first of its process, the name of the program.
     pub(super) fn name_process(&self) {
-        let mut name = [0; 16];
-        let path = self.program.as_bytes();
-        let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-        for (byte, &from) in name[..15].iter_mut().zip(file) {
-            *byte = from;
-        }
+        let mut name = self.name;
         // It cannot fail with this buffer.
         let _ = crate::pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut name);
     }
+}
+
+/// What a program is called in lists of processes: its file's name, as far as there is room.
+fn short_name(path: &Path) -> [u8; 16] {
+    let mut name = [0; 16];
+    let file = path.file_name().unwrap_or_default();
+    for (byte, &from) in name[..15].iter_mut().zip(file.as_bytes()) {
+        *byte = from;
+    }
+    name
 }
 
 /// The absolute path of a program, its links resolved.

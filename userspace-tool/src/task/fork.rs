@@ -106,6 +106,7 @@ impl Shared {
             timers: Lock::default(),
             threads: Threads::first(),
             program: self.program.clone(),
+            name: self.name,
             random: self.random,
             checkpoint: self.checkpoint.clone(),
             memory_limit: self.memory_limit,

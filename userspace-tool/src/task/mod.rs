@@ -134,6 +134,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     /// The program's absolute path.
     pub(crate) program: CString,
+    /// What it is called in lists of processes, at first.
+    pub(crate) name: [u8; 16],
     /// The random bytes that it was started with.
     pub(crate) random: Random,
     /// What it reads behind its checkpoint.

@@ -175,6 +175,7 @@ impl Template {
             threads: Threads::first(),
             program: CString::new(state.program)
                 .map_err(|_| TemplateError::Message("a path with a NUL"))?,
+            name: state.name,
             random,
             checkpoint,
             memory_limit,
