@@ -24,13 +24,19 @@ report() { # RESULT NAME
 # What differs between any two runs: numbers of processes that a shell reports, addresses.
 plain() { sed -i -E 's/(line [0-9]+:) +[0-9]+ /\1 PID /; s/0x[0-9a-f]{6,}/ADDRESS/g; s/pid=[0-9]+/pid=PID/' "$@"; }
 
-# same NAME PROGRAM [ARG...]: runs it natively and in a micro-VM, with nothing to read.
+# same NAME [OPTION VALUE]... PROGRAM [ARG...]: runs it natively and in a micro-VM, with nothing to read.
 same() {
 	local name=$1 native_status status bad=0
+	local -a options=()
 	shift
+	while [ "${1#--}" != "$1" ]; do
+		if [ "$1" = -- ]; then shift; break; fi
+		options+=("$1" "$2")
+		shift 2
+	done
 	"$@" >native.out 2>native.err </dev/null
 	native_status=$?
-	timeout 300 uvctl run -- "$@" >guest.out 2>guest.err </dev/null
+	timeout 300 uvctl run "${options[@]}" -- "$@" >guest.out 2>guest.err </dev/null
 	status=$?
 	plain native.out native.err guest.out guest.err
 	if [ "$status" != "$native_status" ]; then
@@ -338,6 +344,61 @@ threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
 [t.join() for t in threads]
 print(out)
 '
+
+# --- Memory that processes have in common
+
+python 'shared memory, with and without a file' '
+import mmap, os
+m = mmap.mmap(-1, 8192)
+fd = os.memfd_create("x")
+os.ftruncate(fd, 8192)
+n = mmap.mmap(fd, 8192)
+pid = os.fork()
+if pid == 0:
+    m[0:5] = b"child"
+    n[4090:4102] = b"in the file!"
+    os._exit(0)
+os.waitpid(pid, 0)
+print(m[0:5], os.pread(fd, 12, 4090))
+os.pwrite(fd, b"from outside", 0)
+print(n[0:12])
+reader = mmap.mmap(os.open("/proc/self/fd/%d" % fd, os.O_RDONLY), 4096, prot=mmap.PROT_READ)
+print(reader[0:4])
+try:
+    reader[0] = 1
+except TypeError as error:
+    print(error)
+'
+python 'memory that is moved keeps its content' '
+import mmap
+m = mmap.mmap(-1, 8192, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m[5000] = 3
+m.resize(1 << 20)
+print(m[5000], m[900000])
+m.resize(8192)
+print(m[5000], len(m))
+with open("/bin/sh", "rb") as f:
+    p = mmap.mmap(f.fileno(), 8192, mmap.MAP_PRIVATE)
+    p[1] = 65
+    print(p[0:4], p.madvise(mmap.MADV_DONTNEED), p[0:4])
+'
+cat >multi.py <<'PROGRAM'
+import multiprocessing as mp, os
+def work(q, lock, value):
+    with lock:
+        value.value += 1
+    q.put(os.getpid() != os.getppid())
+if __name__ == "__main__":
+    q, lock, value = mp.Queue(), mp.Lock(), mp.Value("i", 0)
+    tasks = [mp.Process(target=work, args=(q, lock, value)) for _ in range(3)]
+    [t.start() for t in tasks]
+    print([q.get() for _ in tasks])
+    [t.join() for t in tasks]
+    print(value.value)
+    with mp.Pool(2) as pool:
+        print(pool.map(abs, range(-5, 0)))
+PROGRAM
+same 'multiprocessing' --rw /dev/shm -- python3 multi.py
 
 # --- What a task must not do, and what must not be left of it
 

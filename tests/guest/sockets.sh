@@ -397,7 +397,7 @@ sys.stdin.read()' <gate.$who >helper.out 2>&1 &
 	for _ in $(seq 100); do grep -q child helper.out && break; sleep 0.1; done
 	helper=$(pgrep -x uvctl-net)
 	is "the task waits for nobody, $who" 'child none' "$(cat helper.out)"
-	is "one helper, and no child of the broker, $who" '1 0' "$(wc -w <<<"$helper") $(pgrep -P "$(pgrep -x uvctl)" | wc -l)"
+	is "one helper, and no child of the broker, $who" '1 0' "$(wc -w <<<"$helper") $(pgrep -P "$(pgrep -f '^uvctl run')" | wc -l)"
 	is "it has one descriptor, $who" "0 socket /" "$(find "/proc/$helper/fd" -type l -printf '%f %l\n' | sed 's/:.*//') $(readlink "/proc/$helper/cwd")"
 	is "and no capabilities, $who" '0000000000000000 0000000000000000' "$(awk '/^Cap(Prm|Eff)/ { print $2 }' "/proc/$helper/status" | xargs)"
 	exec 7>&-
@@ -459,8 +459,8 @@ is 'a template has no network, and its runs have' 'True' "$(uvctl template creat
 	echo | uvctl run --from sockets 2>&1)"
 uvctl template rm sockets
 kill "${helpers[@]}"
-for _ in $(seq 50); do pgrep 'uvctl' >/dev/null || break; sleep 0.1; done
-is 'no process stays' '' "$(pgrep -a uvctl)"
+for _ in $(seq 50); do pgrep -f '^uvctl' >/dev/null || break; sleep 0.1; done
+is 'no process stays' '' "$(pgrep -af '^uvctl')"
 
 cd / && rm -rf "$work"
 echo "# took $SECONDS s of the machine"

@@ -27,6 +27,13 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps the first `len` bytes of `fd`.
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize) -> Result<Self> {
+        Self::of_file(fd, 0, len)
+    }
+
+    /// Maps `len` bytes of `fd` from `offset`.
+    pub(crate) fn of_file(fd: BorrowedFd<'_>, offset: u64, len: usize) -> Result<Self> {
+        let offset =
+            libc::off_t::try_from(offset).map_err(|_| Error::errno_of("mmap", libc::EOVERFLOW))?;
         // SAFETY: Without MAP_FIXED the kernel chooses an unused range, so that no memory that
         // Rust knows of changes.
         let base = unsafe {
@@ -36,7 +43,7 @@ impl Mapping {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_NORESERVE,
                 fd.as_raw_fd(),
-                0,
+                offset,
             )
         };
         if base == libc::MAP_FAILED {

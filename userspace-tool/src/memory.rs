@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::marker::PhantomData;
 
 use crate::errno::{Errno, SysResult};
-use crate::{GuestMemory, Vm};
+use crate::{GuestMemory, Mapping, Vm};
 
 /// The longest path that the kernel takes, with its NUL.
 pub const PATH_MAX: usize = 4096;
@@ -29,7 +29,17 @@ pub struct GuestRange<'a> {
     memory: PhantomData<&'a Memory>,
 }
 
-impl GuestRange<'_> {
+impl<'a> GuestRange<'a> {
+    /// `len` bytes at `offset` of memory that the broker has mapped besides the guest's.
+    pub fn of_mapping(mapping: &'a Mapping, offset: u64, len: usize) -> SysResult<Self> {
+        let address = mapping.address(offset, len as u64).ok_or(Errno::EFAULT)?;
+        Ok(Self {
+            address,
+            len,
+            memory: PhantomData,
+        })
+    }
+
     /// Where the broker has it.
     pub fn address(&self) -> *mut u8 {
         self.address

@@ -16,7 +16,7 @@ pub enum Backing {
     Heap,
     /// A file, copied when written.
     PrivateFile,
-    /// A file as it is.
+    /// A file as it is, or memory that processes have in common.
     SharedFile,
     /// Nothing; the range is only kept free.
     Reserved,

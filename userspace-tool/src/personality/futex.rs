@@ -3,12 +3,29 @@
 //! Futexes: the host's, on the guest's words where the broker has them mapped.
 //!
 //! All threads of a process find a word at the same address of the broker's, so that the host's private futexes serve,
-//! also for a guest that asks for shared ones on memory that no other process has.
+//! also for a guest that asks for shared ones on memory that no other process has. In memory that others have,
+//! the word is where the broker has the file itself ([`super::shared`]).
+
+use std::sync::Arc;
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
+use crate::map::Mapping;
+use crate::memory::GuestRange;
 use crate::pass;
 use crate::task::Task;
+
+/// The word at `address`, which is `common` if other processes may have it.
+fn at<'a>(
+    task: &'a Task,
+    address: u64,
+    common: &'a Option<(Arc<Mapping>, u64)>,
+) -> SysResult<GuestRange<'a>> {
+    match common {
+        Some((mapping, offset)) => GuestRange::of_mapping(mapping, *offset, 4),
+        None => task.memory.range(address, 4),
+    }
+}
 
 pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     let [address, operation, value, argument, second, third] = args;
@@ -17,9 +34,19 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     if address % 4 != 0 {
         return Err(Errno::EINVAL);
     }
-    let word = task.memory.range(address, 4)?;
+    let private = operation & libc::FUTEX_PRIVATE_FLAG != 0;
+    let common = |address| match private {
+        true => None,
+        false => task.shared.book.lock().shared.find(address),
+    };
+    let (first_common, second_common) = (common(address), common(second));
+    let word = at(task, address, &first_common)?;
+    let second = || at(task, second, &second_common).map(Some);
     let value = value as u32 as i32;
-    let operation = operation | libc::FUTEX_PRIVATE_FLAG;
+    let operation = match first_common {
+        Some(_) => operation,
+        None => operation | libc::FUTEX_PRIVATE_FLAG,
+    };
     let third = u64::from(third as u32);
     match command {
         libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET | libc::FUTEX_LOCK_PI | FUTEX_LOCK_PI2 => {
@@ -39,14 +66,13 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
         }
         libc::FUTEX_WAIT_REQUEUE_PI => {
             let mut time = task.memory.read_optional::<16>(argument)?;
-            let second = task.memory.range(second, 4)?;
             pass!(
                 FUTEX_WAIT_UNTIL,
                 word,
                 operation,
                 value,
                 &mut time,
-                Some(second),
+                second()?,
                 third
             )
         }
@@ -58,9 +84,8 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
         | libc::FUTEX_CMP_REQUEUE
         | libc::FUTEX_WAKE_OP
         | libc::FUTEX_CMP_REQUEUE_PI => {
-            let second = task.memory.range(second, 4)?;
             let count = argument as u32 as i32;
-            pass!(FUTEX, word, operation, value, count, Some(second), third)
+            pass!(FUTEX, word, operation, value, count, second()?, third)
         }
         _ => Err(Errno::ENOSYS),
     }

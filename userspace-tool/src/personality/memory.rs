@@ -2,22 +2,19 @@
 
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::MutexGuard;
 
 use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Prot, PAGE_SIZE};
 
-use super::status::status_of;
 use super::Args;
+use super::{status, SharedMaps};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
 use crate::pass;
 use crate::space::{Area, Backing, Piece, Space};
 use crate::task::{Child, Task};
-
-/// How much is copied at once when memory moves.
-const COPY: usize = 1 << 16;
 
 /// What a permission of Linux's is for a region; as on x86, what is accessible is readable.
 fn protection(prot: u64) -> SysResult<Prot> {
@@ -65,7 +62,10 @@ fn pages(task: &Task, start: u64, len: u64, beyond: Errno) -> SysResult<(u64, u6
 /// What a mapping is to show.
 enum Source<'a> {
     Anonymous(Backing),
-    File(BorrowedFd<'a>, u64, Backing),
+    /// A file from an offset, copied when written.
+    Private(BorrowedFd<'a>, u64),
+    /// A file from an offset, as it is.
+    Shared(BorrowedFd<'a>, u64),
 }
 
 /// What a process has mapped where, and its heap. Whoever changes the micro-VM's regions has it locked.
@@ -73,6 +73,8 @@ enum Source<'a> {
 pub(crate) struct Book {
     pub(crate) space: Space,
     pub(crate) heap: Heap,
+    /// What of it other processes may have as well.
+    pub(crate) shared: SharedMaps,
 }
 
 /// The book of a task, to change the address space.
@@ -95,9 +97,20 @@ fn map(
     let (vm, len) = (task.memory.vm(), end - start);
     let (result, backing) = match *source {
         Source::Anonymous(backing) => (vm.map_anonymous(start, len, prot), backing),
-        Source::File(fd, offset, backing) => (vm.map_file(start, len, prot, fd, offset), backing),
+        Source::Private(fd, offset) => {
+            let result = vm.map_file(start, len, prot, fd, offset);
+            (result, Backing::PrivateFile)
+        }
+        Source::Shared(fd, offset) => {
+            let result = vm.map_shared(start, len, prot, fd, offset);
+            (result, Backing::SharedFile)
+        }
     };
     result.map_err(region_error)?;
+    if let Source::Shared(fd, offset) = *source {
+        // What the broker cannot write no other process waits for there.
+        let _ = book.shared.insert((start, end), fd, offset);
+    }
     book.space.insert(start, Area { end, prot, backing });
     Ok(())
 }
@@ -113,6 +126,7 @@ fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
         vm.unmap(start, end - start).map_err(region_error)?;
     }
     book.space.remove(start, end);
+    book.shared.remove(start, end);
     Ok(())
 }
 
@@ -132,10 +146,26 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         // There are no huge pages in the pool.
         return Err(Errno::ENOMEM);
     }
-    let fd = if flags & libc::MAP_ANONYMOUS == 0 {
-        Some(mappable(task, fd, shared, prot)?)
-    } else {
-        None
+    let file = match flags & libc::MAP_ANONYMOUS {
+        0 => mappable(task, fd)?,
+        _ => None,
+    };
+    let memory;
+    let source = match (file, shared) {
+        (None, false) => Source::Anonymous(Backing::Anonymous),
+        (None, true) => {
+            memory = memory_file(len)?;
+            Source::Shared(memory.as_fd(), 0)
+        }
+        (Some(fd), shared) => {
+            // SAFETY: The descriptor was open, as `mappable` saw; one that another thread closes meanwhile gives an
+            // error, or is another file of the guest's.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            match shared {
+                true => Source::Shared(fd, offset),
+                false => Source::Private(fd, offset),
+            }
+        }
     };
     let mut book = change(task)?;
     let start = choose(task, &book, address, len, flags)?;
@@ -143,26 +173,21 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
     if flags & libc::MAP_FIXED != 0 {
         unmap(task, &mut book, start, end)?;
     }
-    let source = match fd.flatten() {
-        None => Source::Anonymous(Backing::Anonymous),
-        Some(fd) => {
-            let backing = if shared {
-                Backing::SharedFile
-            } else {
-                Backing::PrivateFile
-            };
-            // SAFETY: The descriptor is open, as `mappable` saw, and nothing closes it before this
-            // call ends.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            Source::File(fd, offset, backing)
-        }
-    };
     map(task, &mut book, (start, end), prot, &source)?;
     Ok(start)
 }
 
+/// A memory file of `len` bytes, for memory that processes are to have in common.
+fn memory_file(len: u64) -> SysResult<OwnedFd> {
+    let fd = pass!(MEMFD_CREATE, c"shared", libc::MFD_CLOEXEC as i32)?;
+    // SAFETY: The kernel just made this descriptor for us.
+    let file = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    pass!(FTRUNCATE, file.as_raw_fd(), len)?;
+    Ok(file)
+}
+
 /// Checks that a file can be mapped; `None` stands for one that is zeroed memory.
-fn mappable(task: &Task, fd: u64, shared: bool, prot: Prot) -> SysResult<Option<i32>> {
+fn mappable(task: &Task, fd: u64) -> SysResult<Option<i32>> {
     let fd = task.fds.guest(fd)?;
     let flags = pass!(FCNTL, fd, libc::F_GETFL, 0)? as i32;
     if flags & libc::O_PATH != 0 {
@@ -171,17 +196,10 @@ fn mappable(task: &Task, fd: u64, shared: bool, prot: Prot) -> SysResult<Option<
     if flags & libc::O_ACCMODE == libc::O_WRONLY {
         return Err(Errno::EACCES);
     }
-    if status_of(fd)?.is_zero_device() {
-        return Ok(None);
+    match status::status_of(fd)?.is_zero_device() {
+        true => Ok(None),
+        false => Ok(Some(fd)),
     }
-    if shared && prot.contains(Prot::WRITE) {
-        // What is written there would have to reach the file, which it cannot yet.
-        return Err(match flags & libc::O_ACCMODE {
-            libc::O_RDWR => Errno::ENODEV,
-            _ => Errno::EACCES,
-        });
-    }
-    Ok(Some(fd))
 }
 
 /// Chooses where a mapping goes.
@@ -236,10 +254,6 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
         return Err(Errno::ENOMEM);
     }
     let pieces = book.space.pieces(start, end);
-    let shared = |piece: &Piece| piece.backing == Backing::SharedFile;
-    if prot.contains(Prot::WRITE) && pieces.iter().any(shared) {
-        return Err(Errno::EACCES);
-    }
     if pieces.iter().all(|piece| piece.prot == prot) {
         return Ok(0);
     }
@@ -316,10 +330,6 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
     if piece.backing == Backing::Reserved {
         return Err(Errno::EFAULT);
     }
-    if grows && !plain {
-        // The rest of the file is not at hand any more.
-        return Err(Errno::ENOMEM);
-    }
     if !fixed {
         if !grows {
             if new_len < old_len {
@@ -328,7 +338,7 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
             return Ok(old);
         }
         let new_end = old.checked_add(new_len).ok_or(Errno::ENOMEM)?;
-        if new_end <= task.memory.limit() && book.space.is_free(old_end, new_end) {
+        if plain && new_end <= task.memory.limit() && book.space.is_free(old_end, new_end) {
             let source = Source::Anonymous(piece.backing);
             map(task, book, (old_end, new_end), piece.prot, &source)?;
             return Ok(old);
@@ -356,50 +366,22 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
 
 /// Moves an area to a free range of another length.
 fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) -> SysResult<()> {
-    let new_end = new + new_len;
-    let writable = Prot::READ | Prot::WRITE;
-    let anonymous = Source::Anonymous(Backing::Anonymous);
-    map(task, book, (new, new_end), writable, &anonymous)?;
+    let len = piece.end - piece.start;
+    if new_len < len {
+        unmap(task, book, piece.start + new_len, piece.end)?;
+    }
+    let end = piece.end.min(piece.start + new_len);
     let vm = task.memory.vm();
-    if !piece.prot.contains(Prot::READ) {
-        // It goes in a moment; until then it must be read.
-        let len = piece.end - piece.start;
-        let readable = Prot::READ;
-        vm.protect(piece.start, len, readable)
-            .map_err(region_error)?;
-    }
-    let len = new_len.min(piece.end - piece.start);
-    let copied = copy(task, piece.start, new, len);
-    if let Err(errno) = copied {
-        // What was there stays; the guest sees a move that failed.
-        unmap(task, book, new, new_end)?;
-        return Err(errno);
-    }
-    if piece.prot != writable {
-        let vm = task.memory.vm();
-        vm.protect(new, new_len, piece.prot).map_err(region_error)?;
-        book.space.protect(new, new_end, piece.prot);
-    }
-    unmap(task, book, piece.start, piece.end)
-}
-
-/// Copies what is not zero.
-fn copy(task: &Task, from: u64, to: u64, len: u64) -> SysResult<()> {
-    let mut buffer = vec![0; COPY];
-    let mut done = 0;
-    while done < len {
-        let size = (len - done).min(COPY as u64) as usize;
-        let chunk = &mut buffer[..size];
-        task.memory.read_into(from + done, chunk)?;
-        for (index, page) in chunk.chunks(PAGE_SIZE as usize).enumerate() {
-            // New memory is zero; pages that are too need not come into being.
-            if page.iter().any(|&byte| byte != 0) {
-                let at = to + done + index as u64 * PAGE_SIZE;
-                task.memory.write(at, page)?;
-            }
-        }
-        done += size as u64;
-    }
+    let moved = vm.remap(piece.start..end, new..new + new_len);
+    moved.map_err(region_error)?;
+    book.space.remove(piece.start, end);
+    let area = Area {
+        end: new + new_len,
+        prot: piece.prot,
+        backing: piece.backing,
+    };
+    book.space.insert(new, area);
+    book.shared.relocate(piece.start, end, new);
     Ok(())
 }
 
@@ -408,12 +390,12 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
     if start == end {
         return Ok(0);
     }
-    let mut book = change(task)?;
+    let book = change(task)?;
     if !book.space.is_mapped(start, end) {
         return Err(Errno::ENOMEM);
     }
     match advice as i32 {
-        libc::MADV_DONTNEED => discard(task, &mut book, start, end),
+        libc::MADV_DONTNEED => discard(task, &book, start, end),
         libc::MADV_NORMAL
         | libc::MADV_RANDOM
         | libc::MADV_SEQUENTIAL
@@ -431,20 +413,13 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
     }
 }
 
-/// Gives a range's memory back; it is zero when it is next read.
-fn discard(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult {
-    let pieces = book.space.pieces(start, end);
-    let written =
-        |piece: &Piece| piece.backing == Backing::PrivateFile && piece.prot.contains(Prot::WRITE);
-    if pieces.iter().any(written) {
-        // What was written there should become the file's again, which is not at hand any more.
-        return Err(Errno::EINVAL);
-    }
-    for piece in pieces {
-        if matches!(piece.backing, Backing::Anonymous | Backing::Heap) {
-            unmap(task, book, piece.start, piece.end)?;
-            let source = Source::Anonymous(piece.backing);
-            map(task, book, (piece.start, piece.end), piece.prot, &source)?;
+/// Gives a range's memory back; it is zero, or the file's, when it is next read.
+fn discard(task: &Task, book: &Book, start: u64, end: u64) -> SysResult {
+    for piece in book.space.pieces(start, end) {
+        if piece.backing != Backing::SharedFile {
+            let vm = task.memory.vm();
+            let len = piece.end - piece.start;
+            vm.discard(piece.start, len).map_err(region_error)?;
         }
     }
     Ok(0)

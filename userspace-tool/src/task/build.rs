@@ -16,7 +16,9 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-use crate::personality::{Actions, Book, Fds, Heap, Limits, Network, Signals, Timers, Trace};
+use crate::personality::{
+    Actions, Book, Fds, Heap, Limits, Network, SharedMaps, Signals, Timers, Trace,
+};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
@@ -190,7 +192,11 @@ impl Loaded {
         };
         let shared = Shared {
             layout,
-            book: Lock::new(Book { space, heap }),
+            book: Lock::new(Book {
+                space,
+                heap,
+                shared: SharedMaps::default(),
+            }),
             actions: Lock::new(load.actions),
             limits: Lock::new(load.limits),
             timers: Lock::new(load.timers),

@@ -111,6 +111,9 @@ pub enum TemplateError {
         "the program has children, which no template can carry over: let it wait for them before"
     )]
     Children,
+    /// A program with memory that others may have.
+    #[error("the program has shared memory (MAP_SHARED), which would be a channel between all runs of a template: let it unmap that before")]
+    SharedMemory,
     /// More open files than a message takes.
     #[error(
         "the program has more than {FILES_MAX} files open, which is as many as a template can have"

@@ -13,7 +13,9 @@ use super::{files, About, During, Point, Result, State, Stdio, Template, Templat
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{path_of, Book, Fds, Limits, Network, Policy, SignalState, Trace};
+use crate::personality::{
+    path_of, Book, Fds, Limits, Network, Policy, SharedMaps, SignalState, Trace,
+};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
@@ -55,6 +57,9 @@ impl Task {
         }
         if self.has_children() {
             return Err(TemplateError::Children);
+        }
+        if !self.shared.book.lock().shared.is_empty() {
+            return Err(TemplateError::SharedMemory);
         }
         let captured = files::capture(&self.fds, stdio)?;
         let looking = "cannot look at the program's process";
@@ -168,6 +173,7 @@ impl Template {
             book: Lock::new(Book {
                 space: state.space(),
                 heap: state.heap,
+                shared: SharedMaps::default(),
             }),
             actions: Lock::new(actions),
             limits: Lock::new(Limits::restore(&state.limits).during(setting_up)?),
