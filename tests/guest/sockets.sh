@@ -408,7 +408,7 @@ sys.stdin.read()' <gate.$who >helper.out 2>&1 &
 s = socket.socket(); print("there", flush=True); sys.stdin.read()' < <(sleep 100) >helper.out 2>&1 &
 	run=$!
 	for _ in $(seq 100); do grep -q there helper.out && break; sleep 0.1; done
-	pkill -9 -x uvctl
+	pkill -9 -f '^uvctl run'
 	wait $run 2>/dev/null
 	pkill -x sleep
 	for _ in $(seq 100); do pgrep -x uvctl-net >/dev/null || break; sleep 0.1; done
