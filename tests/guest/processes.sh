@@ -345,6 +345,35 @@ threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
 print(out)
 '
 
+# --- Time
+
+python 'clocks agree, whoever reads them' '
+import time, os
+CLOCKS = (time.CLOCK_MONOTONIC, time.CLOCK_REALTIME, time.CLOCK_BOOTTIME)
+r, w = os.pipe()
+for clock in CLOCKS:
+    before = time.clock_gettime_ns(clock)
+    pid = os.fork()
+    if pid == 0:
+        os.write(w, b"%d " % time.clock_gettime_ns(clock))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print(before <= int(os.read(r, 99)) <= time.clock_gettime_ns(clock))
+last = 0
+for _ in range(1000):
+    now = time.monotonic_ns()
+    assert now >= last
+    last = now
+print(abs(time.time() - float(open("/proc/uptime").read().split()[0]) - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) < 1)
+'
+calls() { # COUNT: how many system calls a program makes that reads the time so often
+	uvctl run --trace-syscalls -- python3 -c "import time
+for _ in range($1): time.time(); time.monotonic()" 2>&1 | wc -l
+}
+few=$(calls 1) many=$(calls 1000)
+[ "$many" -le $((few + 20)) ] || bad=1
+report "${bad:-0}" "reading the time makes no system call ($few, $many)"
+
 # --- Memory that processes have in common
 
 python 'shared memory, with and without a file' '

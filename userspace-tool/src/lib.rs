@@ -43,6 +43,7 @@ mod sync;
 pub mod task;
 pub mod template;
 mod vcpu;
+mod vdso;
 mod views;
 mod vm;
 

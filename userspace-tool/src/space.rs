@@ -18,6 +18,8 @@ pub enum Backing {
     PrivateFile,
     /// A file as it is, or memory that processes have in common.
     SharedFile,
+    /// Pages of the kernel's own, which it changes.
+    Kernel,
     /// Nothing; the range is only kept free.
     Reserved,
 }

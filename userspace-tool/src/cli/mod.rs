@@ -6,6 +6,7 @@ mod checks;
 mod doctor;
 mod info;
 mod ps;
+mod relay;
 mod run;
 mod style;
 mod syscalls;
@@ -130,6 +131,12 @@ times and user.* attributes. It cannot make programs that are setuid or setgid, 
 and it cannot change anything of /proc, /sys and /dev, whatever PATH is."
     )]
     rw: Vec<PathBuf>,
+    /// Give the program a terminal of its own, with job control; for shells and other interactive programs.
+    #[arg(short = 't', long)]
+    tty: bool,
+    /// Keep standard input open, which it is in any case; so that `-it` works as elsewhere.
+    #[arg(short = 'i', long, hide = true)]
+    interactive: bool,
     /// Place the program's parts at the same addresses each time.
     #[arg(long)]
     no_aslr: bool,

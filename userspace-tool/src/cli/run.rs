@@ -17,7 +17,7 @@ use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
-use super::{Net, Run};
+use super::{relay, Net, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -69,6 +69,16 @@ pub(crate) fn main(run: Run) -> ExitCode {
             return ExitCode::from(super::FAILURE);
         }
     };
+    if run.tty {
+        match relay::part() {
+            Ok(relay::Side::Broker) => {}
+            Ok(relay::Side::Ended(status)) => return ExitCode::from(relay::exit_status(status)),
+            Err(error) => {
+                eprintln!("uvctl: cannot make a terminal for the program: {error}");
+                return ExitCode::from(super::FAILURE);
+            }
+        }
+    }
     match execute(&run, access) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -158,6 +168,9 @@ fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
     };
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.
     let mut console = task.own_fd(io::stderr().as_fd())?;
+    if run.tty {
+        task.end_with_parent();
+    }
     let result = task.run();
     if run.stats {
         let stats = task.stats().map_err(TaskError::from)?;

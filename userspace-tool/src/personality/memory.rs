@@ -327,7 +327,7 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
     };
     let grows = new_len > old_len;
     let plain = matches!(piece.backing, Backing::Anonymous | Backing::Heap);
-    if piece.backing == Backing::Reserved {
+    if matches!(piece.backing, Backing::Reserved | Backing::Kernel) {
         return Err(Errno::EFAULT);
     }
     if !fixed {
@@ -416,7 +416,7 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
 /// Gives a range's memory back; it is zero, or the file's, when it is next read.
 fn discard(task: &Task, book: &Book, start: u64, end: u64) -> SysResult {
     for piece in book.space.pieces(start, end) {
-        if piece.backing != Backing::SharedFile {
+        if !matches!(piece.backing, Backing::SharedFile | Backing::Kernel) {
             let vm = task.memory.vm();
             let len = piece.end - piece.start;
             vm.discard(piece.start, len).map_err(region_error)?;

@@ -108,6 +108,7 @@ fn map_line(piece: &Piece, stack_top: u64) -> String {
     };
     let name = match piece.backing {
         Backing::Heap => "[heap]",
+        Backing::Kernel => "[vvar]",
         _ if piece.end == stack_top => "[stack]",
         _ => "",
     };

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::children::is_group;
 use super::{paths, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -150,10 +151,10 @@ pub(super) fn ioctl(task: &mut Task, fd: RawFd, request: u32, argument: u64) -> 
     })
 }
 
-/// Makes a process group the one in the foreground: that of the task, or on a terminal of its own any.
+/// Makes a process group the one in the foreground: one of the task's, or on a terminal of its own any.
 fn set_foreground(task: &Task, fd: RawFd, address: u64) -> SysResult {
     let group = task.memory.read::<4>(address)?;
-    if u64::from(word32(&group, 0)) != pass!(GETPGID, 0)? && !is_own(&task.fds, fd) {
+    if !is_group(task, word32(&group, 0) as i32) && !is_own(&task.fds, fd) {
         return Err(Errno::EPERM);
     }
     let mut local = [0; 64];

@@ -93,6 +93,7 @@ impl Task {
             thread: loaded.thread,
             tree: Arc::default(),
             child: None,
+            ends_with_parent: false,
             ending: None,
             answered: false,
             trace,
@@ -129,6 +130,7 @@ impl Task {
             thread: loaded.thread,
             tree: Arc::clone(&self.tree),
             child: None,
+            ends_with_parent: self.ends_with_parent,
             ending: None,
             answered: true,
             trace: self.trace.clone(),
@@ -160,7 +162,10 @@ impl Loaded {
         let mut space = Space::default();
         // The stack comes first: a program linked to where it is does not fit.
         map_stack(&memory, &mut space, &layout, Prot::READ | Prot::WRITE)?;
-        let loaded = program.load(&memory, &mut space, &layout)?;
+        let mut loaded = program.load(&memory, &mut space, &layout)?;
+        if let Some(header) = crate::vdso::install(fds, &memory, &mut space, &layout) {
+            loaded.auxv.push((libc::AT_SYSINFO_EHDR, header));
+        }
         if loaded.executable_stack {
             let prot = Prot::READ | Prot::WRITE | Prot::EXEC;
             let start = layout.stack_top - layout.stack_size;

@@ -20,6 +20,9 @@ impl Task {
         if woken {
             if let Some(parent) = signal::new_parent() {
                 self.shared.stubs.set_parent(parent);
+                if self.ends_with_parent {
+                    signal::die_of(libc::SIGKILL);
+                }
             }
             if self.is_to_leave() {
                 self.ending = Some(Ending::Left);

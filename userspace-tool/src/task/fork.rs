@@ -153,6 +153,7 @@ impl Task {
     /// Makes a process that goes on behind the system call that this thread is at; returns its number.
     pub(crate) fn fork(&mut self, new: NewProcess) -> SysResult {
         self.tree()?;
+        crate::vdso::prepare(&self.fds);
         let refused = Errno::from;
         let mut vm = match new.vfork {
             true => self.memory.vm().duplicate().map_err(refused)?,
@@ -270,6 +271,7 @@ impl Task {
         ];
         keep.extend(self.network.descriptors());
         keep.extend(self.access.descriptors());
+        keep.extend(crate::vdso::descriptor());
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
         keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
         keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));
@@ -289,6 +291,7 @@ impl Task {
         thread.clear_tid = new.thread.clear_tid;
         thread.introduce();
         mem::forget(mem::replace(&mut self.thread, thread));
+        self.ends_with_parent = false;
         // Nobody else has it in this process: the other threads' hold on it is forgotten with them.
         let shared = self.shared.for_child(stubs);
         mem::forget(mem::replace(&mut self.shared, Arc::new(shared)));

@@ -169,6 +169,8 @@ pub struct Task {
     pub(crate) tree: Arc<Lock<Option<Tree>>>,
     /// What makes this process another one's child, if it is.
     pub(crate) child: Option<Child>,
+    /// Whether the task ends when the parent of its first process does.
+    pub(crate) ends_with_parent: bool,
     /// Set when the thread has ended.
     pub(crate) ending: Option<Ending>,
     /// Set when the registers are already what comes behind the system call.
@@ -240,6 +242,15 @@ impl Task {
             }
         }
         Ok(self.ending.take().map_or(Step::On, Step::Ended))
+    }
+
+    /// The task, of which this is the first process, ends when this process's parent does.
+    pub fn end_with_parent(&mut self) {
+        self.ends_with_parent = true;
+        // It may have ended already, and is not waited for then.
+        if self.child.is_none() && crate::pass!(GETPPID) == Ok(1) {
+            crate::signal::die_of(libc::SIGKILL);
+        }
     }
 
     /// What the micro-VM holds and what happened to it.

@@ -199,6 +199,7 @@ impl Task {
             },
             tree: Arc::clone(&self.tree),
             child: self.child.clone(),
+            ends_with_parent: self.ends_with_parent,
             ending: None,
             answered: false,
             trace: self.trace.clone(),

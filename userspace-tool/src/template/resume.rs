@@ -203,6 +203,7 @@ impl Template {
             thread,
             tree: Arc::default(),
             child: None,
+            ends_with_parent: false,
             ending: None,
             answered: false,
             trace,

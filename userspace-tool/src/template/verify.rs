@@ -244,9 +244,12 @@ fn registers(report: &mut Report, ours: &Regs, template: &Regs) {
     }
 }
 
-/// What is in any of some spaces, in ascending order.
+/// What is in any of some spaces, in ascending order, but for what the kernel changes.
 fn union(spaces: &[&Space], end: u64) -> Vec<Range<u64>> {
-    let pieces = spaces.iter().flat_map(|space| space.pieces(0, end));
+    let pieces = spaces
+        .iter()
+        .flat_map(|space| space.pieces(0, end))
+        .filter(|piece| piece.backing != Backing::Kernel);
     let borders: BTreeSet<(u64, u64)> = pieces.map(|piece| (piece.start, piece.end)).collect();
     let mut all: Vec<Range<u64>> = Vec::new();
     for (start, end) in borders {

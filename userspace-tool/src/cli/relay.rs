@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `uvctl run --tty`: the program has a terminal of its own, and this process passes on between that and the user's.
+//!
+//! So the program is the leader of a session, with job control, and what it does to its terminal's settings stays
+//! there. The broker is a child of this process and ends with it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::io::{read, write};
+use rustix::pty::{grantpt, ioctl_tiocgptpeer, openpt, unlockpt, OpenptFlags};
+use rustix::stdio::{stdin, stdout};
+use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize, OptionalActions, Termios};
+
+/// Where this process goes on.
+pub(super) enum Side {
+    /// As the broker, on the new terminal.
+    Broker,
+    /// As what passes on; the broker has ended with this wait status.
+    Ended(i32),
+}
+
+/// The user's terminal, which gets its settings back when this is dropped.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    /// Makes the user's terminal pass everything on, if standard input is one.
+    fn new() -> Self {
+        let before = tcgetattr(stdin()).ok();
+        if let Some(settings) = &before {
+            let mut raw = settings.clone();
+            raw.make_raw();
+            // What cannot be set stays as it is: the program works, with an echo too many.
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &raw);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(settings) = &self.0 {
+            // There is nobody left to tell.
+            let _ = tcsetattr(stdin(), OptionalActions::Flush, settings);
+        }
+    }
+}
+
+/// Parts into the broker, in a session of its own on a new terminal, and this process, which passes on until
+/// that has ended.
+pub(super) fn part() -> io::Result<Side> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    copy_size(&master);
+    if let Ok(settings) = tcgetattr(stdin()) {
+        tcsetattr(&slave, OptionalActions::Now, &settings)?;
+    }
+    // Before there is a child, so that none of its signals is missed.
+    let signals = signals()?;
+    // SAFETY: This process has one thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop((master, signals));
+            unblock()?;
+            take_terminal(slave)?;
+            Ok(Side::Broker)
+        }
+        broker => {
+            drop(slave);
+            let raw = Raw::new();
+            let status = pass_on(&master, &signals, broker);
+            drop(raw);
+            status.map(Side::Ended)
+        }
+    }
+}
+
+/// Blocks the signals that [`pass_on`] waits for, and returns where they are read from.
+fn signals() -> io::Result<OwnedFd> {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: The set is initialised by the first call; the descriptor is new, and ours.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGWINCH);
+        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        match libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// Undoes in the broker what [`signals`] has blocked.
+fn unblock() -> io::Result<()> {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: The set is initialised by the first call.
+    let result = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGWINCH);
+        libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut())
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes `slave` the terminal of a new session, and standard input, output and error.
+fn take_terminal(slave: OwnedFd) -> io::Result<()> {
+    rustix::process::setsid()?;
+    rustix::process::ioctl_tiocsctty(&slave)?;
+    rustix::stdio::dup2_stdin(&slave)?;
+    rustix::stdio::dup2_stdout(&slave)?;
+    rustix::stdio::dup2_stderr(&slave)?;
+    Ok(())
+}
+
+/// Gives the new terminal the size of the user's.
+fn copy_size(master: &OwnedFd) {
+    if let Ok(size) = tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())) {
+        // A program that does not know the size takes 80 by 24.
+        let _ = tcsetwinsize(master, size);
+    }
+}
+
+/// Passes on until the broker has ended and all of its output was passed on; returns its wait status.
+fn pass_on(master: &OwnedFd, signals: &OwnedFd, broker: i32) -> io::Result<i32> {
+    let mut input = true;
+    let mut status = None;
+    let mut buffer = [0u8; 4096];
+    loop {
+        let mut fds = vec![
+            PollFd::new(master, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
+        ];
+        let user = stdin();
+        if input {
+            fds.push(PollFd::new(&user, PollFlags::IN));
+        }
+        let timeout = status.is_some().then_some(rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) => {
+                if let Some(status) = status {
+                    return Ok(status);
+                }
+            }
+            result => drop(result?),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            match read(master, &mut buffer) {
+                Ok(count @ 1..) => write_all(stdout(), &buffer[..count])?,
+                // Nobody has the slave any more.
+                _ => match status {
+                    Some(status) => return Ok(status),
+                    None => status = Some(wait(broker, 0)?.unwrap_or(0)),
+                },
+            }
+        }
+        if ready[1] {
+            // What they say is found out anew.
+            let _ = read(signals, &mut buffer);
+            copy_size(master);
+            if status.is_none() {
+                status = wait(broker, libc::WNOHANG)?;
+            }
+        }
+        if ready.get(2) == Some(&true) {
+            match read(stdin(), &mut buffer) {
+                Ok(count @ 1..) => write_all(master.as_fd(), &buffer[..count])?,
+                _ => {
+                    input = false;
+                    // As a terminal has it at the end of what is typed.
+                    let end =
+                        tcgetattr(master)?.special_codes[rustix::termios::SpecialCodeIndex::VEOF];
+                    write_all(master.as_fd(), &[end])?;
+                }
+            }
+        }
+    }
+}
+
+/// The wait status of the broker, if it has ended.
+fn wait(broker: i32, options: i32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: The status is ours.
+    match unsafe { libc::waitpid(broker, &mut status, options) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
+/// Writes all of `bytes`.
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(fd, bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What a wait status is for a shell.
+pub(super) fn exit_status(status: i32) -> u8 {
+    match libc::WIFEXITED(status) {
+        true => libc::WEXITSTATUS(status) as u8,
+        false => 128 + libc::WTERMSIG(status) as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_status_is_that_of_shells() {
+        assert_eq!(exit_status(3 << 8), 3);
+        assert_eq!(exit_status(libc::SIGTERM), 143);
+    }
+}
