@@ -254,8 +254,67 @@ status = os.waitpid(pid, 0)[1]
 print(os.WTERMSIG(status))
 '
 
+python 'several signals at once, of which one is the broker'"'"'s as well' '
+import signal, os
+got = []
+numbers = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMAX, signal.SIGRTMIN)
+for number in numbers:
+    signal.signal(number, lambda n, f: got.append(int(n)))
+for _ in range(20):
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    for number in numbers:
+        os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+print(sorted(got) == sorted(list(map(int, numbers)) * 20))
+'
+python 'signals that come thick and fast' '
+import signal, os, time
+count = {signal.SIGALRM: 0, signal.SIGCHLD: 0}
+def handler(number, frame):
+    count[number] += 1
+for number in count:
+    signal.signal(number, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(count[signal.SIGALRM] > 5, count[signal.SIGCHLD] > 5)
+'
+python 'a call that was interrupted for nothing leaves nothing behind' '
+import signal, os, threading, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
+r, w = os.pipe()
+main = threading.main_thread().ident
+def work():
+    time.sleep(0.1)
+    signal.pthread_kill(main, signal.SIGRTMAX)
+    time.sleep(0.1)
+    os.write(w, b"data")
+threading.Thread(target=work).start()
+print(os.read(r, 10))
+hits = []
+signal.signal(signal.SIGALRM, lambda *a: hits.append(1))
+signal.siginterrupt(signal.SIGALRM, True)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+total = 0
+while len(hits) < 3:
+    total = (total * 31 + 7) % 1000003
+print(0 <= total < 1000003)
+'
+
 # --- Threads
 
+python 'threads that end as soon as they begin' '
+import threading
+for _ in range(300):
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+print("joined")
+'
 python 'threads that compute and join' '
 import threading
 total = [0] * 8
@@ -440,6 +499,37 @@ uvctl run -- bash -c "kill -0 $victim; echo \$?; kill -0 999999; echo \$?" >gues
 grep -qx '1 1 ' <<<"$(tr '\n' ' ' <guest.out)"
 report $? 'whether they exist is not told'
 kill $victim
+
+# The number that a program of a template had up to there belongs to nobody of the task in a run of it.
+former=$(uvctl template create former --until checkpoint -- python3 -c '
+import os, signal, ctypes
+me = os.getpid()
+print(me, flush=True)
+open("/dev/uvisor-checkpoint").read()
+got = []
+signal.signal(signal.SIGUSR1, lambda *a: got.append(1))
+syscall = ctypes.CDLL(None).syscall
+info = ctypes.create_string_buffer(128)
+info[8:12] = (-1).to_bytes(4, "little", signed=True)
+for call in ((62, me, 10), (200, me, 10), (234, me, me, 10), (129, me, 10, info), (297, me, me, 10, info), (109, 0, me)):
+    syscall(*call)
+print(len(got))' 2>err | grep -x '[0-9]*')
+for _ in $(seq 20); do
+	echo $((former - 1)) >/proc/sys/kernel/ns_last_pid
+	sleep 1000 &
+	other=$!
+	[ $other = "$former" ] && break
+	kill $other
+done
+grep -qx "$former" <<<"$other"
+report $? "a process has the former number ($former)"
+uvctl run --from former >guest.out 2>&1
+grep -qx 5 guest.out
+report $? "signals to the former number reach the task ($(tail -n 1 guest.out))"
+kill -0 "$other"
+report $? 'and not whoever has it now'
+kill "$other"
+uvctl template rm former
 
 # gone PATTERN: whether no process of the pattern is left soon.
 gone() {

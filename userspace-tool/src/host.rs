@@ -282,6 +282,7 @@ macro_rules! calls {
 calls! {
     READ = SYS_read(Number, Buffer, Number) restarts;
     WRITE = SYS_write(Number, Buffer, Number) restarts;
+    WRITE_NOW = SYS_write(Number, Buffer, Number);
     PWRITE_NOW = SYS_pwrite64(Number, Buffer, Number, Number);
     PREAD = SYS_pread64(Number, Buffer, Number, Number) restarts;
     PWRITE = SYS_pwrite64(Number, Buffer, Number, Number) restarts;

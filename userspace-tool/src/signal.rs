@@ -184,12 +184,17 @@ impl Inbox {
     /// The guest of the calling thread blocks `mask` from now on, and so does the host.
     pub fn set_mask(&self, mask: u64) {
         self.mask.store(mask, SeqCst);
+        let mut bytes = match self.number.load(SeqCst) {
+            0 => host_mask(mask),
+            // Until that was taken, all others wait; whoever takes it sets the mask.
+            _ => ALL,
+        }
+        .to_le_bytes();
+        // It cannot fail with this operation and size.
+        let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut bytes, None, 8);
         if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
             self.postponed_again();
         }
-        let mut bytes = host_mask(mask).to_le_bytes();
-        // It cannot fail with this operation and size.
-        let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut bytes, None, 8);
     }
 
     /// Sends the guest's own [`WAKE`] again, which it had blocked.
@@ -321,8 +326,24 @@ unsafe extern "C" fn collect(
 ) {
     // SAFETY: The kernel gives a whole structure.
     let info: Info = unsafe { *info.cast() };
+    // SAFETY: It is the thread's own.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: As this function's.
+    unsafe { collect_signal(number, info, context.cast()) };
+    // SAFETY: As above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// [`collect`], which keeps `errno`.
+///
+/// # Safety
+///
+/// As there; `context` is the kernel's.
+unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t) {
     let inbox = CURRENT.get();
-    if is_own_fault(number, &info) {
+    // SAFETY: By the caller's promise.
+    let trap = unsafe { (*context).uc_mcontext.gregs[libc::REG_TRAPNO as usize] };
+    if is_own_fault(number, &info) && trap != 0 {
         // A bug of the broker's: it happens again, with its default action.
         set_disposition(number, libc::SIG_DFL);
         return;
@@ -332,7 +353,6 @@ unsafe extern "C" fn collect(
     }
     // SAFETY: It is alive as long as it is the thread's.
     let inbox = unsafe { &*inbox };
-    let context: *mut libc::ucontext_t = context.cast();
     if number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
         inbox.woken.store(1, SeqCst);
         inbox.raise();
@@ -341,6 +361,13 @@ unsafe extern "C" fn collect(
     {
         // Blocked by the guest, or by us since there is one already.
         inbox.postponed.store(1, SeqCst);
+        return;
+    } else if inbox.number.load(SeqCst) != 0 {
+        // There is one already, and the guest's mask was just opened for others: it waits for its turn, as if it had
+        // not come.
+        let _ = send(own_tid(), number, &info);
+        // SAFETY: As below.
+        unsafe { *(&raw mut (*context).uc_sigmask).cast::<u64>() = ALL };
         return;
     } else {
         inbox.note(number, &info);

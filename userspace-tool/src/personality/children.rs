@@ -233,7 +233,10 @@ pub(super) fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args)
 
 pub(super) fn setpgid(task: &mut Task, [pid, group, ..]: Args) -> SysResult {
     let pid = known_process(task, pid)?;
-    let group = group as u32 as i32;
+    let group = match task.is_own(group) {
+        true => std::process::id() as i32,
+        false => group as u32 as i32,
+    };
     if group > 0 && !is_group(task, group) && !task.is_member(group as u64) {
         return Err(Errno::EPERM);
     }

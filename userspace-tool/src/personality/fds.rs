@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use super::{terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::pass;
+use crate::sync::Lock;
 use crate::task::Task;
 
 /// How many descriptors the broker keeps for itself: a thread needs one.
@@ -20,6 +21,9 @@ pub struct Fds {
     limit: AtomicI32,
     /// The first of the broker's own.
     own: RawFd,
+    /// Held while a descriptor of the broker's has a number of the guest's, and by who forks: a child has none
+    /// of another thread's.
+    moving: Lock<()>,
     hard: u64,
 }
 
@@ -43,6 +47,7 @@ impl Fds {
         Ok(Self {
             limit: limit.into(),
             own: limit,
+            moving: Lock::default(),
             hard,
         })
     }
@@ -64,6 +69,12 @@ impl Fds {
             before if limit > before => Err(Errno::EPERM),
             _ => Ok(()),
         }
+    }
+
+    /// Keeps others from making descriptors of the broker's that have a number of the guest's for a moment, or
+    /// from forking meanwhile.
+    pub(crate) fn hold(&self) -> impl Drop + '_ {
+        self.moving.lock()
     }
 
     /// Duplicates a descriptor into the broker's own range.

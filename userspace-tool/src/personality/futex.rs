@@ -91,6 +91,25 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     }
 }
 
+/// Wakes one that waits at a word, wherever it is, behind setting a bit there, if one is given.
+pub(crate) fn wake_one(task: &Task, address: u64, bit: Option<u32>) -> SysResult {
+    let common = task.shared.book.lock().shared.find(address);
+    let private = match common {
+        Some(_) => 0,
+        None => libc::FUTEX_PRIVATE_FLAG,
+    };
+    let word = at(task, address, &common)?;
+    match bit {
+        None => pass!(FUTEX, word, libc::FUTEX_WAKE | private, 1, 0, None, 0),
+        Some(bit) => {
+            // Or'ing a bit: 8 says that the argument is its number.
+            let or: u32 = (8 | 2) << 28 | bit.trailing_zeros() << 12;
+            let operation = libc::FUTEX_WAKE_OP | private;
+            pass!(FUTEX, word, operation, 1, 0, Some(word), u64::from(or))
+        }
+    }
+}
+
 /// `FUTEX_LOCK_PI2`.
 const FUTEX_LOCK_PI2: i32 = 13;
 

@@ -44,6 +44,7 @@ mod writable;
 pub use actions::{is_ignored, SignalState, Signals};
 pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
 pub use fds::Fds;
+pub(crate) use futex::wake_one;
 pub(crate) use memory::Book;
 pub use memory::Heap;
 pub use message::MessagePointer;

@@ -166,6 +166,7 @@ impl Scope<'_> {
         let mut how = [0; 24];
         how[..8].copy_from_slice(&u64::from(flags as u32).to_le_bytes());
         how[16..].copy_from_slice(&(libc::RESOLVE_NO_MAGICLINKS | resolve).to_le_bytes());
+        let _moving = self.fds.hold();
         let fd = pass!(LOOKUP, directory, path, &mut how, 24)?;
         let handle = self.fds.keep(fd)?;
         let flags = pass!(FCNTL, handle.as_raw_fd(), libc::F_GETFL, 0)? as i32;

@@ -19,6 +19,20 @@ const LIMITS: usize = 16;
 pub struct Limits([Option<[u8; 16]>; LIMITS]);
 
 impl Limits {
+    /// Those of this process. A core file would be the broker's memory, so the host makes none, whatever the task's
+    /// limit is.
+    pub(crate) fn inherit() -> SysResult<Self> {
+        let core = libc::RLIMIT_CORE as usize;
+        let mut limits = Self::default();
+        let mut pair = [0; 16];
+        pass!(PRLIMIT, 0, core as u64, None, &mut pair)?;
+        let mut none = pair;
+        none[..8].fill(0);
+        pass!(PRLIMIT, 0, core as u64, &mut none, None)?;
+        limits.0[core] = Some(pair);
+        Ok(limits)
+    }
+
     /// A limit, soft and hard.
     pub(crate) fn get(&self, index: usize) -> SysResult<(u64, u64)> {
         let mut pair = [0; 16];
@@ -42,7 +56,7 @@ impl Limits {
 
     /// Goes on with those of another process; those that are the host's to enforce are set.
     pub(crate) fn restore(state: &LimitState) -> SysResult<Self> {
-        let mut limits = Self::default();
+        let mut limits = Self::inherit()?;
         for (index, limit) in &state.0 {
             if HOST_LIMITS.contains(index) {
                 pass!(PRLIMIT, 0, *index as u64, &mut limit.clone(), None)?;
@@ -59,11 +73,7 @@ pub struct LimitState(Vec<(usize, [u8; 16])>);
 
 /// Limits that mean the same for the broker as for the task, so that the host enforces them. The others,
 /// such as that of the address space, would hit the broker and not the task.
-const HOST_LIMITS: [usize; 3] = [
-    libc::RLIMIT_CPU as usize,
-    libc::RLIMIT_FSIZE as usize,
-    libc::RLIMIT_CORE as usize,
-];
+const HOST_LIMITS: [usize; 2] = [libc::RLIMIT_CPU as usize, libc::RLIMIT_FSIZE as usize];
 
 pub(super) fn exit_group(task: &mut Task, [status, ..]: Args) -> SysResult {
     task.end(End::Exit(status as u8));

@@ -127,10 +127,15 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
 
 /// Sends a signal to another process of the task.
 fn send(task: &Task, pid: u32, number: u64) -> SysResult {
+    send_with(task, pid, number, None)
+}
+
+/// [`send`], with what is to come with it.
+fn send_with(task: &Task, pid: u32, number: u64, info: Option<signal::Info>) -> SysResult {
     // Looked at with a handle on it, so that it is not another one by then.
     let handle = pass!(PIDFD_OPEN, u64::from(pid), 0)?;
     let number = number as u32 as i32;
-    let mut info = (number == WAKE).then(signal::guests_wake);
+    let mut info = info.or_else(|| (number == WAKE).then(signal::guests_wake));
     let result = match task.is_member(pid.into()) {
         true => pass!(PIDFD_SEND_SIGNAL, handle, number, &mut info, 0),
         // Other processes are none of the task's business; whether they exist is not told.
@@ -208,38 +213,55 @@ fn send_to_thread(task: &mut Task, group: u64, tid: u64, number: u64) -> SysResu
         return Err(Errno::EINVAL);
     }
     let own = task.is_own(group as u64);
-    let own_thread = own && (task.shared.threads.has(tid) || task.is_own(tid as u64));
-    if own_thread && task.shared.threads.is_alone() {
-        return raise(task, number);
-    }
-    match own_thread || !own && task.is_member(group as u64) {
-        true => pass!(TGKILL, group, tid, number as u32 as i32),
-        false if own => Err(Errno::ESRCH),
+    // A number that the process had once stands for what it has now, on the host as well.
+    let pid = std::process::id() as i32;
+    let tid = match task.is_own(tid as u64) {
+        true => pid,
+        false => tid,
+    };
+    match own {
+        true if !task.shared.threads.has(tid) => Err(Errno::ESRCH),
+        true if task.shared.threads.is_alone() => raise(task, number),
+        true => pass!(TGKILL, pid, tid, number as u32 as i32),
+        // The first thread of another process of the task, which is pinned meanwhile.
+        false if group == tid => send(task, tid as u32, number),
         false => Err(Errno::EPERM),
     }
 }
 
 pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) -> SysResult {
-    let mut info = task.memory.read::<128>(info)?;
-    if !task.is_member(pid) {
-        return Err(Errno::EPERM);
+    let info = queued(task.memory.read::<128>(info)?)?;
+    match task.is_own(pid) {
+        true => {
+            let (pid, mut info) = (u64::from(std::process::id()), info);
+            pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
+        }
+        false => send_with(task, pid as u32, number, Some(info)),
     }
-    let pid = u64::from(pid as u32);
-    pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
+}
+
+/// What a program may say that comes with a signal: no more than that a program has sent it. What the kernel
+/// says of faults and timers is the kernel's to say.
+fn queued(info: [u8; 128]) -> SysResult<[u8; 128]> {
+    match word32(&info, 8) as i32 {
+        1.. => Err(Errno::EPERM),
+        _ => Ok(info),
+    }
 }
 
 pub(super) fn rt_tgsigqueueinfo(task: &mut Task, args: Args) -> SysResult {
     let [group, tid, number, info, ..] = args;
-    let mut info = task.memory.read::<128>(info)?;
-    if !task.is_member(group) {
+    let mut info = queued(task.memory.read::<128>(info)?)?;
+    let tid = match task.is_own(tid) {
+        true => std::process::id() as i32,
+        false => tid as u32 as i32,
+    };
+    if !task.is_own(group) {
         return Err(Errno::EPERM);
     }
-    let (group, tid) = (u64::from(group as u32), u64::from(tid as u32));
-    pass!(
-        RT_TGSIGQUEUEINFO,
-        group,
-        tid,
-        number as u32 as i32,
-        &mut info
-    )
+    if !task.shared.threads.has(tid) {
+        return Err(Errno::ESRCH);
+    }
+    let pid = std::process::id() as i32;
+    pass!(RT_TGSIGQUEUEINFO, pid, tid, number as u32 as i32, &mut info)
 }

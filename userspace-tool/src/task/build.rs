@@ -68,7 +68,7 @@ impl Task {
             aslr: options.aslr,
             checkpoint: Vec::new(),
             actions,
-            limits: Limits::default(),
+            limits: Limits::inherit().map_err(TaskError::Setup)?,
             timers: Timers::default(),
             former: None,
         };
@@ -145,6 +145,7 @@ impl Loaded {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
+        let _moving = fds.hold();
         let mut layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
 
         let mut vm = device.create_vm(load.memory_limit)?;

@@ -13,6 +13,11 @@ impl Task {
     /// Looks what has arrived for the thread.
     pub(super) fn attend(&mut self) -> Result<(), TaskError> {
         let woken = self.inbox.take_wake();
+        if woken && self.is_to_leave() {
+            // What has arrived is for who stays.
+            self.ending = Some(Ending::Left);
+            return Ok(());
+        }
         let signal = self.inbox.take();
         self.inbox.clear();
         let interrupted = std::mem::take(&mut self.signals.interrupted);
@@ -23,10 +28,6 @@ impl Task {
                 if self.ends_with_parent {
                     signal::die_of(libc::SIGKILL);
                 }
-            }
-            if self.is_to_leave() {
-                self.ending = Some(Ending::Left);
-                return Ok(());
             }
         }
         match signal {
@@ -44,17 +45,20 @@ impl Task {
         temporary: Option<u64>,
     ) -> Result<(), TaskError> {
         let number = signal.number;
-        let action = self.shared.actions.lock().deliver(number);
+        let mut actions = self.shared.actions.lock();
+        let action = actions.deliver(number);
+        if action.disposition() == Disposition::Default {
+            // It has changed its mind since: the host does what is to be done. Nobody changes it again meanwhile.
+            signal::set_disposition(number, libc::SIG_DFL);
+            // It cannot fail for a thread that there is.
+            let _ = signal::send(signal::own_tid(), number, &signal.info);
+        }
+        drop(actions);
         match action.disposition() {
-            Disposition::Ignore => self.inbox.set_mask(self.signals.mask),
-            // It has changed its mind since: the host does what is to be done.
-            Disposition::Default => {
-                signal::set_disposition(number, libc::SIG_DFL);
-                // Not ours alone: what fails here is that the signal is already gone.
-                let _ = signal::send(signal::own_tid(), number, &signal.info);
-                self.inbox.set_mask(self.signals.mask);
-            }
+            Disposition::Ignore | Disposition::Default => self.inbox.set_mask(self.signals.mask),
             Disposition::At(_) => {
+                // It is still at the call then.
+                let interrupted = interrupted && self.vcpu.regs().cpl == 0;
                 if interrupted && !action.restarts() {
                     self.answer(Err(Errno::EINTR));
                 }
@@ -132,6 +136,10 @@ impl Task {
         let Disposition::At(handler) = action.disposition() else {
             return Err(Errno::EINVAL);
         };
+        // What is not canonical cannot be gone to.
+        if handler >> 47 != 0 {
+            return Err(Errno::EFAULT);
+        }
         let context = self.user_context().map_err(|_| Errno::EFAULT)?;
         let place = self.place(action).ok_or(Errno::EFAULT)?;
         let sp = context.rsp;

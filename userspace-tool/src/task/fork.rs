@@ -120,7 +120,7 @@ impl Shared {
 
 impl Task {
     /// The processes of the task, of which there are about to be more.
-    fn tree(&self) -> SysResult<()> {
+    pub(super) fn tree(&self) -> SysResult<()> {
         let mut tree = self.tree.lock();
         if tree.is_none() {
             *tree = Some(Tree::plant(&self.fds)?);
@@ -155,6 +155,11 @@ impl Task {
         self.tree()?;
         crate::vdso::prepare(&self.fds);
         let refused = Errno::from;
+        let shared = Arc::clone(&self.shared);
+        // From here on, so that the micro-VM and the book of it are of one moment.
+        let book = shared.book.lock();
+        let fds = Arc::clone(&self.fds);
+        let moving = fds.hold();
         let mut vm = match new.vfork {
             true => self.memory.vm().duplicate().map_err(refused)?,
             false => {
@@ -186,10 +191,9 @@ impl Task {
         let blocked = signal::BlockAll::new();
         // SAFETY: The child is this thread alone; whatever it needs that others may have locked is locked by us.
         let pid = {
-            let shared = Arc::clone(&self.shared);
-            let _book = shared.book.lock();
             let _actions = shared.actions.lock();
             let _limits = shared.limits.lock();
+            let _timers = shared.timers.lock();
             let _threads = shared.threads.lock();
             let _stubs = shared.stubs.hold();
             let tree = Arc::clone(&self.tree);
@@ -197,6 +201,7 @@ impl Task {
             // SAFETY: As above; the C library sees to its own locks.
             unsafe { libc::fork() }
         };
+        drop((moving, book));
         match pid {
             0 => {
                 // What the child blocks is the guest's mask.
@@ -211,11 +216,12 @@ impl Task {
                 };
                 let result = self.begin(&new, born, &says_begun, done);
                 let mut byte = [result.err().map_or(0, |errno| errno.number() as u8)];
-                let told = pass!(WRITE, says_begun.as_raw_fd(), &mut byte, 1);
+                let told = pass!(WRITE_NOW, says_begun.as_raw_fd(), &mut byte, 1);
                 if result.is_err() || told.is_err() {
                     // SAFETY: The parent knows that it did not begin.
                     unsafe { libc::_exit(127) };
                 }
+                self.inbox.set_mask(self.signals.mask);
                 Ok(0)
             }
             -1 => Err(Errno::last()),
@@ -227,12 +233,12 @@ impl Task {
                     return Err(begun.map_or(Errno::EAGAIN, Errno::new));
                 }
                 drop((vcpu, vm));
-                self.tell(&new, pid)?;
+                let told = self.tell(&new, pid);
                 if let Some((done, says_done)) = done {
                     drop(says_done);
                     wait(&done);
                 }
-                Ok(pid as u64)
+                told.map(|()| pid as u64)
             }
         }
     }
@@ -306,7 +312,6 @@ impl Task {
             let _ = self.memory.write(new.thread.child_tid, &pid.to_le_bytes());
         }
         self.answered = true;
-        self.inbox.set_mask(self.signals.mask);
         Ok(())
     }
 }

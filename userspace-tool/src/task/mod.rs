@@ -281,7 +281,13 @@ impl Task {
 
     /// Serves the system call that the vCPU stopped at.
     fn system_call(&mut self) {
+        // What the last one left is not about this one.
+        self.signals.interrupted = false;
+        self.signals.temporary = None;
         let result = self.serve();
+        if !matches!(result, Err(Errno::EINTR | Errno::ERESTARTSYS)) {
+            self.signals.temporary = None;
+        }
         match result {
             // It stays where it is: it makes the call again behind the signal's handler, or at once if none has
             // arrived for it. Whether it may is the handler's to say.

@@ -12,6 +12,7 @@ use super::{Child, End, Ending, Task};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::personality;
 use crate::signal::{self, Inbox};
 use crate::stubs::Stub;
 
@@ -173,12 +174,16 @@ impl Task {
     pub(crate) fn spawn(&mut self, new: NewThread) -> SysResult {
         // Not for the first time while another thread forks.
         crate::frame::Extended::get();
+        // While nobody else can reach for its descriptors.
+        self.tree()?;
         let stub = self.shared.stubs.take()?;
         let vm = self.memory.vm();
+        let moving = self.fds.hold();
         let mut vcpu = vm
             .create_vcpu_at(&self.vcpu, stub.entry())
             .map_err(|_| Errno::EAGAIN)?;
         vcpu.replace_fd(self.fds.own(std::os::fd::AsFd::as_fd(&vcpu))?);
+        drop(moving);
         self.move_entry(&stub, vcpu.regs_mut());
         new.begin(vcpu.regs_mut());
         signal::prepare_wake();
@@ -217,6 +222,10 @@ impl Task {
                 // As on Linux, an address that is none is the program's problem.
                 let _ = task.memory.write(new.child_tid, &tid.to_le_bytes());
             }
+            if new.parent_tid != 0 {
+                // Before it runs, as its number may be cleared there when it ends.
+                let _ = task.memory.write(new.parent_tid, &tid.to_le_bytes());
+            }
             // Who made it waits.
             let _ = sender.send(tid);
             if stays {
@@ -229,9 +238,6 @@ impl Task {
         });
         started.map_err(|_| Errno::EAGAIN)?;
         let tid = receiver.recv().map_err(|_| Errno::EAGAIN)?;
-        if new.parent_tid != 0 {
-            let _ = self.memory.write(new.parent_tid, &tid.to_le_bytes());
-        }
         Ok(tid as u64)
     }
 
@@ -250,8 +256,20 @@ impl Task {
     /// Does what is to be done when a thread has ended. The process's end comes back, if this is who says it, or,
     /// to a thread that is not the first, anything.
     pub(crate) fn finish(&mut self, ending: Ending) -> Option<End> {
+        // Signals for the process are for those that go on, also one that has just come.
+        let blocked = signal::BlockAll::new();
+        if !(self.thread.first && matches!(ending, Ending::Left)) {
+            if let Some(signal) = self.inbox.take() {
+                self.pass_on(&signal);
+            }
+        }
         let status = match ending {
-            Ending::Process(end) => return Some(self.finish_process(end)),
+            Ending::Process(end) => {
+                if !self.thread.first {
+                    std::mem::forget(blocked);
+                }
+                return Some(self.finish_process(end));
+            }
             Ending::Thread(status) => {
                 self.let_go();
                 Some(status)
@@ -259,11 +277,11 @@ impl Task {
             Ending::Left => None,
         };
         if !self.thread.first {
+            // The host's thread gets none any more.
+            std::mem::forget(blocked);
             self.shared.threads.remove(signal::own_tid());
             return Some(End::Exit(0));
         }
-        // Signals for the process are for those that run.
-        let _blocked = signal::BlockAll::new();
         let shared = Arc::clone(&self.shared);
         let mut state = shared.threads.lock();
         state.first_waits = true;
@@ -275,6 +293,8 @@ impl Task {
             }
             if let Some(successor) = state.successor.take() {
                 drop(state);
+                // Its mask is its own.
+                std::mem::forget(blocked);
                 self.become_other(*successor);
                 return None;
             }
@@ -286,12 +306,30 @@ impl Task {
         }
     }
 
+    /// Gives a signal that the thread has got to the process.
+    fn pass_on(&self, signal: &signal::Signal) {
+        let pid = u64::from(std::process::id());
+        let mut info = signal.info;
+        if pass!(RT_SIGQUEUEINFO, pid, signal.number, &mut info).is_err() {
+            // One of the kernel's own is not to be forged.
+            let _ = pass!(KILL, pid, signal.number);
+        }
+    }
+
     /// The process ends. If it is another one's child, here; else its first thread says so.
     fn finish_process(&mut self, end: End) -> End {
+        if self.thread.robust != 0 {
+            let _ = self.let_robust_go();
+        }
         if let Some(child) = &self.child {
             child.end(&end);
         }
-        if !self.thread.first {
+        if self.thread.first {
+            // They leave on their own; whoever says how the process ended ends it.
+            let mut state = self.shared.threads.lock();
+            state.stopping = true;
+            state.others.iter().for_each(|&tid| signal::wake(tid));
+        } else {
             let tid = signal::own_tid();
             let mut state = self.shared.threads.lock();
             state.ended.get_or_insert(end.clone());
@@ -311,17 +349,8 @@ impl Task {
         }
         let address = std::mem::take(&mut self.thread.clear_tid);
         if address != 0 && self.memory.write(address, &[0; 4]).is_ok() {
-            if let Ok(word) = self.memory.range(address, 4) {
-                let _ = pass!(
-                    FUTEX,
-                    word,
-                    libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-                    1,
-                    0,
-                    None,
-                    0
-                );
-            }
+            // Nobody waits at what is no memory.
+            let _ = personality::wake_one(self, address, None);
         }
     }
 
@@ -355,11 +384,7 @@ impl Task {
         if owner != signal::own_tid() as u32 || address % 4 != 0 {
             return Ok(());
         }
-        // Or'ing a bit: 8 says that the argument is its number.
-        let or: u32 = (8 | 2) << 28 | OWNER_DIED.trailing_zeros() << 12;
-        let word = self.memory.range(address, 4)?;
-        let operation = libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG;
-        pass!(FUTEX, word, operation, 1, 0, Some(word), u64::from(or)).map(drop)
+        personality::wake_one(self, address, Some(OWNER_DIED)).map(drop)
     }
 
     /// Ends all other threads, for this one to become another program.
