@@ -4,7 +4,7 @@
 # Events, timers, scheduling and what a task sees of itself: Python programs that print what system calls do,
 # natively and in a micro-VM; both must print the same. Behind them, what is refused.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 set -u
 export LC_ALL=C TZ=UTC PYTHONDONTWRITEBYTECODE=1
 work=$(mktemp -d)

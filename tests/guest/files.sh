@@ -5,7 +5,7 @@
 # they print, how they end, and what is in the directory afterwards must be the same. And programs that
 # try to change what they may not.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 set -u
 export LC_ALL=C TZ=UTC PYTHONDONTWRITEBYTECODE=1
 umask 022

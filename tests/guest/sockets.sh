@@ -4,7 +4,7 @@
 # Sockets of programs in micro-VMs: what works natively works there, over a loopback of the task's own;
 # and what is outside of the task is out of reach, but for what `--net host` gives.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 set -u
 export LC_ALL=C TZ=UTC
 tests=$(dirname "$(readlink -f "$0")")
