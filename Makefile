@@ -47,7 +47,7 @@ tool: $(ROOT)
 	fi
 
 .PHONY: test
-test: all ## all tests: on this machine, and in test machines (15 minutes)
+test: all ## all tests: on this machine, and in test machines (30 minutes)
 	tests/run
 
 .PHONY: test-long
