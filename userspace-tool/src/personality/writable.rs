@@ -24,7 +24,7 @@
 //! can be allowed by their own name, as the nearest directory decides.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -74,8 +74,9 @@ const KERNEL_FILE_SYSTEMS: [u64; 27] = [
 /// How far up a directory's ancestors are looked at: a path of the kernel's has no more `..`.
 const DEPTH: usize = 1300;
 
-/// How often a refusal is asked for, since the tree may be moving.
-const ATTEMPTS: usize = 3;
+/// How often a refusal is asked for, since the tree may be moving: a walk on its way up meets one move in three
+/// where another thread does nothing else.
+const ATTEMPTS: usize = 8;
 
 /// Why a path cannot be allowed.
 #[derive(Debug, Error)]
@@ -138,8 +139,7 @@ impl Access {
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| look(Errno::EINVAL))?;
         let flags = libc::O_PATH | libc::O_CLOEXEC;
         let fd = pass!(OPENAT, libc::AT_FDCWD, &*name, flags, 0).map_err(look)?;
-        // SAFETY: The kernel just made this descriptor for us.
-        let handle = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let handle = crate::device::new_fd(fd as RawFd);
         let status = status_of(handle.as_raw_fd()).map_err(look)?;
         if !matches!(status.kind(), libc::S_IFREG | libc::S_IFDIR) {
             return Err(AccessError::Kind(path.into()));

@@ -28,11 +28,15 @@ fn while_exchanging(
     mut act: impl FnMut(&Tree) -> SysResult<()>,
 ) -> [u32; 3] {
     let (one, other) = (tree.path(one), tree.path(other));
-    let done = AtomicBool::new(false);
+    let (done, both) = (AtomicBool::new(false), AtomicBool::new(false));
     let mut counts = [0; 3];
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            for _ in 0..ROUNDS {
+            // Longer where the two threads do not meet, so that it does not depend on how fast they are.
+            for round in 0..20 * ROUNDS {
+                if round >= ROUNDS && both.load(Ordering::Relaxed) {
+                    break;
+                }
                 exchange(&one, &other);
             }
             done.store(true, Ordering::Relaxed);
@@ -43,6 +47,7 @@ fn while_exchanging(
                 Err(Errno::EROFS | Errno::EXDEV) => 1,
                 Err(_) => 2,
             }] += 1;
+            both.store(counts[0] > 0 && counts[1] > 0, Ordering::Relaxed);
         }
     });
     println!("done, refused, other: {counts:?}");
@@ -76,6 +81,10 @@ fn names_that_become_links() {
         let scope = tree.scope();
         let (new, victim) = (tree.path("inside/sub/new"), tree.path("inside/sub/file"));
         let own = tree.path("inside/own");
+        // What a round left that came half the way, wherever it can be put right from here.
+        let _ = scope.remove(AT, &new, libc::AT_REMOVEDIR);
+        let _ = scope.rename((AT, &own), (AT, &victim), libc::RENAME_NOREPLACE);
+        let _ = scope.remove(AT, &own, 0);
         scope.make_directory(AT, &new, 0o755)?;
         scope.remove(AT, &new, libc::AT_REMOVEDIR)?;
         scope.link((AT, &victim), (AT, &own), 0)?;
