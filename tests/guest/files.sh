@@ -6,22 +6,10 @@
 # try to change what they may not.
 #
 # machines: bochs bochs2/long
-set -u
-export LC_ALL=C TZ=UTC PYTHONDONTWRITEBYTECODE=1
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
+export PYTHONDONTWRITEBYTECODE=1
 umask 022
-work=$(mktemp -d)
-cd "$work" || exit 1
-number=0 failed=0
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
 
 # All that is in a directory: names, kinds, modes, owners, links, sizes, and contents.
 listing() {
@@ -47,7 +35,7 @@ mkfifo start/fifo
 
 # same NAME SHELL-COMMAND: runs the command in two copies; in the second, every `$vm` is `uvctl run --rw . --`.
 same() {
-	local name=$1 command=$2 native status bad=0 what
+	local name=$1 command=$2 native status
 	rm -rf native guest
 	cp -a start native
 	cp -a start guest
@@ -55,20 +43,10 @@ same() {
 	native=$?
 	(cd guest && vm='uvctl run --rw . --' exec bash -c "$command") >guest.out 2>guest.err </dev/null
 	status=$?
-	if [ "$status" != "$native" ]; then
-		echo "# status: native $native, micro-VM $status"
-		bad=1
-	fi
 	listing native >native.tree
 	listing guest >guest.tree
-	for what in out err tree; do
-		if ! cmp -s native.$what guest.$what; then
-			echo "# $what differs:"
-			diff native.$what guest.$what | head -n 8 | sed 's/^/# /'
-			bad=1
-		fi
-	done
-	report "$bad" "$name"
+	compare $native $status out err tree
+	report $? "$name"
 }
 
 same 'cp' '$vm /usr/bin/cp numbers copy'
@@ -421,6 +399,4 @@ uvctl run -- /usr/bin/bash -c 'echo out' >outside/log
 [ "$(cat outside/log)" = out ]
 report $? 'standard output is written wherever it is'
 
-cd / && rm -rf "$work"
-echo "1..$number"
-[ "$failed" = 0 ]
+finish

@@ -5,28 +5,15 @@
 # run natively; and nothing of a task is left when it has ended, however that was.
 #
 # machines: bochs bochs2 nested/long
-set -u
-export LC_ALL=C TZ=UTC
-work=$(mktemp -d)
-cd "$work" || exit 1
-number=0 failed=0
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
 
 # What differs between any two runs: numbers of processes that a shell reports, addresses.
 plain() { sed -i -E 's/(line [0-9]+:) +[0-9]+ /\1 PID /; s/0x[0-9a-f]{6,}/ADDRESS/g; s/pid=[0-9]+/pid=PID/' "$@"; }
 
 # same NAME [OPTION VALUE]... PROGRAM [ARG...]: runs it natively and in a micro-VM, with nothing to read.
 same() {
-	local name=$1 native_status status bad=0
+	local name=$1 native status
 	local -a options=()
 	shift
 	while [ "${1#--}" != "$1" ]; do
@@ -35,22 +22,12 @@ same() {
 		shift 2
 	done
 	"$@" >native.out 2>native.err </dev/null
-	native_status=$?
+	native=$?
 	timeout 300 uvctl run "${options[@]}" -- "$@" >guest.out 2>guest.err </dev/null
 	status=$?
 	plain native.out native.err guest.out guest.err
-	if [ "$status" != "$native_status" ]; then
-		echo "# status: native $native_status, micro-VM $status"
-		bad=1
-	fi
-	for stream in out err; do
-		if ! cmp -s "native.$stream" "guest.$stream"; then
-			echo "# std$stream differs:"
-			diff "native.$stream" "guest.$stream" | head -n 8 | sed 's/^/# /'
-			bad=1
-		fi
-	done
-	report "$bad" "$name"
+	compare $native $status out err
+	report $? "$name"
 }
 
 shell() { # NAME SCRIPT
@@ -555,5 +532,4 @@ report $? 'killing uvctl kills all of a task'
 grep -qx 0 <<<"$(uvctl info --json | jq .vms)"
 report $? 'no micro-VM is left'
 
-echo "1..$number"
-exit $((failed > 0))
+finish

@@ -5,52 +5,26 @@
 # run natively on the same input.
 #
 # machines: bochs nested
-set -u
-export LC_ALL=C TZ=UTC
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
 unset LS_COLORS
-work=$(mktemp -d)
-cd "$work" || exit 1
-number=0 failed=0
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
 
 # Milliseconds of the machine's clock.
 now() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
 # same NAME SHELL-COMMAND: runs the command twice; in the second run every `$vm` is `uvctl run --`.
 same() {
-	local name=$1 command=$2 native_status status bad=0 start middle end
+	local name=$1 command=$2 native status start middle end
 	start=$(now)
 	vm='' bash -c "$command" >native.out 2>native.err </dev/null
-	native_status=$?
+	native=$?
 	middle=$(now)
 	vm='uvctl run --' bash -c "$command" >guest.out 2>guest.err </dev/null
 	status=$?
 	end=$(now)
 	echo "# ms: native $((middle - start)), micro-VM $((end - middle)): $name"
-	if [ "$status" != "$native_status" ]; then
-		echo "# status: native $native_status, micro-VM $status"
-		bad=1
-	fi
-	if ! cmp -s native.out guest.out; then
-		echo "# output differs:"
-		diff native.out guest.out | head -n 5 | sed 's/^/# /'
-		bad=1
-	fi
-	if ! cmp -s native.err guest.err; then
-		echo "# messages differ:"
-		diff native.err guest.err | head -n 5 | sed 's/^/# /'
-		bad=1
-	fi
-	report "$bad" "$name"
+	compare $native $status out err
+	report $? "$name"
 }
 
 # Ten megabytes of text.
@@ -113,6 +87,4 @@ uvctl run -- /usr/bin/touch "$work/new" 2>err
 [ $? != 0 ] && [ ! -e "$work/new" ] && grep -qi 'read-only' err
 report $? 'files are read-only'
 
-cd / && rm -rf "$work"
-echo "1..$number"
-[ "$failed" = 0 ]
+finish

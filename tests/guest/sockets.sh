@@ -5,23 +5,10 @@
 # and what is outside of the task is out of reach, but for what `--net host` gives.
 #
 # machines: bochs bochs2/long
-set -u
-export LC_ALL=C TZ=UTC
-tests=$(dirname "$(readlink -f "$0")")
-work=$(mktemp -d)
-cd "$work" || exit 1
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
 chmod 755 "$work"
-number=0 failed=0 helpers=()
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
+helpers=()
 
 is() { # NAME WANTED GOT
 	[ "$2" = "$3" ]
@@ -51,11 +38,8 @@ same() {
 	for who in as_root as_user; do
 		$who uvctl run -- "$@" >guest.out 2>&1 </dev/null
 		status=$?
-		if [ $native != $status ]; then echo "# status: native $native, micro-VM $status"; fi
-		[ $native = $status ] && cmp -s native.out guest.out
-		local result=$?
-		if [ $result != 0 ]; then diff native.out guest.out | head -n 20 | sed 's/^/# /'; fi
-		report $result "$name, $who"
+		compare $native $status out
+		report $? "$name, $who"
 	done
 }
 
@@ -462,7 +446,4 @@ kill "${helpers[@]}"
 for _ in $(seq 50); do pgrep -f '^uvctl' >/dev/null || break; sleep 0.1; done
 is 'no process stays' '' "$(pgrep -af '^uvctl')"
 
-cd / && rm -rf "$work"
-echo "# took $SECONDS s of the machine"
-echo "1..$number"
-[ "$failed" = 0 ]
+finish

@@ -5,23 +5,9 @@
 # its own; what cannot be a template is refused; nothing stays behind.
 #
 # machines: bochs bochs2 nested
-set -u
-export LC_ALL=C TZ=UTC
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
 unset XDG_RUNTIME_DIR
-work=$(mktemp -d)
-cd "$work" || exit 1
-tests=$OLDPWD
-number=0 failed=0
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
 
 # is NAME EXPECTED GOT
 is() {
@@ -329,7 +315,4 @@ for _ in $(seq 50); do [ "$(uvctl info --json | jq .vms)" = 0 ] && break; sleep 
 is 'and nothing stays behind' '0 0' "$(uvctl info --json | jq -r '"\(.vms) \(.memory)"')"
 is 'no process either' '' "$(pgrep -af 'uvctl')"
 
-cd / && rm -rf "$work"
-echo "# took $SECONDS s of the machine"
-echo "1..$number"
-[ "$failed" = 0 ]
+finish

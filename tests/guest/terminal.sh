@@ -5,21 +5,8 @@
 # is typed and what comes back must be as natively.
 #
 # machines: bochs bochs2
-set -u
-export LC_ALL=C TZ=UTC
-work=$(mktemp -d)
-cd "$work" || exit 1
-number=0 failed=0
-
-report() { # RESULT NAME
-	number=$((number + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $number - $2"
-	else
-		echo "not ok $number - $2"
-		failed=$((failed + 1))
-	fi
-}
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
 
 cat >driver.py <<'PROGRAM'
 # Types to a program on a terminal, and prints what came of each line.
@@ -92,10 +79,8 @@ PROGRAM
 shell=(bash --norc --noprofile -i)
 timeout 150 python3 driver.py "${shell[@]}" >native.out 2>&1
 timeout 150 python3 driver.py uvctl run -it -- "${shell[@]}" >guest.out 2>&1
-cmp -s native.out guest.out
-result=$?
-if [ $result != 0 ]; then diff native.out guest.out | head -n 30 | sed 's/^/# /'; fi
-report $result 'an interactive shell'
+compare 0 0 out
+report $? 'an interactive shell'
 grep -q 'status 7' guest.out
 report $? 'that really came to its end'
 
@@ -116,5 +101,4 @@ bad=1
 pgrep -f '3351' >/dev/null || bad=0
 report $bad 'nothing is left when it is killed'
 
-echo "1..$number"
-exit $((failed > 0))
+finish
