@@ -161,8 +161,8 @@ impl Frame {
         };
         put(0, restorer);
         put(at::FLAGS, UC_FLAGS);
-        for (index, value) in ordered(&self.regs).into_iter().enumerate() {
-            put(at::REGS + index * 8, value);
+        for (index, value) in ordered(&mut self.regs.clone()).into_iter().enumerate() {
+            put(at::REGS + index * 8, *value);
         }
         put(at::SEGMENTS, CS | SS << 48);
         put(at::ERROR, trap.error);
@@ -179,29 +179,10 @@ impl Frame {
     /// Reads one that may have been changed: everything in it is the guest's to choose. `now` is what the
     /// registers are that a frame does not hold.
     pub fn read(bytes: &[u8; FRAME], now: &Regs) -> Self {
-        let reg = |index: usize| word(bytes, at::REGS + index * 8);
-        let regs = Regs {
-            r8: reg(0),
-            r9: reg(1),
-            r10: reg(2),
-            r11: reg(3),
-            r12: reg(4),
-            r13: reg(5),
-            r14: reg(6),
-            r15: reg(7),
-            rdi: reg(8),
-            rsi: reg(9),
-            rbp: reg(10),
-            rbx: reg(11),
-            rdx: reg(12),
-            rax: reg(13),
-            rcx: reg(14),
-            rsp: reg(15),
-            rip: reg(16),
-            rflags: reg(17),
-            cpl: 3,
-            ..*now
-        };
+        let mut regs = Regs { cpl: 3, ..*now };
+        for (index, value) in ordered(&mut regs).into_iter().enumerate() {
+            *value = word(bytes, at::REGS + index * 8);
+        }
         let mut stack = [0; 24];
         stack.copy_from_slice(&bytes[at::STACK..at::REGS]);
         Self {
@@ -214,26 +195,26 @@ impl Frame {
 }
 
 /// Registers in the order of a frame.
-fn ordered(regs: &Regs) -> [u64; 18] {
+fn ordered(regs: &mut Regs) -> [&mut u64; 18] {
     [
-        regs.r8,
-        regs.r9,
-        regs.r10,
-        regs.r11,
-        regs.r12,
-        regs.r13,
-        regs.r14,
-        regs.r15,
-        regs.rdi,
-        regs.rsi,
-        regs.rbp,
-        regs.rbx,
-        regs.rdx,
-        regs.rax,
-        regs.rcx,
-        regs.rsp,
-        regs.rip,
-        regs.rflags,
+        &mut regs.r8,
+        &mut regs.r9,
+        &mut regs.r10,
+        &mut regs.r11,
+        &mut regs.r12,
+        &mut regs.r13,
+        &mut regs.r14,
+        &mut regs.r15,
+        &mut regs.rdi,
+        &mut regs.rsi,
+        &mut regs.rbp,
+        &mut regs.rbx,
+        &mut regs.rdx,
+        &mut regs.rax,
+        &mut regs.rcx,
+        &mut regs.rsp,
+        &mut regs.rip,
+        &mut regs.rflags,
     ]
 }
 

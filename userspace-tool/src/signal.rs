@@ -136,7 +136,7 @@ impl Inbox {
         let mut info = unsafe { *self.info.get() };
         self.number.store(0, SeqCst);
         if number == WAKE as u32 && crate::memory::word(&info, 24) == GUESTS_VALUE {
-            info[8..12].copy_from_slice(&libc::SI_USER.to_le_bytes());
+            set_code(&mut info, libc::SI_USER);
             info[24..32].fill(0);
         }
         Some(Signal {
@@ -193,13 +193,9 @@ impl Inbox {
         // It cannot fail with this operation and size.
         let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut bytes, None, 8);
         if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
-            self.postponed_again();
+            // It cannot fail for the thread itself.
+            let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
         }
-    }
-
-    /// Sends the guest's own [`WAKE`] again, which it had blocked.
-    fn postponed_again(&self) {
-        let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
     }
 }
 
@@ -239,11 +235,6 @@ impl Drop for BlockAll {
     fn drop(&mut self) {
         let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut self.before, None, 8);
     }
-}
-
-/// From now on threads can be woken.
-pub fn prepare_wake() {
-    set_collected(WAKE, 0);
 }
 
 /// Makes a system call that may wait, unless a signal has arrived for the calling thread: `ERESTARTNOINTR` says
@@ -421,14 +412,14 @@ pub fn guests_wake() -> Info {
 fn wake_info(value: u64) -> Info {
     let mut info = [0; INFO];
     info[0] = WAKE as u8;
-    info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+    set_code(&mut info, libc::SI_QUEUE);
     info[24..32].copy_from_slice(&value.to_le_bytes());
     info
 }
 
-/// The thread is woken when the parent of this process ends; returns the parent's number.
+/// From now on threads can be woken, and are when the parent of this process ends; returns the parent's number.
 pub fn watch_parent() -> u32 {
-    prepare_wake();
+    set_collected(WAKE, 0);
     let parent = || pass!(GETPPID).unwrap_or(0) as u32;
     PARENT.store(parent(), SeqCst);
     // It cannot fail with a signal that there is.
@@ -457,6 +448,11 @@ struct KernelAction {
     flags: u64,
     restorer: u64,
     mask: u64,
+}
+
+/// Sets the `si_code` of a signal.
+pub fn set_code(info: &mut Info, code: i32) {
+    info[8..12].copy_from_slice(&code.to_le_bytes());
 }
 
 /// Makes the host collect a signal for the task; `flags` are those of the task that are the host's to obey.

@@ -101,10 +101,7 @@ impl Stubs {
     /// Those of a new process; none is in use.
     pub fn new(fds: &Fds, shim: Shim) -> crate::Result<Arc<Self>> {
         let error = |errno: Errno| Error::errno_of("memfd_create", errno.number());
-        let fd = pass!(MEMFD_CREATE, c"uvisor-stubs", libc::MFD_CLOEXEC as i32);
-        let fd = crate::device::new_fd(fd.map_err(error)? as i32);
-        let fd = fds.own(fd.as_fd()).map_err(error)?;
-        pass!(FTRUNCATE, fd.as_raw_fd(), LEN).map_err(error)?;
+        let fd = fds.memory_file(c"uvisor-stubs", LEN).map_err(error)?;
         Ok(Arc::new(Self {
             mapping: Mapping::new(fd.as_fd(), LEN as usize)?,
             fd,

@@ -5,12 +5,12 @@
 //! So the program is the leader of a session, with job control, and what it does to its terminal's settings stays
 //! there. The broker is a child of this process and ends with it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::event::{poll, PollFd, PollFlags};
-use rustix::io::{read, write};
 use rustix::pty::{grantpt, ioctl_tiocgptpeer, openpt, unlockpt, OpenptFlags};
 use rustix::stdio::{stdin, stdout};
 use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize, OptionalActions, Termios};
@@ -61,55 +61,56 @@ pub(super) fn part() -> io::Result<Side> {
         tcsetattr(&slave, OptionalActions::Now, &settings)?;
     }
     // Before there is a child, so that none of its signals is missed.
-    let signals = signals()?;
+    mask(libc::SIG_BLOCK)?;
+    let signals = signal_file()?;
     // SAFETY: This process has one thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop((master, signals));
-            unblock()?;
+            mask(libc::SIG_UNBLOCK)?;
             take_terminal(slave)?;
             Ok(Side::Broker)
         }
         broker => {
             drop(slave);
             let raw = Raw::new();
-            let status = pass_on(&master, &signals, broker);
+            let status = pass_on(&master.into(), &signals, broker);
             drop(raw);
             status.map(Side::Ended)
         }
     }
 }
 
-/// Blocks the signals that [`pass_on`] waits for, and returns where they are read from.
-fn signals() -> io::Result<OwnedFd> {
+/// What [`pass_on`] waits for besides input and output.
+fn signals() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
-    // SAFETY: The set is initialised by the first call; the descriptor is new, and ours.
+    // SAFETY: The first call initialises the set, to which the others add.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
         libc::sigaddset(set.as_mut_ptr(), libc::SIGWINCH);
-        libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-        match libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
-        }
+        set.assume_init()
     }
 }
 
-/// Undoes in the broker what [`signals`] has blocked.
-fn unblock() -> io::Result<()> {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: The set is initialised by the first call.
-    let result = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGWINCH);
-        libc::sigprocmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut())
-    };
-    match result {
+/// Blocks or unblocks them (`SIG_BLOCK`, `SIG_UNBLOCK`).
+fn mask(how: i32) -> io::Result<()> {
+    // SAFETY: The set lives as long as the call.
+    match unsafe { libc::sigprocmask(how, &signals(), std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Where they are read from.
+fn signal_file() -> io::Result<File> {
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: The set lives as long as the call.
+    match unsafe { libc::signalfd(-1, &signals(), flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: The kernel just made this descriptor for us.
+        fd => Ok(unsafe { File::from_raw_fd(fd) }),
     }
 }
 
@@ -124,7 +125,7 @@ fn take_terminal(slave: OwnedFd) -> io::Result<()> {
 }
 
 /// Gives the new terminal the size of the user's.
-fn copy_size(master: &OwnedFd) {
+fn copy_size(master: impl AsFd) {
     if let Ok(size) = tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())) {
         // A program that does not know the size takes 80 by 24.
         let _ = tcsetwinsize(master, size);
@@ -132,7 +133,8 @@ fn copy_size(master: &OwnedFd) {
 }
 
 /// Passes on until the broker has ended and all of its output was passed on; returns its wait status.
-fn pass_on(master: &OwnedFd, signals: &OwnedFd, broker: i32) -> io::Result<i32> {
+fn pass_on(mut master: &File, mut signals: &File, broker: i32) -> io::Result<i32> {
+    let (mut user, mut screen) = (owned(stdin())?, owned(stdout())?);
     let mut input = true;
     let mut status = None;
     let mut buffer = [0u8; 4096];
@@ -141,7 +143,6 @@ fn pass_on(master: &OwnedFd, signals: &OwnedFd, broker: i32) -> io::Result<i32> 
             PollFd::new(master, PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),
         ];
-        let user = stdin();
         if input {
             fds.push(PollFd::new(&user, PollFlags::IN));
         }
@@ -160,8 +161,8 @@ fn pass_on(master: &OwnedFd, signals: &OwnedFd, broker: i32) -> io::Result<i32> 
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
-            match read(master, &mut buffer) {
-                Ok(count @ 1..) => write_all(stdout(), &buffer[..count])?,
+            match master.read(&mut buffer) {
+                Ok(count @ 1..) => screen.write_all(&buffer[..count])?,
                 // Nobody has the slave any more.
                 _ => match status {
                     Some(status) => return Ok(status),
@@ -171,25 +172,30 @@ fn pass_on(master: &OwnedFd, signals: &OwnedFd, broker: i32) -> io::Result<i32> 
         }
         if ready[1] {
             // What they say is found out anew.
-            let _ = read(signals, &mut buffer);
+            let _ = signals.read(&mut buffer);
             copy_size(master);
             if status.is_none() {
                 status = wait(broker, libc::WNOHANG)?;
             }
         }
         if ready.get(2) == Some(&true) {
-            match read(stdin(), &mut buffer) {
-                Ok(count @ 1..) => write_all(master.as_fd(), &buffer[..count])?,
+            match user.read(&mut buffer) {
+                Ok(count @ 1..) => master.write_all(&buffer[..count])?,
                 _ => {
                     input = false;
                     // As a terminal has it at the end of what is typed.
                     let end =
                         tcgetattr(master)?.special_codes[rustix::termios::SpecialCodeIndex::VEOF];
-                    write_all(master.as_fd(), &[end])?;
+                    master.write_all(&[end])?;
                 }
             }
         }
     }
+}
+
+/// A descriptor as a file.
+fn owned(fd: BorrowedFd<'_>) -> io::Result<File> {
+    fd.try_clone_to_owned().map(File::from)
 }
 
 /// The wait status of the broker, if it has ended.
@@ -201,18 +207,6 @@ fn wait(broker: i32, options: i32) -> io::Result<Option<i32>> {
         0 => Ok(None),
         _ => Ok(Some(status)),
     }
-}
-
-/// Writes all of `bytes`.
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match write(fd, bytes) {
-            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// What a wait status is for a shell.

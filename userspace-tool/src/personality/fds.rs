@@ -2,10 +2,12 @@
 
 //! File descriptors: a guest's are the broker's, below a limit; above it are the broker's own.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use super::{terminals, Args};
+use crate::device::new_fd;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::sync::Lock;
@@ -83,17 +85,31 @@ impl Fds {
     }
 
     /// Moves a new descriptor of the broker's into its own range.
-    pub(super) fn keep(&self, fd: u64) -> SysResult<OwnedFd> {
+    pub(crate) fn keep(&self, fd: u64) -> SysResult<OwnedFd> {
         let kept = self.duplicate(fd as RawFd);
         pass!(CLOSE, fd)?;
         kept
     }
 
+    /// A pipe of the broker's own: the end to read, and the end to write.
+    pub(crate) fn pipe(&self) -> SysResult<(OwnedFd, OwnedFd)> {
+        let mut ends = [0; 8];
+        pass!(PIPE2, &mut ends, libc::O_CLOEXEC)?;
+        let [read, write] = pair(&ends).map(|end| self.keep(end));
+        Ok((read?, write?))
+    }
+
+    /// A memory file of the broker's own, of `len` zeros.
+    pub(crate) fn memory_file(&self, name: &CStr, len: u64) -> SysResult<OwnedFd> {
+        let file = self.keep(pass!(MEMFD_CREATE, name, libc::MFD_CLOEXEC as i32)?)?;
+        pass!(FTRUNCATE, file.as_raw_fd(), len)?;
+        Ok(file)
+    }
+
     /// Duplicates one of the guest's into the broker's own range, where it stays what it is.
     pub(super) fn duplicate(&self, fd: RawFd) -> SysResult<OwnedFd> {
         let new = pass!(FCNTL, fd, libc::F_DUPFD_CLOEXEC, self.own as u64)?;
-        // SAFETY: The kernel just made this descriptor for us.
-        Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
+        Ok(new_fd(new as RawFd))
     }
 
     /// A descriptor that the guest named.
@@ -277,9 +293,14 @@ pub(super) fn pipe2(task: &mut Task, [fds, flags, ..]: Args) -> SysResult {
     give_pair(task, fds, &pair)
 }
 
+/// The two descriptors in an array of the kernel's.
+fn pair(array: &[u8; 8]) -> [u64; 2] {
+    [0, 4].map(|at| u64::from(crate::memory::word32(array, at)))
+}
+
 /// Gives the guest two new descriptors, by an array at `address`.
-pub(super) fn give_pair(task: &Task, address: u64, pair: &[u8; 8]) -> SysResult {
-    let ends = [0, 4].map(|at| u64::from(crate::memory::word32(pair, at)));
+pub(super) fn give_pair(task: &Task, address: u64, array: &[u8; 8]) -> SysResult {
+    let ends = pair(array);
     let close = || {
         for end in ends {
             // It is open, and has nothing to lose.
@@ -290,7 +311,7 @@ pub(super) fn give_pair(task: &Task, address: u64, pair: &[u8; 8]) -> SysResult 
         close();
         return Err(Errno::EMFILE);
     }
-    task.memory.write(address, pair).inspect_err(|_| close())?;
+    task.memory.write(address, array).inspect_err(|_| close())?;
     Ok(0)
 }
 

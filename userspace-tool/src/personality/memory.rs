@@ -2,7 +2,7 @@
 
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::MutexGuard;
 
 use serde::{Deserialize, Serialize};
@@ -154,7 +154,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
     let source = match (file, shared) {
         (None, false) => Source::Anonymous(Backing::Anonymous),
         (None, true) => {
-            memory = memory_file(len)?;
+            memory = task.fds.memory_file(c"shared", len)?;
             Source::Shared(memory.as_fd(), 0)
         }
         (Some(fd), shared) => {
@@ -175,15 +175,6 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
     }
     map(task, &mut book, (start, end), prot, &source)?;
     Ok(start)
-}
-
-/// A memory file of `len` bytes, for memory that processes are to have in common.
-fn memory_file(len: u64) -> SysResult<OwnedFd> {
-    let fd = pass!(MEMFD_CREATE, c"shared", libc::MFD_CLOEXEC as i32)?;
-    // SAFETY: The kernel just made this descriptor for us.
-    let file = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    pass!(FTRUNCATE, file.as_raw_fd(), len)?;
-    Ok(file)
 }
 
 /// Checks that a file can be mapped; `None` stands for one that is zeroed memory.

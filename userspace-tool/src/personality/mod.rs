@@ -50,6 +50,7 @@ pub use memory::Heap;
 pub use message::MessagePointer;
 pub use network::{Network, Policy};
 pub(crate) use paths::{path_of, reopen, special, Special};
+pub(crate) use process::short_name;
 pub use process::{LimitState, Limits};
 pub(crate) use shared::SharedMaps;
 pub(crate) use timers::Timers;

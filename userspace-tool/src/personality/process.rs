@@ -281,15 +281,24 @@ pub(super) fn set_robust_list(task: &mut Task, [head, size, ..]: Args) -> SysRes
     Ok(0)
 }
 
+/// What a thread is called in lists: a name as far as there is room.
+pub(crate) fn short_name(name: &[u8]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (byte, &from) in bytes[..15].iter_mut().zip(name) {
+        *byte = from;
+    }
+    bytes
+}
+
 pub(super) fn prctl(task: &mut Task, [option, argument, ..]: Args) -> SysResult {
     match option as i32 {
         libc::PR_SET_NAME => {
             let name = task.memory.text(argument, 4096, Errno::EFAULT)?;
-            let mut bytes = [0; 16];
-            for (byte, &from) in bytes[..15].iter_mut().zip(name.as_bytes()) {
-                *byte = from;
-            }
-            pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut bytes)
+            pass!(
+                PRCTL_NAME,
+                libc::PR_SET_NAME,
+                &mut short_name(name.as_bytes())
+            )
         }
         libc::PR_GET_NAME => {
             pass!(

@@ -35,11 +35,10 @@ impl SharedMaps {
     ) -> SysResult<()> {
         let mapping = Arc::new(Mapping::of_file(file, offset, (end - start) as usize)?);
         self.remove(start, end);
-        let offset = 0;
         let part = Part {
             end,
             mapping,
-            offset,
+            offset: 0,
         };
         self.0.insert(start, part);
         Ok(())

@@ -17,7 +17,7 @@ use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
 use crate::personality::{
-    Actions, Book, Fds, Heap, Limits, Network, SharedMaps, Signals, Timers, Trace,
+    short_name, Actions, Book, Fds, Heap, Limits, Network, SharedMaps, Signals, Timers, Trace,
 };
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
@@ -118,23 +118,38 @@ impl Task {
             former: self.shared.former,
         };
         let loaded = Loaded::new(Device::open()?, program, load, &self.fds)?;
+        let (memory, shared) = (Arc::new(loaded.memory), Arc::new(loaded.shared));
         Ok(Self {
-            vcpu: loaded.vcpu,
-            memory: Arc::new(loaded.memory),
-            shared: Arc::new(loaded.shared),
+            answered: true,
+            ..self.beside(loaded.vcpu, memory, shared, loaded.thread)
+        })
+    }
+
+    /// Another thread of the task, or what this one becomes: what all of the task has is the same.
+    pub(super) fn beside(
+        &self,
+        vcpu: Vcpu,
+        memory: Arc<Memory>,
+        shared: Arc<Shared>,
+        thread: Thread,
+    ) -> Self {
+        Self {
+            vcpu,
+            memory,
+            shared,
             fds: Arc::clone(&self.fds),
             network: Arc::clone(&self.network),
             access: Arc::clone(&self.access),
             signals: self.signals.inherited(),
-            inbox: Arc::clone(&self.inbox),
-            thread: loaded.thread,
+            inbox: Inbox::new(),
+            thread,
             tree: Arc::clone(&self.tree),
-            child: None,
+            child: self.child.clone(),
             ends_with_parent: self.ends_with_parent,
             ending: None,
-            answered: true,
+            answered: false,
             trace: self.trace.clone(),
-        })
+        }
     }
 }
 
@@ -196,6 +211,7 @@ impl Loaded {
             start: loaded.heap,
             end: loaded.heap,
         };
+        let file_name = Path::new(&program.name).file_name();
         let shared = Shared {
             layout,
             book: Lock::new(Book {
@@ -208,7 +224,7 @@ impl Loaded {
             timers: Lock::new(load.timers),
             threads: Threads::first(),
             program: absolute(program.path()),
-            name: short_name(Path::new(&program.name)),
+            name: short_name(file_name.unwrap_or_default().as_bytes()),
             random: Random {
                 address: stack.random,
                 bytes: random,
@@ -272,16 +288,6 @@ impl Shared {
         // It cannot fail with this buffer.
         let _ = crate::pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut name);
     }
-}
-
-/// What a program is called in lists of processes: its file's name, as far as there is room.
-fn short_name(path: &Path) -> [u8; 16] {
-    let mut name = [0; 16];
-    let file = path.file_name().unwrap_or_default();
-    for (byte, &from) in name[..15].iter_mut().zip(file.as_bytes()) {
-        *byte = from;
-    }
-    name
 }
 
 /// The absolute path of a program, its links resolved.

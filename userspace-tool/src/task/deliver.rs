@@ -2,12 +2,12 @@
 
 //! Signals and faults come to the guest: its handler runs on a frame, and `sigreturn` goes back.
 
-use super::fault::{floating_point_code, Fault};
+use super::fault::{floating_point_code, is_floating_point, Fault};
 use super::{End, Ending, Task, TaskError};
 use crate::errno::{Errno, SysResult};
 use crate::frame::{self, Extended, Frame, Place, Trap, FRAME};
 use crate::personality::{Action, Disposition, AUTODISARM};
-use crate::signal::{self, bit, Info, Signal};
+use crate::signal::{self, bit, set_code, Info, Signal};
 
 impl Task {
     /// Looks what has arrived for the thread.
@@ -64,7 +64,7 @@ impl Task {
                 }
                 let blocked = temporary.unwrap_or(self.signals.mask);
                 if self
-                    .enter_handler(number, &action, &signal.info, Trap::default(), blocked)
+                    .enter_handler(number, &action, signal.info, Trap::default(), blocked)
                     .is_err()
                 {
                     self.no_stack(number);
@@ -82,24 +82,13 @@ impl Task {
             true => Action::default(),
             false => self.shared.actions.lock().deliver(number),
         };
-        let mut fault = fault.clone();
         if !matches!(action.disposition(), Disposition::At(_)) {
             self.end(end);
             return Ok(());
         }
         let mask = self.signals.mask;
-        if fault.is_floating_point() {
-            if let Some(place) = self.place(&action) {
-                let extended = Extended::get();
-                let stored = self.store_extended(place.state, extended);
-                let legacy = stored.and_then(|()| self.memory.read(place.state));
-                if let Ok(legacy) = legacy {
-                    fault.set_code(floating_point_code(fault.trap.vector, &legacy));
-                }
-            }
-        }
         if self
-            .enter_handler(number, &action, &fault.info(), fault.trap, mask)
+            .enter_handler(number, &action, fault.info(), fault.trap, mask)
             .is_err()
         {
             self.no_stack(number);
@@ -129,7 +118,7 @@ impl Task {
         &mut self,
         number: i32,
         action: &Action,
-        info: &Info,
+        mut info: Info,
         trap: Trap,
         blocked: u64,
     ) -> SysResult<()> {
@@ -145,13 +134,18 @@ impl Task {
         let sp = context.rsp;
         self.memory.range(place.frame, FRAME)?;
         self.store_extended(place.state, Extended::get())?;
+        if is_floating_point(trap) {
+            // Only the guest's extended state says which it was.
+            let code = floating_point_code(trap.vector, &self.memory.read(place.state)?);
+            set_code(&mut info, code);
+        }
         let frame = Frame {
             regs: context,
             mask: self.signals.mask,
             stack: self.signals.stack.shown(sp),
             state: place.state,
         };
-        let bytes = frame.bytes(action.restorer(), info, trap);
+        let bytes = frame.bytes(action.restorer(), &info, trap);
         self.memory.write(place.frame, &bytes)?;
         if self.signals.stack.flags() & AUTODISARM != 0 {
             self.signals.stack.disarm();

@@ -6,7 +6,7 @@ use uvisor_uapi::{MemoryCause, Prot};
 
 use super::{End, Task, TaskError};
 use crate::frame::Trap;
-use crate::signal::{Info, INFO};
+use crate::signal::{set_code, Info, INFO};
 use crate::Exit;
 
 /// `si_code`s; the kernel's own one says no more than that it was the kernel.
@@ -38,7 +38,7 @@ impl Fault {
     pub(super) fn info(&self) -> Info {
         let mut info = [0; INFO];
         info[..4].copy_from_slice(&self.signal.to_le_bytes());
-        info[8..12].copy_from_slice(&self.code.to_le_bytes());
+        set_code(&mut info, self.code);
         info[16..24].copy_from_slice(&self.address.to_le_bytes());
         info
     }
@@ -255,6 +255,11 @@ fn exception(vector: u64, error_code: u64, address: u64, rip: u64) -> Fault {
     }
 }
 
+/// Whether the extended state says more about it.
+pub(super) fn is_floating_point(trap: Trap) -> bool {
+    matches!(trap.vector, 16 | 19)
+}
+
 /// Which floating-point exception it was, by the status and the mask of the x87 unit (`fcw`, `fsw`) or by MXCSR.
 pub(super) fn floating_point_code(vector: u64, legacy: &[u8; 512]) -> i32 {
     let word = |at| crate::memory::word32(legacy, at);
@@ -269,18 +274,6 @@ pub(super) fn floating_point_code(vector: u64, legacy: &[u8; 512]) -> i32 {
         bits if bits & (2 | 16) != 0 => 5,
         bits if bits & 32 != 0 => 6,
         _ => 0,
-    }
-}
-
-impl Fault {
-    /// Whether the extended state says more about it.
-    pub(super) fn is_floating_point(&self) -> bool {
-        matches!(self.trap.vector, 16 | 19)
-    }
-
-    /// Says which floating-point exception it was.
-    pub(super) fn set_code(&mut self, code: i32) {
-        self.code = code;
     }
 }
 

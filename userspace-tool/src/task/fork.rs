@@ -3,12 +3,12 @@
 //! Processes: a fork of the guest is a fork of its broker, with a clone of the micro-VM.
 
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use super::{End, NewThread, Shared, Task, Thread, Threads, Tree};
 use crate::errno::{Errno, SysResult};
-use crate::memory::{word32, Memory};
+use crate::memory::Memory;
 use crate::pass;
 use crate::signal;
 use crate::stubs::{Stub, Stubs};
@@ -60,17 +60,6 @@ pub(crate) struct NewProcess {
     pub(crate) waits: bool,
     /// Where a descriptor of the child is written; 0 for nowhere.
     pub(crate) pidfd: u64,
-}
-
-/// A pipe of the broker's: the end to read, and the end to write.
-fn pipe(task: &Task) -> SysResult<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 8];
-    pass!(PIPE2, &mut ends, libc::O_CLOEXEC)?;
-    let [read, write] = [0, 4].map(|at| {
-        // SAFETY: The kernel just made this descriptor for us.
-        unsafe { OwnedFd::from_raw_fd(word32(&ends, at) as RawFd) }
-    });
-    Ok((task.fds.own(read.as_fd())?, task.fds.own(write.as_fd())?))
 }
 
 /// Waits for a byte from a pipe; none if all who could write one are gone instead. What arrives meanwhile is looked
@@ -154,37 +143,29 @@ impl Task {
     pub(crate) fn fork(&mut self, new: NewProcess) -> SysResult {
         self.tree()?;
         crate::vdso::prepare(&self.fds);
-        let refused = Errno::from;
         let shared = Arc::clone(&self.shared);
         // From here on, so that the micro-VM and the book of it are of one moment.
         let book = shared.book.lock();
         let fds = Arc::clone(&self.fds);
         let moving = fds.hold();
-        let mut vm = match new.vfork {
-            true => self.memory.vm().duplicate().map_err(refused)?,
+        let (mut vm, stubs) = match new.vfork {
+            true => (self.memory.vm().duplicate()?, Arc::clone(&shared.stubs)),
             false => {
-                let limit = self.shared.memory_limit;
-                self.memory.vm().share(limit).map_err(refused)?
-            }
-        };
-        let stubs = match new.vfork {
-            true => Arc::clone(&self.shared.stubs),
-            false => {
-                let stubs = Stubs::new(&self.fds, self.shared.shim).map_err(refused)?;
-                stubs.install(&vm).map_err(refused)?;
-                stubs
+                let vm = self.memory.vm().share(shared.memory_limit)?;
+                let stubs = Stubs::new(&fds, shared.shim)?;
+                stubs.install(&vm)?;
+                (vm, stubs)
             }
         };
         let stub = stubs.take()?;
-        let vcpu = vm.create_vcpu_at(&self.vcpu, stub.entry());
-        let mut vcpu = vcpu.map_err(refused)?;
+        let mut vcpu = vm.create_vcpu_at(&self.vcpu, stub.entry())?;
         self.move_entry(&stub, vcpu.regs_mut());
-        vm.replace_fd(self.fds.own(vm.as_fd())?);
-        vcpu.replace_fd(self.fds.own(vcpu.as_fd())?);
+        vm.replace_fd(fds.own(vm.as_fd())?);
+        vcpu.replace_fd(fds.own(vcpu.as_fd())?);
         new.thread.begin(vcpu.regs_mut());
-        let (begun, says_begun) = pipe(self)?;
+        let (begun, says_begun) = fds.pipe()?;
         let done = match new.waits {
-            true => Some(pipe(self)?),
+            true => Some(fds.pipe()?),
             false => None,
         };
 

@@ -3,7 +3,7 @@
 //! The threads of a process: one of the host's for each of the guest's, with the same number.
 
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread;
 
 use uvisor_uapi::HYPERCALL_LEN;
@@ -13,8 +13,9 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
 use crate::personality;
-use crate::signal::{self, Inbox};
+use crate::signal;
 use crate::stubs::Stub;
+use crate::sync::Lock;
 
 /// The stack of a host thread; it serves system calls and no more.
 const STACK: usize = 256 << 10;
@@ -68,7 +69,7 @@ impl Thread {
 /// All threads of a process.
 #[derive(Debug)]
 pub(crate) struct Threads {
-    state: Mutex<State>,
+    state: Lock<State>,
     changed: Condvar,
 }
 
@@ -90,14 +91,14 @@ impl Threads {
     /// Those of a process with one thread.
     pub(crate) fn first() -> Self {
         Self {
-            state: Mutex::new(State::default()),
+            state: Lock::default(),
             changed: Condvar::new(),
         }
     }
 
     /// Waits for their state.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits until the state has changed.
@@ -186,29 +187,14 @@ impl Task {
         drop(moving);
         self.move_entry(&stub, vcpu.regs_mut());
         new.begin(vcpu.regs_mut());
-        signal::prepare_wake();
-        let mut task = Self {
-            vcpu,
-            memory: Arc::clone(&self.memory),
-            shared: Arc::clone(&self.shared),
-            fds: Arc::clone(&self.fds),
-            network: Arc::clone(&self.network),
-            access: Arc::clone(&self.access),
-            signals: self.signals.inherited(),
-            inbox: Inbox::new(),
-            thread: Thread {
-                first: false,
-                stub,
-                clear_tid: new.clear_tid,
-                robust: 0,
-            },
-            tree: Arc::clone(&self.tree),
-            child: self.child.clone(),
-            ends_with_parent: self.ends_with_parent,
-            ending: None,
-            answered: false,
-            trace: self.trace.clone(),
+        let thread = Thread {
+            first: false,
+            stub,
+            clear_tid: new.clear_tid,
+            robust: 0,
         };
+        let (memory, shared) = (Arc::clone(&self.memory), Arc::clone(&self.shared));
+        let mut task = self.beside(vcpu, memory, shared, thread);
         let (sender, receiver) = sync_channel(1);
         // Nothing may arrive for it before it has its inbox.
         let _blocked = signal::BlockAll::new();

@@ -6,13 +6,12 @@
 //! of its number in a file that only they have, which goes with the process. And each has its own open end of a pipe
 //! that the first process has the other end of: when that is closed, the kernel sends SIGKILL.
 
-use std::ffi::CString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
-use crate::personality::Fds;
+use crate::personality::{reopen, Fds};
 
 /// The processes of a task.
 #[derive(Debug)]
@@ -34,25 +33,14 @@ fn lock(start: u64, len: u64) -> [u8; 32] {
     bytes
 }
 
-/// Takes the descriptor that a call returned.
-fn owned(fd: u64) -> OwnedFd {
-    // SAFETY: The kernel just made this descriptor for us.
-    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
-}
-
 impl Tree {
     /// That of a task that has one process, the caller, and is to have more.
     pub(super) fn plant(fds: &Fds) -> SysResult<Self> {
-        let members = pass!(MEMFD_CREATE, c"uvisor-processes", libc::MFD_CLOEXEC as i32)?;
-        let members = fds.own(std::os::fd::AsFd::as_fd(&owned(members)))?;
-        let mut ends = [0; 8];
-        pass!(PIPE2, &mut ends, libc::O_CLOEXEC)?;
-        let [alive, root] = [0, 4].map(|at| owned(u64::from(word32(&ends, at))));
-        let own = |fd: &OwnedFd| fds.own(std::os::fd::AsFd::as_fd(fd));
+        let (alive, root) = fds.pipe()?;
         let tree = Self {
-            members,
-            alive: own(&alive)?,
-            root: Some(own(&root)?),
+            members: fds.memory_file(c"uvisor-processes", 0)?,
+            alive,
+            root: Some(root),
         };
         tree.join()?;
         Ok(tree)
@@ -64,12 +52,8 @@ impl Tree {
         std::mem::forget(self.root.take());
         self.join()?;
         // An end of its own: who is told is a property of it.
-        let link = CString::new(format!("/proc/self/fd/{}", self.alive.as_raw_fd()))
-            .map_err(|_| Errno::EINVAL)?;
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let alive = owned(pass!(OPENAT, libc::AT_FDCWD, &*link, flags, 0)?);
-        self.alive = fds.own(std::os::fd::AsFd::as_fd(&alive))?;
-        drop(alive);
+        self.alive = fds.keep(reopen(self.alive.as_raw_fd(), flags)?)?;
         let fd = self.alive.as_raw_fd();
         let number = |command: i32, value: i32| pass!(FCNTL, fd, command, value);
         number(libc::F_SETOWN, std::process::id() as i32)?;
@@ -152,14 +136,13 @@ mod tests {
     #[test]
     fn members_are_known_and_none_outlives_the_first() {
         let fds = Fds::reserve().unwrap();
-        let mut ends = [0; 8];
-        pass!(PIPE2, &mut ends, 0).unwrap();
-        let [read, write] = [0, 4].map(|at| owned(u64::from(word32(&ends, at))));
+        let (read, write) = fds.pipe().unwrap();
         let root = fork(|| {
             let mut tree = Tree::plant(&fds).unwrap();
             assert!(tree.others().is_empty());
             let child = fork(|| {
-                let kept = fds.keep_own(&tree.descriptors());
+                let [members, alive] = tree.descriptors();
+                let kept = fds.keep_own(&[members, alive, write.as_raw_fd()]);
                 if kept.and_then(|()| tree.grow(&fds)).is_err() {
                     return 1;
                 }

@@ -185,7 +185,6 @@ impl Timer {
             what: "cannot start a timer",
             error: Errno::last(),
         };
-        signal::prepare_wake();
         // SAFETY: All bytes zero are a valid value.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
