@@ -5,6 +5,7 @@
 //! Each program in `src/bin` tests one subject, as in the kernel's selftests: it prints TAP and exits
 //! with 0 (all passed), 1 (some failed) or 4 (all skipped).
 
+pub mod bench;
 pub mod guest;
 pub mod heap;
 pub mod host;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use uvisor::{Prot, Vcpu, Vm};
 
 use crate::machine::{Figure, Machine, Program, CHUNK, PAGE};
-use crate::measure::{time, Laps, Samples, Summary};
 use crate::native::Memory;
 use crate::uv::{MicroVm, System};
+use uvisor_tests::bench::measure::{time, Laps, Samples, Summary};
 
 /// Where the template's memory is.
 const HEAP: u64 = 1 << 32;

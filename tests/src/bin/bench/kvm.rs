@@ -10,9 +10,9 @@ use std::ptr::{self, NonNull};
 use uvisor_tests::kvm::{cmd, Cpuid, Region, Regs, Segment, Sregs, EXIT_IO, RDI, RFLAGS, RIP, RSI};
 
 use crate::machine::{code, Machine, Program, ANON, ANON_LEN, PAGE};
-use crate::measure::{time, Laps, Samples, Summary};
 use crate::native::Memory;
-use crate::report::Events;
+use uvisor_tests::bench::measure::{time, Laps, Samples, Summary};
+use uvisor_tests::bench::report::Events;
 
 /// The guest's way out: `out %al, $0x10; nop`.
 const WAY_OUT: [u8; 3] = [0xe6, 0x10, 0x90];

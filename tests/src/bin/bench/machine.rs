@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use uvisor_tests::code;
 
-use crate::measure::{time, Laps, Samples, Summary};
-use crate::report::Events;
+use uvisor_tests::bench::measure::{time, Laps, Samples, Summary};
+use uvisor_tests::bench::report::{Events, Parts};
 
 /// Where a guest's anonymous memory is, and how much.
 pub const ANON: u64 = 0x80_0000;
@@ -145,9 +145,6 @@ pub struct Figure {
     pub summary: Summary,
     pub events: Events,
 }
-
-/// The parts of creation or destruction.
-pub type Parts = Vec<(&'static str, u64)>;
 
 /// Creation to the first instruction, and destruction, each with its parts.
 pub fn life<M: Machine>(system: &M::System, count: usize) -> [(Figure, Parts); 2] {

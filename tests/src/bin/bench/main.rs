@@ -16,11 +16,10 @@
 mod clones;
 mod kvm;
 mod machine;
-mod measure;
 mod native;
-mod report;
 mod uv;
 mod views;
+mod work;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -30,19 +29,15 @@ use std::process::{Command, ExitCode};
 use uvisor_tests::host::{memory_file, pin_to_cpu};
 
 use machine::{Machine, FILE_LEN};
-use measure::Laps;
-use report::{Events, Report, System, Work};
+use uvisor_tests::bench::measure::Laps;
+use uvisor_tests::bench::report::{Events, Report, System};
 
 const LIVES: usize = 60;
 const EXITS: usize = 300;
-const PROGRAMS: usize = 20;
 
 /// How much memory a small and a large template have.
 const SMALL: u64 = 16 << 20;
 const LARGE: u64 = 1 << 30;
-
-const TRUE: &str = "/bin/true";
-const UVCTL_RUN: [&str; 2] = ["uvctl", "run"];
 
 /// What this process is like to be measured from: one CPU, pages of 4 KiB.
 fn settle() {
@@ -79,7 +74,7 @@ fn machine<M: Machine>(
     file: &File,
 ) {
     let [create, destroy] = machine::life::<M>(system, LIVES);
-    for (work, (figure, parts)) in [(Work::Create, create), (Work::Destroy, destroy)] {
+    for (work, (figure, parts)) in [(work::CREATE, create), (work::DESTROY, destroy)] {
         report.add(work, name, figure.summary, figure.events);
         report.parts(work, name, parts);
     }
@@ -88,55 +83,19 @@ fn machine<M: Machine>(
     machine.run();
     for (work, figure) in [
         (
-            Work::UserExit,
+            work::USER_EXIT,
             machine::user_exit(&mut machine, EXITS, nothing),
         ),
-        (Work::KernelExit, machine::kernel_exit(&mut machine, EXITS)),
-        (Work::TouchAnonymous, machine::touch_anonymous(&mut machine)),
-        (Work::TouchFile, machine::touch_file(&mut machine, file)),
+        (work::KERNEL_EXIT, machine::kernel_exit(&mut machine, EXITS)),
+        (
+            work::TOUCH_ANONYMOUS,
+            machine::touch_anonymous(&mut machine),
+        ),
+        (work::TOUCH_FILE, machine::touch_file(&mut machine, file)),
     ] {
         report.add(work, name, figure.summary, figure.events);
     }
     machine.destroy(&mut laps);
-}
-
-/// What programs do, natively or by `prefix`.
-fn programs(report: &mut Report, name: System, prefix: &[&str]) {
-    let counted = |events: &dyn Fn() -> Result<Events, String>| {
-        if prefix.is_empty() {
-            return Events::default();
-        }
-        events().unwrap_or_else(|why| panic!("events: {why}"))
-    };
-    match native::task(prefix) {
-        Ok(lines) => {
-            for (call, summary) in lines {
-                let work = if call == "read" {
-                    Work::Read
-                } else {
-                    Work::Getppid
-                };
-                report.add(
-                    work,
-                    name,
-                    summary,
-                    counted(&|| native::events_of_call(&call)),
-                );
-            }
-        }
-        Err(why) => {
-            report.missing(Work::Getppid, name, why.as_str());
-            report.missing(Work::Read, name, why);
-        }
-    }
-    let command = [prefix, &[TRUE]].concat();
-    match native::program(&command, PROGRAMS) {
-        Ok(summary) => {
-            let events = counted(&|| native::events_of(Path::new(TRUE), &[]));
-            report.add(Work::True, name, summary, events);
-        }
-        Err(why) => report.missing(Work::True, name, why),
-    }
 }
 
 fn has_kvm() -> bool {
@@ -146,7 +105,7 @@ fn has_kvm() -> bool {
 /// Measures everything.
 fn measure(report: &mut Report) -> Result<(), String> {
     settle();
-    let nothing = measure::nothing();
+    let nothing = uvisor_tests::bench::measure::nothing();
     let file = cached_file();
     let uvisor = uv::System::new().map_err(|e| e.to_string())?;
 
@@ -161,46 +120,47 @@ fn measure(report: &mut Report) -> Result<(), String> {
     report.set_mitigated(uvisor.is_mitigated());
     report.condition("pages", "4 KiB everywhere: no transparent huge pages");
 
-    let memory = [(Work::TouchAnonymous, None), (Work::TouchFile, Some(&file))];
+    let memory = [
+        (work::TOUCH_ANONYMOUS, None),
+        (work::TOUCH_FILE, Some(&file)),
+    ];
     for (work, file) in memory {
         report.add(work, System::Native, native::touch(file), Events::default());
     }
-    programs(report, System::Native, &[]);
 
     let system = if has_kvm() {
         System::Borrowed
     } else {
         System::Owned
     };
-    for (bytes, [clone, destroy, reset, copy]) in [(SMALL, Work::SMALL), (LARGE, Work::LARGE)] {
+    for (bytes, of) in [(SMALL, work::SMALL), (LARGE, work::LARGE)] {
         let forks = if bytes == SMALL { LIVES } else { LIVES / 10 };
         report.add(
-            clone,
+            of.clone,
             System::Native,
             clones::fork(bytes, forks),
             Events::default(),
         );
         let clones = clones::of_template(&uvisor, bytes, LIVES);
         for (work, figure) in [
-            (clone, clones.clone),
-            (destroy, clones.destroy),
-            (reset, clones.reset),
-            (copy, clones.copy),
+            (of.clone, clones.clone),
+            (of.destroy, clones.destroy),
+            (of.reset, clones.reset),
+            (of.copy, clones.copy),
         ] {
             report.add(work, system, figure.summary, figure.events);
         }
     }
 
     match views::vmfunc() {
-        Ok(figure) => report.add(Work::ViewVmfunc, system, figure.summary, figure.events),
-        Err(why) => report.missing(Work::ViewVmfunc, system, why),
+        Ok(figure) => report.add(work::VIEW_VMFUNC, system, figure.summary, figure.events),
+        Err(why) => report.missing(work::VIEW_VMFUNC, system, why),
     }
     let figure = views::hypercall();
-    report.add(Work::ViewHypercall, system, figure.summary, figure.events);
+    report.add(work::VIEW_HYPERCALL, system, figure.summary, figure.events);
 
     if !has_kvm() {
         machine::<uv::MicroVm>(report, System::Owned, &uvisor, nothing, &file);
-        programs(report, System::Owned, &UVCTL_RUN);
         let status = Command::new("modprobe")
             .args(["kvm-intel", "nested=1", "enable_apicv=0"])
             .status();
@@ -210,10 +170,9 @@ fn measure(report: &mut Report) -> Result<(), String> {
         }
     }
     machine::<uv::MicroVm>(report, System::Borrowed, &uvisor, nothing, &file);
-    programs(report, System::Borrowed, &UVCTL_RUN);
     let kvm = kvm::System::new().map_err(|e| format!("/dev/kvm: {e}"))?;
     machine::<kvm::KvmVm>(report, System::Kvm, &kvm, nothing, &file);
-    for (work, bytes) in [(Work::Clone, SMALL), (Work::CloneLarge, LARGE)] {
+    for (work, bytes) in [(work::SMALL.clone, SMALL), (work::LARGE.clone, LARGE)] {
         let count = if bytes == SMALL { LIVES / 3 } else { 3 };
         let summary = kvm::from_scratch(&kvm, bytes, count);
         report.add(work, System::Kvm, summary, Events::default());

@@ -11,8 +11,8 @@ use uvisor_tests::host::memory_file;
 use uvisor_tests::CODE;
 
 use crate::machine::{code, Machine, Program, ANON, ANON_LEN};
-use crate::measure::Laps;
-use crate::report::Events;
+use uvisor_tests::bench::measure::Laps;
+use uvisor_tests::bench::report::Events;
 
 /// What is the same for every micro-VM.
 pub struct System {

@@ -7,8 +7,8 @@ use uvisor_tests::guest::has;
 use uvisor_tests::{code, Guest};
 
 use crate::machine::Figure;
-use crate::measure::{time, Samples};
 use crate::uv::events;
+use uvisor_tests::bench::measure::{time, Samples};
 
 /// How often a run goes to the other view and back.
 const ROUNDS: u64 = 500;

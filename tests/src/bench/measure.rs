@@ -47,12 +47,17 @@ impl FromIterator<u64> for Samples {
 /// What is said about samples. A timer tick is in few of them: it shows in `max`, not in the others.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
+    /// The median.
     pub p50: u64,
+    /// The most frequent one.
     pub mode: u64,
     /// How many percent of the samples are the mode.
     pub share: u64,
+    /// The least.
     pub min: u64,
+    /// The most.
     pub max: u64,
+    /// How many there are.
     pub count: usize,
 }
 

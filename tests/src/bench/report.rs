@@ -4,8 +4,10 @@
 
 use std::fmt::Write;
 
-use crate::machine::Parts;
-use crate::measure::Summary;
+use super::measure::Summary;
+
+/// The parts of some work, in order: what each took, the median.
+pub type Parts = Vec<(&'static str, u64)>;
 
 /// How often events happened, by name.
 #[derive(Clone, Debug, Default)]
@@ -44,12 +46,18 @@ impl Events {
 /// Who did the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum System {
+    /// The host itself.
     Native,
     /// uvisor, where VMX is off outside of its windows.
     Owned,
     /// uvisor, where KVM has VMX on.
     Borrowed,
+    /// KVM, by plain ioctls.
     Kvm,
+    /// bubblewrap: namespaces and nothing else.
+    Bubblewrap,
+    /// gVisor, on its KVM platform.
+    Gvisor,
 }
 
 impl System {
@@ -59,6 +67,8 @@ impl System {
             Self::Owned => "uvisor",
             Self::Borrowed => "uvisor (borrowed)",
             Self::Kvm => "KVM",
+            Self::Bubblewrap => "bubblewrap",
+            Self::Gvisor => "gVisor (KVM)",
         }
     }
 
@@ -67,103 +77,39 @@ impl System {
     }
 }
 
-/// The work that is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    Create,
-    Destroy,
-    KernelExit,
-    UserExit,
-    TouchAnonymous,
-    TouchFile,
-    Getppid,
-    Read,
-    True,
-    Clone,
-    CloneLarge,
-    DestroyClone,
-    DestroyCloneLarge,
-    Reset,
-    ResetLarge,
-    Copy,
-    CopyLarge,
-    ViewVmfunc,
-    ViewHypercall,
+/// The most that uvisor may take for some work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bar {
+    /// There is none.
+    None,
+    /// So many ticks.
+    Ticks(u64),
+    /// So many ticks where no mitigations are applied.
+    Unmitigated(u64),
+    /// So many times the ticks of the same work done natively.
+    Native(f64),
+}
+
+/// Work that is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// What it is called in the table.
+    pub name: &'static str,
+    /// The most that uvisor may take.
+    pub bar: Bar,
 }
 
 impl Work {
-    /// What is measured of the clones of a small template, and of a large one: clone, destruction, reset,
-    /// copy-on-write.
-    pub const SMALL: [Self; 4] = [Self::Clone, Self::DestroyClone, Self::Reset, Self::Copy];
-    pub const LARGE: [Self; 4] = [
-        Self::CloneLarge,
-        Self::DestroyCloneLarge,
-        Self::ResetLarge,
-        Self::CopyLarge,
-    ];
-
-    pub const ALL: [Self; 19] = [
-        Self::Create,
-        Self::Destroy,
-        Self::KernelExit,
-        Self::UserExit,
-        Self::TouchAnonymous,
-        Self::TouchFile,
-        Self::Getppid,
-        Self::Read,
-        Self::True,
-        Self::Clone,
-        Self::CloneLarge,
-        Self::DestroyClone,
-        Self::DestroyCloneLarge,
-        Self::Reset,
-        Self::ResetLarge,
-        Self::Copy,
-        Self::CopyLarge,
-        Self::ViewVmfunc,
-        Self::ViewHypercall,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Create => "create to first guest instruction",
-            Self::Destroy => "destroy",
-            Self::KernelExit => "exit handled in the kernel (CPUID)",
-            Self::UserExit => "exit to user space and back",
-            Self::TouchAnonymous => "first touch of an anonymous page",
-            Self::TouchFile => "first touch of a file page",
-            Self::Getppid => "getppid in a task",
-            Self::Read => "read of 1 byte in a task",
-            Self::True => "start to end of true",
-            Self::Clone => "clone (fork; KVM: build), 16 MiB",
-            Self::CloneLarge => "clone (fork; KVM: build), 1 GiB",
-            Self::DestroyClone => "destroy a clone, 16 MiB",
-            Self::DestroyCloneLarge => "destroy a clone, 1 GiB",
-            Self::Reset => "reset after 10 pages, 16 MiB",
-            Self::ResetLarge => "reset after 10 pages, 1 GiB",
-            Self::Copy => "copy-on-write of a page, 16 MiB",
-            Self::CopyLarge => "copy-on-write of a page, 1 GiB",
-            Self::ViewVmfunc => "switch of views by VMFUNC",
-            Self::ViewHypercall => "switch of views by hypercall",
-        }
+    /// Work with a bar in ticks.
+    pub const fn within(name: &'static str, ticks: u64) -> Self {
+        let bar = Bar::Ticks(ticks);
+        Self { name, bar }
     }
 
-    /// The most ticks that it may take. The bar of the exit to user space is one without mitigations,
-    /// as is the figure of KVM's that it was set by.
-    fn bar(self, mitigated: bool) -> Option<u64> {
-        match self {
-            Self::Create => Some(120_000),
-            Self::Destroy => Some(200_000),
-            Self::KernelExit => Some(400),
-            Self::UserExit => (!mitigated).then_some(1_300),
-            Self::Clone | Self::CloneLarge => Some(60_000),
-            Self::DestroyClone | Self::DestroyCloneLarge => Some(60_000),
-            Self::Reset | Self::ResetLarge => Some(40_000),
-            Self::Copy | Self::CopyLarge => Some(2_500),
-            Self::ViewVmfunc => Some(20),
-            Self::ViewHypercall => Some(450),
-            _ => None,
-        }
+    /// Work without a bar.
+    pub const fn shown(name: &'static str) -> Self {
+        let bar = Bar::None;
+        Self { name, bar }
     }
 }
 
@@ -198,9 +144,14 @@ impl Report {
         self.mitigated = mitigated;
     }
 
-    /// The bar of some work here.
+    /// The bar of some work here, in ticks.
     fn bar(&self, work: Work) -> Option<u64> {
-        work.bar(self.mitigated)
+        match work.bar {
+            Bar::Ticks(ticks) => Some(ticks),
+            Bar::Unmitigated(ticks) => (!self.mitigated).then_some(ticks),
+            Bar::Native(times) => Some((self.p50(work, System::Native)? as f64 * times) as u64),
+            Bar::None => None,
+        }
     }
 
     /// Adds a figure.
@@ -258,11 +209,19 @@ impl Report {
             .all(|line| self.meets(line) != Some(false))
     }
 
-    /// The lines of one kind of work after the other.
-    fn sorted(&self) -> impl Iterator<Item = &Line> {
-        Work::ALL
-            .iter()
-            .flat_map(|&work| self.lines.iter().filter(move |line| line.work == work))
+    /// The lines of one kind of work after the other, in the order in which they were first met.
+    fn sorted(&self) -> Vec<&Line> {
+        let first = |work| self.lines.iter().position(|line| line.work == work);
+        let mut lines: Vec<_> = self.lines.iter().collect();
+        lines.sort_by_key(|line| first(line.work));
+        lines
+    }
+
+    /// How many times as much as natively some system takes.
+    fn native_ratio(&self, line: &Line) -> Option<f64> {
+        let native = self.p50(line.work, System::Native)?;
+        let ours = line.figure.as_ref().ok()?.p50;
+        (line.system != System::Native).then(|| ours as f64 / native.max(1) as f64)
     }
 
     /// The table for a person.
@@ -273,14 +232,14 @@ impl Report {
         }
         let _ = writeln!(
             out,
-            "\n{:<34} {:<17} {:>9} {:>15} {:>9} {:>10} {:>5} {:>8}  {:<16} events of one",
-            "work", "system", "p50", "mode", "min", "max", "n", "KVM/this", "bar"
+            "\n{:<34} {:<17} {:>11} {:>15} {:>11} {:>11} {:>5} {:>11} {:>8}  {:<20} events of one",
+            "work", "system", "p50", "mode", "min", "max", "n", "this/native", "KVM/this", "bar"
         );
         let mut last = None;
         for line in self.sorted() {
             let work = match last.replace(line.work) {
                 Some(work) if work == line.work => "",
-                _ => line.work.name(),
+                _ => line.work.name,
             };
             let _ = write!(out, "{work:<34} {:<17} ", line.system.name());
             let summary = match &line.figure {
@@ -294,6 +253,9 @@ impl Report {
             let ahead = self
                 .ahead(line)
                 .map_or(String::new(), |factor| format!("{factor:.1}"));
+            let native = self
+                .native_ratio(line)
+                .map_or(String::new(), |factor| format!("{factor:.2}"));
             let bar = match (self.meets(line), self.bar(line.work)) {
                 (Some(met), Some(bar)) => {
                     format!("<={bar} {}", if met { "ok" } else { "MISSED" })
@@ -306,7 +268,7 @@ impl Report {
                 .map(|(name, count)| format!("{name}={count}"))
                 .collect();
             let row = format!(
-                "{:>9} {mode:>15} {:>9} {:>10} {:>5} {ahead:>8}  {bar:<16} {}",
+                "{:>11} {mode:>15} {:>11} {:>11} {:>5} {native:>11} {ahead:>8}  {bar:<20} {}",
                 summary.p50,
                 summary.min,
                 summary.max,
@@ -316,7 +278,7 @@ impl Report {
             let _ = writeln!(out, "{}", row.trim_end());
         }
         for (work, system, parts) in &self.parts {
-            let _ = writeln!(out, "\nparts of: {}, {}", work.name(), system.name());
+            let _ = writeln!(out, "\nparts of: {}, {}", work.name, system.name());
             for (name, ticks) in parts {
                 let _ = writeln!(out, "  {name:<40} {ticks:>9}");
             }
@@ -328,9 +290,9 @@ impl Report {
     pub fn json(&self) -> String {
         let conditions = self.conditions.iter();
         let conditions = conditions.map(|(name, value)| format!("{name:?}: {}", quoted(value)));
-        let lines = self.sorted().map(|line| {
+        let lines = self.sorted().into_iter().map(|line| {
             let mut fields = vec![
-                format!("\"work\": {}", quoted(line.work.name())),
+                format!("\"work\": {}", quoted(line.work.name)),
                 format!("\"system\": {}", quoted(line.system.name())),
             ];
             match &line.figure {
@@ -340,6 +302,9 @@ impl Report {
                     s.p50, s.mode, s.share, s.min, s.max, s.count
                 )),
                 Err(why) => fields.push(format!("\"not_measured\": {}", quoted(why))),
+            }
+            if let Some(factor) = self.native_ratio(line) {
+                fields.push(format!("\"native_ratio\": {factor:.2}"));
             }
             if let Some(factor) = self.ahead(line) {
                 fields.push(format!("\"kvm_ratio\": {factor:.2}"));
@@ -359,7 +324,7 @@ impl Report {
             let parts = parts.map(|(name, ticks)| format!("{}: {ticks}", quoted(name)));
             format!(
                 "    {{ \"work\": {}, \"system\": {}, \"parts\": {{ {} }} }}",
-                quoted(work.name()),
+                quoted(work.name),
                 quoted(system.name()),
                 parts.collect::<Vec<_>>().join(", ")
             )
