@@ -48,6 +48,40 @@ fn errno(reason: NoPage) -> Error {
     }
 }
 
+/// What is copied at once without a page of the kernel's: most arguments of system calls.
+const SMALL: usize = 256;
+
+/// Where bytes are on their way between two memories.
+struct Buffer {
+    small: [u8; SMALL],
+    page: Option<Frame>,
+}
+
+impl Buffer {
+    /// For at most `len` bytes at once, up to a page; all of it is initialised.
+    #[inline(always)]
+    fn new(len: usize) -> Result<Self> {
+        let page = match len {
+            0..=SMALL => None,
+            _ => Some(Frame::new(true)?),
+        };
+        Ok(Self {
+            small: [0; SMALL],
+            page,
+        })
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    fn bytes(&mut self) -> &mut [u8] {
+        match &self.page {
+            None => &mut self.small,
+            // SAFETY: The page was zeroed, so its bytes are initialised; it is ours alone.
+            Some(page) => unsafe { core::slice::from_raw_parts_mut(page.as_ptr(), PAGE) },
+        }
+    }
+}
+
 /// The rest of the page of `at`, at most `len` bytes.
 fn chunk(at: u64, len: usize) -> usize {
     // CAST: Below the page size.
@@ -58,23 +92,26 @@ fn chunk(at: u64, len: usize) -> usize {
 /// Reads from `at` on; a short count if a later page cannot be read, `EFAULT` if the first cannot.
 pub(crate) fn read(memory: &Memory, at: i64, to: &mut IovIterDest<'_>) -> Result<usize> {
     // The guest's page is copied under the lock, the user's without it: it may be the same page.
-    let buffer = Frame::new(false)?;
+    let mut buffer = Buffer::new(to.len())?;
+    let bytes = buffer.bytes();
     let mut done = 0;
     while !to.is_empty() {
         let Some(gpa) = position(at, done) else { break };
-        let len = chunk(gpa, to.len());
+        let Some(bytes) = bytes.get_mut(..chunk(gpa, to.len())) else {
+            return short(done, EIO);
+        };
+        let len = bytes.len();
         let copied = memory.with_page(Gpa(gpa), Perm::R, |leaf| {
-            // SAFETY: The leaf's frame is mapped, as the lock is held; both ranges lie within pages.
+            // SAFETY: The leaf's frame is mapped, as the lock is held; the range lies within it, and the other
+            // is a slice of as many bytes.
             unsafe {
                 let from = frame::virt(leaf.frame.0).add(gpa as usize & (PAGE - 1));
-                frame::copy(buffer.as_ptr(), from, len);
+                frame::copy(bytes.as_mut_ptr(), from, len);
             }
         });
         if let Err(reason) = copied {
             return short(done, errno(reason));
         }
-        // SAFETY: The first `len` bytes of the page were just written, and it is ours alone.
-        let bytes = unsafe { core::slice::from_raw_parts(buffer.as_ptr(), len) };
         let n = to.copy_to_iter(bytes);
         done += n;
         if n < len {
@@ -86,23 +123,25 @@ pub(crate) fn read(memory: &Memory, at: i64, to: &mut IovIterDest<'_>) -> Result
 
 /// Writes from `at` on, as [`read`] reads.
 pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> Result<usize> {
-    let buffer = Frame::new(true)?;
+    let mut buffer = Buffer::new(from.len())?;
+    let bytes = buffer.bytes();
     let mut done = 0;
     while !from.is_empty() {
         let Some(gpa) = position(at, done) else { break };
-        let len = chunk(gpa, from.len());
-        // SAFETY: The page was zeroed, so its bytes are initialised; it is ours alone.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(buffer.as_ptr(), len) };
+        let Some(bytes) = bytes.get_mut(..chunk(gpa, from.len())) else {
+            return short(done, EIO);
+        };
         let len = from.copy_from_iter(bytes);
         if len == 0 {
             return short(done, EFAULT);
         }
         let copied = memory.with_page(Gpa(gpa), Perm::R | Perm::W, |leaf| {
             // SAFETY: The leaf's frame is mapped, as the lock is held, and may be written: it is the
-            // micro-VM's own, or one that is written in place; both ranges lie within pages.
+            // micro-VM's own, or one that is written in place; the range lies within it, and the other is a
+            // slice of as many bytes.
             unsafe {
                 let to = frame::virt(leaf.frame.0).add(gpa as usize & (PAGE - 1));
-                frame::copy(to, buffer.as_ptr(), len);
+                frame::copy(to, bytes.as_ptr(), len);
             }
         });
         if let Err(reason) = copied {
