@@ -44,6 +44,9 @@ impl Word {
     pub(crate) const RBX: Self = word!(regs.rbx);
     pub(crate) const RCX: Self = word!(regs.rcx);
     pub(crate) const RDX: Self = word!(regs.rdx);
+    pub(crate) const RSI: Self = word!(regs.rsi);
+    pub(crate) const RDI: Self = word!(regs.rdi);
+    pub(crate) const R10: Self = word!(regs.r10);
     pub(crate) const RSP: Self = word!(regs.rsp);
     pub(crate) const RIP: Self = word!(regs.rip);
     pub(crate) const RFLAGS: Self = word!(regs.rflags);
@@ -52,6 +55,9 @@ impl Word {
     pub(crate) const KERNEL_GS_BASE: Self = word!(regs.kernel_gs_base);
     pub(crate) const CPL: Self = word!(regs.cpl);
     pub(crate) const VIEW: Self = word!(regs.view);
+    pub(crate) const SERVE_FDS: Self = word!(serve.fds);
+    pub(crate) const SERVE_BASE: Self = word!(serve.base);
+    pub(crate) const SERVE_LEN: Self = word!(serve.len);
     /// `immediate_exit` in the lower half, `flags` in the upper one.
     const INPUTS: Self = word!(immediate_exit);
     /// `reason` in the lower half, `insn_len` in the upper one.

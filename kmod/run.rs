@@ -50,6 +50,7 @@ use crate::{
 };
 
 mod exits;
+mod serve;
 
 /// How often a window goes on after an exit that it handled itself; with the preemption timer, and
 /// interrupts, which end each stay, this bounds the time with interrupts off.
@@ -66,6 +67,8 @@ enum Leave {
     Fault,
     /// User space's business, which the run page says.
     Exit,
+    /// The same, but a system call that may be served here.
+    Call,
     /// The CPU refused the entry, as the run page says.
     Refused,
     /// The guest is to be in a view that was not opened yet or that it cannot be in: see [`Wants::view`].
@@ -125,13 +128,32 @@ pub(crate) enum Ended {
     Refused,
 }
 
+/// What the next window takes from the run page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    /// Nothing: it goes on where the last one ended.
+    Nothing,
+    /// The registers.
+    Registers,
+    /// The registers, and the view.
+    All,
+}
+
 /// Runs the guest until an exit for user space; the run page holds the registers before and after.
 #[inline(always)]
 pub(crate) fn run(vcpu: &Vcpu, state: &mut State) -> Result<Ended> {
-    let mut given = true;
+    let mut take = Take::All;
     loop {
-        let goes_on = match window(vcpu, state, &mut given)? {
+        let goes_on = match window(vcpu, state, &mut take)? {
             Leave::Exit => false,
+            Leave::Call => {
+                let served = serve::serve(&vcpu.page);
+                if served {
+                    vcpu.events.bump(Event::Served);
+                    take = Take::Registers;
+                }
+                served
+            }
             Leave::Host => {
                 irq::handle_work()?;
                 true
@@ -213,10 +235,9 @@ fn resolve_inside(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, fault: &GuestFault, irq: &Ir
     unsafe { flush_stale(vcpu, irq) }.is_ok()
 }
 
-/// One window; the first one of a RUN in which the guest runs takes the registers that were `given` in
-/// the run page.
+/// One window; the first one in which the guest runs takes from the run page what there is to `take`.
 #[inline(always)]
-fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
+fn window(vcpu: &Vcpu, state: &mut State, take: &mut Take) -> Result<Leave> {
     let vm = &*vcpu.vm;
     let hardware = &*vm.hardware;
     let irq = IrqOff::new();
@@ -267,14 +288,14 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
         }
     }
     let views = vm.memory.views();
-    if *given {
+    if *take == Take::All {
         state.view = vcpu.page.get(Word::VIEW);
     }
     let view = state.view;
     let mut entered = state.fixed.eptp;
     if let Some(views) = views {
         let serial = views.serial(view);
-        if *given {
+        if *take == Take::All {
             state.view_serial = serial;
         } else if state.view_serial != serial {
             // Another one may have its number.
@@ -289,13 +310,13 @@ fn window(vcpu: &Vcpu, state: &mut State, given: &mut bool) -> Result<Leave> {
     } else if view != 0 {
         return Ok(state.wants.view(view, false));
     }
-    if *given {
+    if *take != Take::Nothing {
         vmcs.load_regs(&vcpu.page)?;
         let kernel_gs_base = vcpu.page.get(Word::KERNEL_GS_BASE);
         if kernel_gs_base != state.msrs.kernel_gs_base {
             state.msrs.kernel_gs_base = vmcs::canonical(kernel_gs_base)?;
         }
-        *given = false;
+        *take = Take::Nothing;
     }
     if hardware.controls.features.preemption_timer {
         vmcs.set_timer(hardware.timer);

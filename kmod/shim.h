@@ -88,6 +88,9 @@ int uvisor_file_share(struct file *file, bool write);
 void uvisor_file_unshare(struct file *file);
 int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phys_addr_t *phys);
 
+ssize_t uvisor_file_io(unsigned int fd, bool write, void __user *buffer, size_t len,
+		       const loff_t *at);
+
 /* The kernel has one for each clock source's kind of data, and a few more. */
 #define UVISOR_VVAR_PAGES	8
 

@@ -20,6 +20,7 @@ use x86::vmx::vmcs::ro;
 
 use super::{
     resolve_inside,
+    serve::is_served,
     GuestFault,
     Leave,
     Wants, //
@@ -137,7 +138,12 @@ fn hypercall(vcpu: &Vcpu, vmcs: &mut Vmcs<'_>, wants: &mut Wants) -> Option<Leav
         return leave;
     }
     let ring = vmcs.ring();
-    Some(exit(vcpu, vmcs, ExitReason::Hypercall, ring, 0))
+    let leave = exit(vcpu, vmcs, ExitReason::Hypercall, ring, 0);
+    Some(if ring == 0 && is_served(&vcpu.page) {
+        Leave::Call
+    } else {
+        leave
+    })
 }
 
 /// The guest goes to the view in ECX, or the window is left to open that.

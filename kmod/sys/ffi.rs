@@ -111,6 +111,13 @@ extern "C" {
     pub(crate) fn uvisor_is_memory_in_caches() -> bool;
     pub(crate) fn uvisor_shrinker_may_wait(control: *const bindings::shrink_control) -> bool;
 
+    pub(crate) fn uvisor_file_io(
+        fd: c_uint,
+        write: bool,
+        buffer: *mut c_void,
+        len: usize,
+        at: *const i64,
+    ) -> isize;
     pub(crate) fn uvisor_file_check(file: *mut bindings::file) -> c_int;
     pub(crate) fn uvisor_file_noexec(file: *mut bindings::file) -> bool;
     pub(crate) fn uvisor_file_share(file: *mut bindings::file, write: bool) -> c_int;

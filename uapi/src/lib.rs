@@ -26,7 +26,7 @@ mod stats;
 
 pub use list::{List, ListEntry, ListFlags};
 pub use run::{
-    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, ViewCause, HYPERCALL_LEN,
+    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, Serve, ViewCause, HYPERCALL_LEN,
     HYPERCALL_SWITCH_VIEW, RUN_PAGE_SIZE,
 };
 pub use stats::{Event, Stats, EVENTS};
@@ -37,7 +37,7 @@ use bitflags::bitflags;
 pub const DEVICE: &str = "/dev/uvisor";
 
 /// The version of this interface; it changes only when something here stops to be compatible.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The size of a page, the unit of all memory operations.
 pub const PAGE_SIZE: u64 = 4096;

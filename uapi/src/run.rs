@@ -142,6 +142,23 @@ pub struct Exit {
     pub linear: u64,
 }
 
+/// Which system calls of the guest [`crate::RUN`] serves by itself, and on what.
+///
+/// They are `read`, `write`, `pread64` and `pwrite64`, made by VMCALL in ring 0 with the number and the
+/// arguments where Linux has them. They act on the files that the caller of RUN has open under the same
+/// numbers, and on its memory; the result is in `rax` when the guest goes on behind the VMCALL. What the
+/// module cannot do, or a signal interrupts, is an exit as if it were not served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Serve {
+    /// The first descriptor that is not served; 0 for none.
+    pub fds: u64,
+    /// Where in the caller's memory the guest's begins, that is guest-physical 0.
+    pub base: u64,
+    /// How many bytes of it may be read and written.
+    pub len: u64,
+}
+
 /// The page.
 ///
 /// User space may change it at any time. [`crate::RUN`] reads each input once, at its start, but for the
@@ -159,8 +176,10 @@ pub struct RunPage {
     pub regs: Regs,
     /// Out.
     pub exit: Exit,
+    /// In.
+    pub serve: Serve,
     /// Zero.
-    pub reserved: [u64; 483],
+    pub reserved: [u64; 480],
 }
 
 static_assertions::const_assert_eq!(core::mem::size_of::<Regs>(), 184);
@@ -168,3 +187,4 @@ static_assertions::const_assert_eq!(core::mem::size_of::<Exit>(), 40);
 static_assertions::const_assert_eq!(core::mem::size_of::<RunPage>(), RUN_PAGE_SIZE);
 static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, regs), 8);
 static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, exit), 192);
+static_assertions::const_assert_eq!(memoffset::offset_of!(RunPage, serve), 232);

@@ -50,10 +50,12 @@ pub enum Event {
     FrameReused = 20,
     /// File pages given back because the kernel had little memory.
     FileGivenBack = 21,
+    /// System calls that RUN served by itself, see [`crate::Serve`].
+    Served = 22,
 }
 
 /// How many [`Event`]s there are.
-pub const EVENTS: usize = 22;
+pub const EVENTS: usize = 23;
 
 impl Event {
     /// All events, in the order of their numbers, with the names that tools print.
@@ -80,6 +82,7 @@ impl Event {
         "tables_copied",
         "frames_reused",
         "file_pages_given_back",
+        "calls_served",
     ];
 }
 

@@ -9,6 +9,8 @@
 use std::ffi::CString;
 use std::marker::PhantomData;
 
+use uvisor_uapi::Serve;
+
 use crate::errno::{Errno, SysResult};
 use crate::{GuestMemory, Mapping, Vm};
 
@@ -122,6 +124,16 @@ impl Memory {
             address,
             len,
             memory: PhantomData,
+        })
+    }
+
+    /// What the module needs to serve system calls on this memory and on descriptors below `fds`.
+    pub fn serve(&self, fds: u64) -> Serve {
+        let base = self.mapping.address(0, self.limit);
+        base.map_or(Serve::default(), |base| Serve {
+            fds,
+            base: base as u64,
+            len: self.limit,
         })
     }
 

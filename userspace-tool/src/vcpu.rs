@@ -181,6 +181,13 @@ impl Vcpu {
         unsafe { ptr::addr_of_mut!((*self.page()).flags).write_volatile(flags.bits()) };
     }
 
+    /// Sets which system calls of the guest [`Self::run`] serves by itself: none, if it was never called.
+    #[inline]
+    pub fn set_serve(&mut self, serve: uapi::Serve) {
+        // SAFETY: As in `regs_mut`; the module reads it only in `run`.
+        unsafe { ptr::addr_of_mut!((*self.page()).serve).write_volatile(serve) };
+    }
+
     /// Makes every [`Self::run`] end with [`Exit::Interrupted`] before the guest runs, until it is
     /// set to `false` again.
     pub fn set_immediate_exit(&self, on: bool) {

@@ -57,8 +57,7 @@ impl Task {
         match action.disposition() {
             Disposition::Ignore | Disposition::Default => self.inbox.set_mask(self.signals.mask),
             Disposition::At(_) => {
-                // It is still at the call then.
-                let interrupted = interrupted && self.vcpu.regs().cpl == 0;
+                let interrupted = interrupted && self.is_at_call();
                 if interrupted && !action.restarts() {
                     self.answer(Err(Errno::EINTR));
                 }
@@ -72,6 +71,13 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    /// Whether the thread is at a system call that was neither served, by whomever, nor answered.
+    fn is_at_call(&self) -> bool {
+        let regs = self.vcpu.regs();
+        let place = self.thread.stub.place(regs.rip);
+        regs.cpl == 0 && place == Some(crate::stubs::Place::Before)
     }
 
     /// Gives the guest a signal that it cannot put off; `end` is what it comes to if it does not handle it.

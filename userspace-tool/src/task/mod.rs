@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use uvisor_uapi::{Stats, HYPERCALL_LEN};
+use uvisor_uapi::{Serve, Stats, HYPERCALL_LEN};
 
 use crate::errno::{Errno, SysResult};
 use crate::guest::Shim;
@@ -209,6 +209,7 @@ impl Task {
     /// with anything that matters.
     fn live(&mut self) -> Result<End, TaskError> {
         loop {
+            self.vcpu.set_serve(self.served());
             let ending = match self.step(|_| false) {
                 Ok(Step::Ended(ending)) => ending,
                 Ok(_) => continue,
@@ -218,6 +219,15 @@ impl Task {
             if let Some(end) = self.finish(ending) {
                 return Ok(end);
             }
+        }
+    }
+
+    /// The system calls that the module is to serve: those that would only be handed on by the broker, unless
+    /// somebody wants to see them all.
+    fn served(&self) -> Serve {
+        match self.trace {
+            Some(_) => Serve::default(),
+            None => self.memory.serve(self.fds.limit() as u64),
         }
     }
 
@@ -271,7 +281,7 @@ impl Task {
     /// Whether a number is that of the process itself.
     pub(crate) fn is_own(&self, pid: u64) -> bool {
         let pid = pid as u32;
-        pid == std::process::id() || Some(pid) == self.shared.former
+        pid == crate::process::id() || Some(pid) == self.shared.former
     }
 
     /// The process is to end.
