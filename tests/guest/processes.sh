@@ -406,9 +406,14 @@ calls() { # COUNT: how many system calls a program makes that reads the time so 
 	uvctl run --trace-syscalls -- python3 -c "import time
 for _ in range($1): time.time(); time.monotonic()" 2>&1 | wc -l
 }
-few=$(calls 1) many=$(calls 1000)
-[ "$many" -le $((few + 20)) ] || bad=1
-report "${bad:-0}" "reading the time makes no system call ($few, $many)"
+clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+if [ "$clock" = tsc ]; then
+	few=$(calls 1) many=$(calls 1000)
+	[ "$many" -le $((few + 20)) ] || bad=1
+	report "${bad:-0}" "reading the time makes no system call ($few, $many)"
+else
+	report 0 "reading the time makes no system call # SKIP the host's clock is $clock, whose page micro-VMs do not have"
+fi
 
 # --- Memory that processes have in common
 
