@@ -35,6 +35,7 @@ pub mod loader;
 mod map;
 pub mod memory;
 pub mod personality;
+mod process;
 mod signal;
 pub mod space;
 pub mod stack;

@@ -402,7 +402,7 @@ fn is_parents_end(info: &Info) -> bool {
 /// What comes with a [`WAKE`] that one process of a task sends to another by `kill`.
 pub fn guests_wake() -> Info {
     let mut info = wake_info(GUESTS_VALUE);
-    info[16..20].copy_from_slice(&std::process::id().to_le_bytes());
+    info[16..20].copy_from_slice(&crate::process::id().to_le_bytes());
     let uid = pass!(GETUID).unwrap_or(0) as u32;
     info[20..24].copy_from_slice(&uid.to_le_bytes());
     info
@@ -515,7 +515,7 @@ pub fn own_tid() -> i32 {
 
 /// Sends a signal with `info` to a thread of this process.
 pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
-    let pid = std::process::id();
+    let pid = crate::process::id();
     // SAFETY: The structure is whole, and the kernel only reads it.
     let result =
         unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, number, info.as_ptr()) };
@@ -552,7 +552,7 @@ pub fn die_of(number: i32) -> ! {
     set_disposition(number, libc::SIG_DFL);
     let mut mask = (!bit(number)).to_le_bytes();
     let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, 8);
-    let _ = pass!(KILL, u64::from(std::process::id()), number);
+    let _ = pass!(KILL, u64::from(crate::process::id()), number);
     // Only a signal that does not kill comes back.
     std::process::abort()
 }

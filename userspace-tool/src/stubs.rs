@@ -135,7 +135,7 @@ impl Stubs {
 
     /// The parent of the calling process is another one: all of its stubs say so.
     pub fn set_parent(&self, parent: u32) {
-        let own = std::process::id();
+        let own = crate::process::id();
         for index in 0..STUBS {
             let number = |which: usize| self.number(index, NUMBERS[which]);
             if let (Some(of), Some(process)) = (number(0), number(1)) {

@@ -58,7 +58,7 @@ impl Scope<'_> {
                 fd => self.open_subject(fd),
             };
         }
-        let (directory, path) = match special(path, std::process::id()).filter(|_| follow) {
+        let (directory, path) = match special(path, crate::process::id()).filter(|_| follow) {
             Some(Special::Fd(fd)) => return self.open_subject(self.fds.open(fd)?),
             Some(Special::Checkpoint) => return Err(Errno::EROFS),
             Some(Special::Program) => (libc::AT_FDCWD, self.program),
@@ -109,7 +109,7 @@ impl Scope<'_> {
             true => c".",
             false => path,
         };
-        let path = match special(path, std::process::id()).filter(|_| follow) {
+        let path = match special(path, crate::process::id()).filter(|_| follow) {
             Some(Special::Fd(fd)) => return self.fds.duplicate(self.fds.open(fd)?),
             Some(Special::Checkpoint) => super::open::CHECKPOINT_LIKE,
             Some(Special::Program) => self.program,

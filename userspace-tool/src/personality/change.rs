@@ -117,7 +117,7 @@ impl Scope<'_> {
         if old.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
             return self.link_open(old_directory, new_directory, new);
         }
-        if let Some(Special::Fd(fd)) = special(old, std::process::id()).filter(|_| follow) {
+        if let Some(Special::Fd(fd)) = special(old, crate::process::id()).filter(|_| follow) {
             return self.link_open(self.fds.open(fd)?, new_directory, new);
         }
         let found = self.find(old_directory, old, follow, 0)?;

@@ -234,7 +234,7 @@ pub(super) fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args)
 pub(super) fn setpgid(task: &mut Task, [pid, group, ..]: Args) -> SysResult {
     let pid = known_process(task, pid)?;
     let group = match task.is_own(group) {
-        true => std::process::id() as i32,
+        true => crate::process::id() as i32,
         false => group as u32 as i32,
     };
     if group > 0 && !is_group(task, group) && !task.is_member(group as u64) {

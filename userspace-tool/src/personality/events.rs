@@ -160,7 +160,7 @@ pub(super) fn memfd_create(task: &mut Task, [name, flags, ..]: Args) -> SysResul
 /// The host's number of a process that the task may send signals to.
 fn may_signal(task: &Task, pid: u64) -> Option<u64> {
     match task.is_own(pid) {
-        true => Some(u64::from(std::process::id())),
+        true => Some(u64::from(crate::process::id())),
         false => task.is_member(pid).then_some(u64::from(pid as u32)),
     }
 }
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(pid_of("pos:\t0\nflags:\t02\n"), None);
         assert_eq!(pid_of("NSpid:\t42\nxPid:\t42\n"), None);
         // As the kernel has it.
-        let own = std::process::id();
+        let own = crate::process::id();
         let fd = pass!(PIDFD_OPEN, u64::from(own), 0).unwrap();
         let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
         assert_eq!(pid_of(&text), Some(own as i32));

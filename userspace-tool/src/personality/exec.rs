@@ -84,7 +84,7 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
     let mut room = STRINGS_MAX;
     let arguments = strings(task, arguments, &mut room)?;
     let environment = strings(task, environment, &mut room)?;
-    let path = match paths::special(&path, std::process::id()) {
+    let path = match paths::special(&path, crate::process::id()) {
         // The broker's own program is not the task's.
         Some(Special::Program) => task.shared.program.clone(),
         Some(Special::Fd(_) | Special::Checkpoint) => return Err(Errno::EACCES),

@@ -39,7 +39,7 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
     };
     let directory = directory_for(task, directory, &path)?;
     let follows = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-    match paths::special(&path, std::process::id()).filter(|_| follows) {
+    match paths::special(&path, crate::process::id()).filter(|_| follows) {
         None => Ok(Target {
             directory,
             path,
@@ -154,7 +154,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let path = task.memory.path(path)?;
-    let text = match paths::special(&path, std::process::id()) {
+    let text = match paths::special(&path, crate::process::id()) {
         Some(Special::Program) => task.shared.program.as_bytes().to_vec(),
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
@@ -180,7 +180,7 @@ pub(super) fn getcwd(task: &mut Task, [buffer, size, ..]: Args) -> SysResult {
 pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
     let at = libc::AT_FDCWD;
-    let directory = match paths::special(&path, std::process::id()) {
+    let directory = match paths::special(&path, crate::process::id()) {
         Some(Special::Fd(fd)) => return pass!(FCHDIR, task.fds.open(fd)?),
         _ => task.scope().handle(at, &path, libc::O_DIRECTORY, 0)?,
     };

@@ -154,7 +154,7 @@ impl Scope<'_> {
     /// Opens a file of the host's for the guest; returns its descriptor.
     pub(super) fn open(&self, directory: RawFd, path: &CStr, how: How) -> SysResult {
         let plain = how.resolve & !(libc::RESOLVE_CACHED | libc::RESOLVE_NO_XDEV) == 0;
-        match special(path, std::process::id()).filter(|_| plain) {
+        match special(path, crate::process::id()).filter(|_| plain) {
             Some(Special::Fd(fd)) => self.duplicate(fd, how.flags),
             Some(Special::Program) => self.open_host(libc::AT_FDCWD, self.program, how),
             Some(Special::Checkpoint) => self.open_checkpoint(how.flags),
@@ -367,7 +367,7 @@ pub(super) fn open_host_file(task: &Task, path: &CStr, flags: i32) -> SysResult 
 
 /// What stands for a file that the guest could open for reading (`O_PATH`); the descriptor is the broker's.
 pub(super) fn readable(task: &Task, path: &CStr, follows: bool) -> SysResult<OwnedFd> {
-    let path = match special(path, std::process::id()) {
+    let path = match special(path, crate::process::id()) {
         Some(Special::Fd(fd)) => return task.fds.duplicate(task.fds.open(fd)?),
         Some(Special::Program) => &task.shared.program,
         Some(Special::Checkpoint) => return Err(Errno::EACCES),

@@ -359,9 +359,18 @@ pub(super) fn check_existing(place: &Place, file: &Status) -> SysResult<()> {
     }
 }
 
+/// Opens the file of `openat`'s directory, if the path is empty.
+const O_EMPTYPATH: i32 = 1 << 26;
+
 /// Opens the file of a descriptor of the broker's again: with an offset of its own.
 pub(crate) fn reopen(fd: RawFd, flags: i32) -> SysResult {
-    pass!(OPENAT, libc::AT_FDCWD, &*link_to(fd), flags, 0)
+    match pass!(OPENAT, fd, c"", flags | O_EMPTYPATH, 0) {
+        // The kernel does not know the flag.
+        Err(Errno::ENOENT | Errno::ENOTDIR) => {
+            pass!(OPENAT, libc::AT_FDCWD, &*link_to(fd), flags, 0)
+        }
+        result => result,
+    }
 }
 
 /// The magic link to an open file of the broker's.
@@ -423,7 +432,7 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
         Some(rest) => {
             let mut parts = rest.split(|&byte| byte == b'/');
             let first = parts.next().unwrap_or_default();
-            let own = first == std::process::id().to_string().as_bytes();
+            let own = first == crate::process::id().to_string().as_bytes();
             let public = match (own, parts.next(), parts.next()) {
                 (true, Some(name), None) => PROC_OWN.contains(&name),
                 _ => PROC_PUBLIC.contains(&first),

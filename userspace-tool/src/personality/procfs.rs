@@ -206,7 +206,7 @@ pub(super) fn list(
     let wanted = |name: &[u8]| match (number(name), hidden) {
         (None, _) => true,
         (Some(fd), Hidden::Descriptors) => fd < task.fds.limit() as u64,
-        (Some(pid), Hidden::Processes) => pid == u64::from(std::process::id()),
+        (Some(pid), Hidden::Processes) => pid == u64::from(crate::process::id()),
     };
     let mut bytes = vec![0; len.min(32 << 10) as usize];
     task.memory.range(buffer, bytes.len())?;

@@ -122,7 +122,7 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
         task.end(End::Signal(number));
         return Ok(0);
     }
-    pass!(KILL, u64::from(std::process::id()), number)
+    pass!(KILL, u64::from(crate::process::id()), number)
 }
 
 /// Sends a signal to another process of the task.
@@ -158,7 +158,7 @@ fn send_to_many(task: &mut Task, number: u64, is_meant: impl Fn(u32) -> bool) ->
             sent => result = sent,
         }
     }
-    match is_meant(std::process::id()) {
+    match is_meant(crate::process::id()) {
         true => raise(task, number),
         false => result,
     }
@@ -176,7 +176,7 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
             }
         }
         -1 => {
-            let own = std::process::id();
+            let own = crate::process::id();
             send_to_many(task, number, |pid| pid != own)
         }
         0 => {
@@ -199,7 +199,7 @@ fn is_own_zombie(pid: i32) -> bool {
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
-    send_to_thread(task, u64::from(std::process::id()), tid, number)
+    send_to_thread(task, u64::from(crate::process::id()), tid, number)
 }
 
 pub(super) fn tgkill(task: &mut Task, [group, tid, number, ..]: Args) -> SysResult {
@@ -214,7 +214,7 @@ fn send_to_thread(task: &mut Task, group: u64, tid: u64, number: u64) -> SysResu
     }
     let own = task.is_own(group as u64);
     // A number that the process had once stands for what it has now, on the host as well.
-    let pid = std::process::id() as i32;
+    let pid = crate::process::id() as i32;
     let tid = match task.is_own(tid as u64) {
         true => pid,
         false => tid,
@@ -233,7 +233,7 @@ pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) ->
     let info = queued(task.memory.read::<128>(info)?)?;
     match task.is_own(pid) {
         true => {
-            let (pid, mut info) = (u64::from(std::process::id()), info);
+            let (pid, mut info) = (u64::from(crate::process::id()), info);
             pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
         }
         false => send_with(task, pid as u32, number, Some(info)),
@@ -253,7 +253,7 @@ pub(super) fn rt_tgsigqueueinfo(task: &mut Task, args: Args) -> SysResult {
     let [group, tid, number, info, ..] = args;
     let mut info = queued(task.memory.read::<128>(info)?)?;
     let tid = match task.is_own(tid) {
-        true => std::process::id() as i32,
+        true => crate::process::id() as i32,
         false => tid as u32 as i32,
     };
     if !task.is_own(group) {
@@ -262,6 +262,6 @@ pub(super) fn rt_tgsigqueueinfo(task: &mut Task, args: Args) -> SysResult {
     if !task.shared.threads.has(tid) {
         return Err(Errno::ESRCH);
     }
-    let pid = std::process::id() as i32;
+    let pid = crate::process::id() as i32;
     pass!(RT_TGSIGQUEUEINFO, pid, tid, number as u32 as i32, &mut info)
 }

@@ -291,7 +291,7 @@ fn own_credentials(credentials: &[u8; 12]) -> bool {
         let got = crate::host::call(call, &mut words);
         got.is_ok() && [real, effective, saved].contains(&id.to_le_bytes())
     };
-    word32(credentials, 0) == std::process::id()
+    word32(credentials, 0) == crate::process::id()
         && owns(&crate::host::GETRESUID, word32(credentials, 4))
         && owns(&crate::host::GETRESGID, word32(credentials, 8))
 }

@@ -16,12 +16,17 @@ pub(super) struct Identity {
     pub(super) inode: u64,
 }
 
+/// `STATX_MNT_ID_UNIQUE`: instead of the number by which others know a mount, one that is never used again.
+const MNT_ID_UNIQUE: u32 = 0x4000;
+
 /// What `statx` says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
     pub(super) identity: Identity,
     /// The mount that it was found on.
     pub(super) mount: u64,
+    /// Whether no other mount ever has that number.
+    pub(super) is_mount_unique: bool,
     pub(super) mode: u32,
     pub(super) links: u32,
     pub(super) uid: u32,
@@ -38,6 +43,7 @@ impl Status {
                 inode: word(statx, 32),
             },
             mount: word(statx, 144),
+            is_mount_unique: word32(statx, 0) & MNT_ID_UNIQUE != 0,
             // The mode has 16 bits; what follows is not for us.
             mode: word32(statx, 28) & 0xffff,
             links: word32(statx, 16),
@@ -104,7 +110,7 @@ pub(super) fn status_of(fd: RawFd) -> SysResult<Status> {
 /// The status of a path.
 pub(super) fn status_at(directory: RawFd, path: &CStr, flags: i32) -> SysResult<Status> {
     let mut statx = [0; 256];
-    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID | MNT_ID_UNIQUE;
     pass!(STATX, directory, path, flags, u64::from(mask), &mut statx)?;
     Ok(Status::new(&statx))
 }

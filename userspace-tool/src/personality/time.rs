@@ -24,7 +24,7 @@ pub(super) fn clock(task: &Task, clock: u64) -> SysResult<i32> {
     match !(clock >> 3) {
         _ if clock & DEVICE == DEVICE => Err(Errno::EINVAL),
         0 => Ok(clock),
-        pid if task.is_own(pid as u64) => Ok(cpu_clock(std::process::id(), clock & 7)),
+        pid if task.is_own(pid as u64) => Ok(cpu_clock(crate::process::id(), clock & 7)),
         // Whether there are others is not told.
         _ => Err(Errno::EINVAL),
     }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn cpu_clocks_are_those_of_the_system() {
         let mut clock = 0;
-        let own = std::process::id();
+        let own = crate::process::id();
         // SAFETY: It writes to the variable only.
         let result = unsafe { libc::clock_getcpuclockid(own as i32, &mut clock) };
         assert_eq!(result, 0);

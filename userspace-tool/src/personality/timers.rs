@@ -30,7 +30,7 @@ pub(crate) struct Timers {
 impl Timers {
     /// Those of this process.
     fn own(&mut self) -> &mut Self {
-        let owner = std::process::id();
+        let owner = crate::process::id();
         if self.owner != owner {
             *self = Self {
                 owner,

@@ -23,6 +23,7 @@
 //! The kernel's own trees are outside even where a directory above them is allowed. `/dev/shm` and the like
 //! can be allowed by their own name, as the nearest directory decides.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -230,7 +231,26 @@ pub(super) fn file_system(fd: RawFd, status: &Status) -> SysResult<Option<u64>> 
     if libc::major(status.identity.device) != 0 {
         return Ok(None);
     }
+    // Number 0 is no mount's.
+    let mount = status.mount * u64::from(status.is_mount_unique);
+    let slot = mount as usize % MOUNTS;
+    let known = KNOWN.get();
+    if known[slot].0 == mount && mount != 0 {
+        return Ok(Some(known[slot].1));
+    }
     let mut statfs = [0; 120];
     pass!(FSTATFS, fd, &mut statfs)?;
-    Ok(Some(word(&statfs, 0)))
+    let magic = word(&statfs, 0);
+    let mut known = known;
+    known[slot] = (mount, magic);
+    KNOWN.set(known);
+    Ok(Some(magic))
+}
+
+/// How many mounts are remembered.
+const MOUNTS: usize = 8;
+
+thread_local! {
+    /// Mounts that were met, and the numbers of their file systems, which do not change while they exist.
+    static KNOWN: Cell<[(u64, u64); MOUNTS]> = const { Cell::new([(0, 0); MOUNTS]) };
 }

@@ -289,7 +289,7 @@ impl Task {
             tree.grow(&self.fds)?;
         }
         if new.thread.child_tid != 0 {
-            let pid = std::process::id();
+            let pid = crate::process::id();
             let _ = self.memory.write(new.thread.child_tid, &pid.to_le_bytes());
         }
         self.answered = true;

@@ -57,7 +57,7 @@ impl Thread {
             false => pass!(GETPPID).unwrap_or(0) as u32,
         };
         self.stub
-            .set(parent, std::process::id(), signal::own_tid() as u32);
+            .set(parent, crate::process::id(), signal::own_tid() as u32);
     }
 
     /// Whether it is the first of its process.
@@ -115,12 +115,12 @@ impl Threads {
 
     /// Whether a number is that of one of them.
     pub(crate) fn has(&self, tid: i32) -> bool {
-        tid == std::process::id() as i32 || self.lock().others.contains(&tid)
+        tid == crate::process::id() as i32 || self.lock().others.contains(&tid)
     }
 
     /// All their numbers, the first one's first.
     pub(crate) fn numbers(&self) -> Vec<i32> {
-        let first = std::process::id() as i32;
+        let first = crate::process::id() as i32;
         let others = self.lock();
         std::iter::once(first)
             .chain(others.others.iter().copied())
@@ -294,7 +294,7 @@ impl Task {
 
     /// Gives a signal that the thread has got to the process.
     fn pass_on(&self, signal: &signal::Signal) {
-        let pid = u64::from(std::process::id());
+        let pid = u64::from(crate::process::id());
         let mut info = signal.info;
         if pass!(RT_SIGQUEUEINFO, pid, signal.number, &mut info).is_err() {
             // One of the kernel's own is not to be forged.
@@ -322,7 +322,7 @@ impl Task {
             state.others.retain(|&other| other != tid);
             drop(state);
             self.shared.threads.changed.notify_all();
-            signal::wake(std::process::id() as i32);
+            signal::wake(crate::process::id() as i32);
         }
         end
     }
@@ -383,7 +383,7 @@ impl Task {
             return Err(Errno::ERESTARTNOINTR);
         }
         state.stopping = true;
-        let first = std::process::id() as i32;
+        let first = crate::process::id() as i32;
         for &tid in state
             .others
             .iter()

@@ -56,7 +56,7 @@ impl Tree {
         self.alive = fds.keep(reopen(self.alive.as_raw_fd(), flags)?)?;
         let fd = self.alive.as_raw_fd();
         let number = |command: i32, value: i32| pass!(FCNTL, fd, command, value);
-        number(libc::F_SETOWN, std::process::id() as i32)?;
+        number(libc::F_SETOWN, crate::process::id() as i32)?;
         number(10 /* F_SETSIG */, libc::SIGKILL)?;
         number(libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK)?;
         // It may have happened before.
@@ -70,14 +70,14 @@ impl Tree {
 
     /// Says that the calling process is one of them.
     fn join(&self) -> SysResult<()> {
-        let mut own = lock(std::process::id().into(), 1);
+        let mut own = lock(crate::process::id().into(), 1);
         let fd = self.members.as_raw_fd();
         pass!(FCNTL_LOCK, fd, libc::F_SETLK, &mut own).map(drop)
     }
 
     /// Whether a process is one of them, and alive.
     pub(crate) fn has(&self, pid: u32) -> bool {
-        pid == std::process::id() || self.next(pid.into(), 1) == Some(pid)
+        pid == crate::process::id() || self.next(pid.into(), 1) == Some(pid)
     }
 
     /// All of them but the caller.
@@ -157,7 +157,7 @@ mod tests {
             pass!(READ, read.as_raw_fd(), &mut ready, 1).unwrap();
             let known = ready == [1]
                 && tree.has(child as u32)
-                && tree.has(std::process::id())
+                && tree.has(crate::process::id())
                 && !tree.has(1)
                 && tree.others() == [child as u32];
             i32::from(!known)

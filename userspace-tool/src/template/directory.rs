@@ -351,7 +351,7 @@ mod tests {
 
     impl Temporary {
         fn new(name: &str) -> Self {
-            let name = format!("uvisor-test-{}-{name}", std::process::id());
+            let name = format!("uvisor-test-{}-{name}", crate::process::id());
             let path = std::env::temp_dir().join(name);
             std::fs::DirBuilder::new()
                 .mode(0o700)

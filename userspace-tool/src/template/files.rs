@@ -44,7 +44,7 @@ impl Stdio {
 /// Whether two descriptors are of one open file, so that they have the offset in common.
 fn is_same(a: RawFd, b: RawFd) -> bool {
     const KCMP_FILE: u64 = 0;
-    let process = u64::from(std::process::id());
+    let process = u64::from(crate::process::id());
     pass!(KCMP, process, process, KCMP_FILE, a, b) == Ok(0)
 }
 

@@ -96,7 +96,7 @@ impl Point {
                 };
                 let path = task.memory.path(path);
                 path.is_ok_and(|path| {
-                    special(&path, std::process::id()) == Some(Special::Checkpoint)
+                    special(&path, crate::process::id()) == Some(Special::Checkpoint)
                 })
             }
             Self::After(_) => false,

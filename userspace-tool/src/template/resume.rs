@@ -91,7 +91,7 @@ impl Task {
             limits: shared.limits.lock().state(),
             clear_tid: self.thread.clear_tid,
             robust: self.thread.robust,
-            number: std::process::id(),
+            number: crate::process::id(),
             shim: shared.shim,
             name,
             umask: umask as u32,
