@@ -366,6 +366,10 @@ calls! {
     GETSOCKOPT = SYS_getsockopt(Number, Number, Number, Memory(1024), Memory(4));
 
     POLL = SYS_poll(Memory(0), Number, Number) ends;
+    LANDLOCK_CREATE_RULESET = SYS_landlock_create_ruleset(Buffer, Number, Number);
+    LANDLOCK_ADD_RULE = SYS_landlock_add_rule(Number, Number, Memory(12), Number);
+    LANDLOCK_RESTRICT_SELF = SYS_landlock_restrict_self(Number, Number);
+
     PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;
 
     EPOLL_CREATE1 = SYS_epoll_create1(Number);

@@ -50,6 +50,7 @@ mod vm;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use map::Mapping;
+pub use personality::keeps_socket_paths_apart;
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
 pub use vm::{GuestMemory, Vm};
 

@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-use super::{terminals, Args};
+use super::{interfaces, terminals, Args};
 use crate::device::new_fd;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
@@ -376,6 +376,9 @@ pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysRe
         pass!(FCNTL, fd, libc::F_GETFD, 0)?;
         return Err(Errno::ENOTTY);
     };
+    if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
+        return result;
+    }
     let mut local = [0; 64];
     let bytes = local.get_mut(..len).ok_or(Errno::EINVAL)?;
     if matches!(way, Way::In) {

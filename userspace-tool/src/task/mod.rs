@@ -202,6 +202,7 @@ impl Task {
     /// Runs the task, of which this is the first thread, to its end.
     pub fn run(&mut self) -> Result<End, TaskError> {
         let _entered = self.inbox.enter(self.vcpu.exit_flag());
+        self.network.allow_paths(&self.access);
         self.live()
     }
 
@@ -284,7 +285,10 @@ impl Task {
         // What the last one left is not about this one.
         self.signals.interrupted = false;
         self.signals.temporary = None;
-        let result = self.serve();
+        let result = match self.serve() {
+            Err(Errno::ERESTARTSYS) if self.waits_for_a_time() => Err(Errno::EINTR),
+            result => result,
+        };
         if !matches!(result, Err(Errno::EINTR | Errno::ERESTARTSYS)) {
             self.signals.temporary = None;
         }
@@ -299,11 +303,22 @@ impl Task {
         }
     }
 
+    /// The number and the arguments of the system call that the vCPU stopped at.
+    fn called(&self) -> (u64, personality::Args) {
+        let regs = self.vcpu.regs();
+        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        (regs.rax, args)
+    }
+
+    /// Whether that call, which was interrupted, waits for a time of its socket's.
+    fn waits_for_a_time(&self) -> bool {
+        let (number, args) = self.called();
+        personality::waits_for_a_time(self, number, &args)
+    }
+
     /// Does what the system call that the vCPU stopped at says.
     fn serve(&mut self) -> SysResult {
-        let regs = self.vcpu.regs();
-        let number = regs.rax;
-        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        let (number, args) = self.called();
         if self.trace.is_none() {
             return personality::serve(self, number, args);
         }
