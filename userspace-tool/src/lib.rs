@@ -34,6 +34,8 @@ pub mod layout;
 pub mod loader;
 mod map;
 pub mod memory;
+mod named;
+mod parts;
 pub mod personality;
 mod signal;
 pub mod space;

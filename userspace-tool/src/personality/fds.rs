@@ -123,6 +123,11 @@ impl Fds {
         }
     }
 
+    /// Whether a descriptor with a number may be one of the guest's, in whatever process of the task.
+    pub(super) fn may_be_guests(&self, fd: u64) -> bool {
+        fd < self.own as u64
+    }
+
     /// A descriptor of the guest's that a path such as `/dev/fd/N` names; `ENOENT` if it is not open.
     pub fn open(&self, fd: RawFd) -> SysResult<RawFd> {
         let fd = self.guest(fd as u64).map_err(|_| Errno::ENOENT)?;
@@ -371,14 +376,14 @@ pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysRe
     if let Some(result) = terminals::ioctl(task, fd, request as u32, argument) {
         return result;
     }
+    if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
+        return result;
+    }
     let Some((way, len)) = known_ioctl(request as u32) else {
         // A descriptor that is not open comes first.
         pass!(FCNTL, fd, libc::F_GETFD, 0)?;
         return Err(Errno::ENOTTY);
     };
-    if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
-        return result;
-    }
     let mut local = [0; 64];
     let bytes = local.get_mut(..len).ok_or(Errno::EINVAL)?;
     if matches!(way, Way::In) {

@@ -6,6 +6,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::census::Entry;
 use super::{End, NewThread, Shared, Task, Thread, Threads, Tree};
 use crate::errno::{Errno, SysResult};
 use crate::memory::Memory;
@@ -96,6 +97,7 @@ impl Shared {
             threads: Threads::first(),
             program: self.program.clone(),
             name: self.name,
+            command: self.command.clone(),
             random: self.random,
             checkpoint: self.checkpoint.clone(),
             memory_limit: self.memory_limit,
@@ -112,9 +114,32 @@ impl Task {
     pub(super) fn tree(&self) -> SysResult<()> {
         let mut tree = self.tree.lock();
         if tree.is_none() {
-            *tree = Some(Tree::plant(&self.fds)?);
+            let planted = Tree::plant(&self.fds)?;
+            planted.tell(&self.entry());
+            *tree = Some(planted);
         }
         Ok(())
+    }
+
+    /// What the process says of itself to the others of the task.
+    fn entry(&self) -> Entry {
+        Entry {
+            program: self.shared.program.clone(),
+            command: self.shared.command.clone(),
+        }
+    }
+
+    /// Says it anew, if there are others.
+    pub(super) fn tell_others(&self) {
+        if let Some(tree) = self.tree.lock().as_ref() {
+            tree.tell(&self.entry());
+        }
+    }
+
+    /// What another process of the task says of itself.
+    pub(crate) fn told(&self, pid: u32) -> SysResult<Entry> {
+        let tree = self.tree.lock();
+        tree.as_ref().ok_or(Errno::ENOENT)?.told(pid)
     }
 
     /// Whether a process belongs to the task.
@@ -288,6 +313,7 @@ impl Task {
         if let Some(tree) = self.tree.lock().as_mut() {
             tree.grow(&self.fds)?;
         }
+        self.tell_others();
         if new.thread.child_tid != 0 {
             let pid = std::process::id();
             let _ = self.memory.write(new.thread.child_tid, &pid.to_le_bytes());

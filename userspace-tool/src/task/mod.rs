@@ -3,6 +3,7 @@
 //! A program in a micro-VM: a [`Task`] is one of its threads, as the host's thread that serves it has it.
 
 mod build;
+mod census;
 mod context;
 mod deliver;
 mod fault;
@@ -31,6 +32,7 @@ use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
 pub use crate::personality::{is_ignored, Access, AccessError, Policy};
+pub(crate) use census::command;
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
 pub(crate) use tree::Tree;
@@ -134,8 +136,9 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     /// The program's absolute path.
     pub(crate) program: CString,
-    /// What it is called in lists of processes, at first.
+    /// What it is called in lists of processes, at first, and how it was called.
     pub(crate) name: [u8; 16],
+    pub(crate) command: Vec<u8>,
     /// The random bytes that it was started with.
     pub(crate) random: Random,
     /// What it reads behind its checkpoint.
@@ -203,6 +206,7 @@ impl Task {
     pub fn run(&mut self) -> Result<End, TaskError> {
         let _entered = self.inbox.enter(self.vcpu.exit_flag());
         self.network.allow_paths(&self.access);
+        personality::starts_here();
         self.live()
     }
 
