@@ -371,6 +371,7 @@ calls! {
     LANDLOCK_RESTRICT_SELF = SYS_landlock_restrict_self(Number, Number);
 
     POLL = SYS_poll(Memory(0), Number, Number) ends;
+    PPOLL_NOW = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number);
     PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;
 
     EPOLL_CREATE1 = SYS_epoll_create1(Number);

@@ -65,7 +65,7 @@ pub(super) fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult
 
 pub(super) fn rt_sigsuspend(task: &mut Task, [mask, size, ..]: Args) -> SysResult {
     let mask = task.memory.read::<8>(mask)?;
-    let mut mask = task.signals.temporary_mask(mask);
+    let mut mask = task.temporary_mask(mask);
     pass!(RT_SIGSUSPEND, &mut mask, size)
 }
 

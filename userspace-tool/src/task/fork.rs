@@ -83,6 +83,8 @@ struct Born {
     vcpu: Vcpu,
     stubs: Arc<Stubs>,
     stub: Stub,
+    /// The process that made it.
+    parent: u32,
 }
 
 impl Shared {
@@ -194,6 +196,7 @@ impl Task {
             false => None,
         };
 
+        let own = std::process::id();
         let blocked = signal::BlockAll::new();
         // SAFETY: The child is this thread alone; whatever it needs that others may have locked is locked by us.
         let pid = {
@@ -201,7 +204,6 @@ impl Task {
             let _limits = shared.limits.lock();
             let _timers = shared.timers.lock();
             let _threads = shared.threads.lock();
-            let _stubs = shared.stubs.hold();
             let tree = Arc::clone(&self.tree);
             let _tree = tree.lock();
             // SAFETY: As above; the C library sees to its own locks.
@@ -219,6 +221,7 @@ impl Task {
                     vcpu,
                     stubs,
                     stub,
+                    parent: own,
                 };
                 let result = self.begin(&new, born, &says_begun, done);
                 let mut byte = [result.err().map_or(0, |errno| errno.number() as u8)];
@@ -236,15 +239,37 @@ impl Task {
                 let begun = wait(&begun);
                 if begun != Some(0) {
                     let _ = pass!(WAIT4_NOW, pid, None, 0, None);
+                    stubs.free_all_of(pid as u32);
                     return Err(begun.map_or(Errno::EAGAIN, Errno::new));
                 }
                 drop((vcpu, vm));
                 let told = self.tell(&new, pid);
                 if let Some((done, says_done)) = done {
                     drop(says_done);
-                    wait(&done);
+                    self.wait_for_end(&done);
+                    // It is another program by now, or was killed.
+                    stubs.free_all_of(pid as u32);
                 }
                 told.map(|()| pid as u64)
+            }
+        }
+    }
+
+    /// Waits until nobody has the other end of a pipe, or this thread is to leave. No signal of the guest's ends it.
+    fn wait_for_end(&self, pipe: &OwnedFd) {
+        loop {
+            let blocked = signal::BlockAll::new();
+            if self.is_to_leave() {
+                return;
+            }
+            // From here on it is woken, and not before, so that it cannot miss it.
+            let mut mask = signal::ALL.to_le_bytes();
+            let mut poll = [0; 8];
+            poll[..4].copy_from_slice(&pipe.as_raw_fd().to_le_bytes());
+            let ended = pass!(PPOLL_NOW, &mut poll, 1, None, &mut mask, 8);
+            drop(blocked);
+            if ended != Err(Errno::EINTR) {
+                return;
             }
         }
     }
@@ -274,6 +299,7 @@ impl Task {
             vcpu,
             stubs,
             stub,
+            parent: maker,
         } = born;
         let mut keep = vec![
             vm.as_fd().as_raw_fd(),
@@ -299,6 +325,7 @@ impl Task {
             _parent: parent,
             shares_memory: new.vfork,
         }));
+        stub.adopt(maker);
         let mut thread = Thread::first(stub);
         thread.clear_tid = new.thread.clear_tid;
         thread.introduce();

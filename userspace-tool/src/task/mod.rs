@@ -293,6 +293,10 @@ impl Task {
             Err(Errno::ERESTARTSYS) if self.waits_for_a_time() => Err(Errno::EINTR),
             result => result,
         };
+        let result = match self.signals.temporary {
+            Some(mask) => self.end_of_temporary(mask, result),
+            None => result,
+        };
         if !matches!(result, Err(Errno::EINTR | Errno::ERESTARTSYS)) {
             self.signals.temporary = None;
         }
