@@ -161,7 +161,7 @@ def swap():
 t = threading.Thread(target=swap); t.start()
 own = listen("race.in/stream"); keep = [own]
 results = set()
-end = time.monotonic() + 4
+end = time.monotonic() + 2
 count = 0
 while time.monotonic() < end and count < 1500:
     count += 1
