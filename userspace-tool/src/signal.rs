@@ -205,6 +205,11 @@ impl Inbox {
         self.number.load(SeqCst) == WAKE as u32
     }
 
+    /// Whether one waits until it is not blocked any more.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed.load(SeqCst) != 0
+    }
+
     /// The guest of the calling thread blocks `mask` instead, as far as [`WAKE`] goes, while a call waits that is about
     /// to be made. One that was postponed arrives, if it is not blocked; then the call is not made.
     pub fn open_for_call(&self, mask: u64) {
