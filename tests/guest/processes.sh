@@ -77,6 +77,68 @@ if pid == 0:
     os._exit(0 if os.getppid() == me and os.getpid() != me else 1)
 print(os.waitpid(pid, 0)[1], os.getpgid(pid) if False else "")
 '
+mkfifo gate
+python 'a thread that waits for its vfork is ended by another one that becomes another program' '
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+actions, words, pid = ctypes.create_string_buffer(128), (ctypes.c_char_p * 2)(b"true", None), ctypes.c_int()
+libc.posix_spawn_file_actions_init(actions)
+libc.posix_spawn_file_actions_addopen(actions, 5, b"gate", os.O_RDONLY, 0)
+threading.Thread(target=libc.posix_spawn, args=(ctypes.byref(pid), b"/bin/true", actions, None, words, words)).start()
+time.sleep(0.5)
+print("waiting", flush=True)
+os.execv("/bin/echo", ["echo", "became another"])
+'
+python 'or that ends the process' '
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+actions, words, pid = ctypes.create_string_buffer(128), (ctypes.c_char_p * 2)(b"true", None), ctypes.c_int()
+libc.posix_spawn_file_actions_init(actions)
+libc.posix_spawn_file_actions_addopen(actions, 5, b"gate", os.O_RDONLY, 0)
+threading.Thread(target=libc.posix_spawn, args=(ctypes.byref(pid), b"/bin/true", actions, None, words, words)).start()
+time.sleep(0.5)
+print("waiting", flush=True)
+os._exit(3)
+'
+# Natively these children are left.
+timeout 1 bash -c ': >gate'
+python 'the last signal, where a call lets it in' '
+import ctypes, errno, os, signal, time
+libc = ctypes.CDLL(None, use_errno=True)
+LAST = 64
+hits = []
+signal.signal(LAST, lambda number, _: hits.append(number))
+signal.pthread_sigmask(signal.SIG_BLOCK, {LAST})
+nothing = ctypes.create_string_buffer(128)
+all_blocked = ctypes.create_string_buffer(b"\xff" * 128, 128)
+second = (ctypes.c_long * 2)(1, 0)
+tenth = (ctypes.c_long * 2)(0, 100000000)
+epoll = libc.epoll_create1(0)
+events = ctypes.create_string_buffer(64)
+calls = {"sigsuspend": lambda mask: libc.sigsuspend(mask), "ppoll": lambda mask: libc.ppoll(None, 0, second, mask),
+    "pselect": lambda mask: libc.pselect(0, None, None, None, second, mask), "epoll_pwait": lambda mask: libc.epoll_pwait(epoll, events, 4, 1000, mask)}
+def outcome(name, mask):
+    ctypes.set_errno(0)
+    before = len(hits)
+    result = calls[name](mask)
+    return result, errno.errorcode.get(ctypes.get_errno()), len(hits) - before, LAST in signal.sigpending()
+for name in calls:
+    os.kill(os.getpid(), LAST)
+    print(name, "pending before", outcome(name, nothing))
+    if os.fork() == 0:
+        time.sleep(0.3); os.kill(os.getppid(), LAST); os._exit(0)
+    print(name, "comes meanwhile", outcome(name, nothing)); os.wait()
+    if name != "sigsuspend":
+        os.kill(os.getpid(), LAST)
+        print(name, "blocked there too", outcome(name, all_blocked))
+        print(libc.ppoll(None, 0, tenth, nothing), len(hits))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {LAST})
+if os.fork() == 0:
+    time.sleep(0.2); os.kill(os.getppid(), LAST); os._exit(0)
+second = (ctypes.c_long * 2)(0, 600000000)
+print("only blocked meanwhile", libc.ppoll(None, 0, second, all_blocked), len(hits)); os.wait()
+print(len(hits))
+'
 python 'vfork and posix_spawn' '
 import os, subprocess
 print(subprocess.run(["/bin/echo", "spawned"], capture_output=True).stdout)

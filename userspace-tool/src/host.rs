@@ -283,6 +283,7 @@ calls! {
     READ = SYS_read(Number, Buffer, Number) restarts;
     WRITE = SYS_write(Number, Buffer, Number) restarts;
     WRITE_NOW = SYS_write(Number, Buffer, Number);
+    PREAD_NOW = SYS_pread64(Number, Buffer, Number, Number);
     PWRITE_NOW = SYS_pwrite64(Number, Buffer, Number, Number);
     PREAD = SYS_pread64(Number, Buffer, Number, Number) restarts;
     PWRITE = SYS_pwrite64(Number, Buffer, Number, Number) restarts;
@@ -365,7 +366,12 @@ calls! {
     SETSOCKOPT = SYS_setsockopt(Number, Number, Number, Buffer, Number);
     GETSOCKOPT = SYS_getsockopt(Number, Number, Number, Memory(1024), Memory(4));
 
+    LANDLOCK_CREATE_RULESET = SYS_landlock_create_ruleset(Buffer, Number, Number);
+    LANDLOCK_ADD_RULE = SYS_landlock_add_rule(Number, Number, Memory(12), Number);
+    LANDLOCK_RESTRICT_SELF = SYS_landlock_restrict_self(Number, Number);
+
     POLL = SYS_poll(Memory(0), Number, Number) ends;
+    PPOLL_NOW = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number);
     PPOLL = SYS_ppoll(Memory(0), Number, Memory(16), Memory(8), Number) ends;
 
     EPOLL_CREATE1 = SYS_epoll_create1(Number);

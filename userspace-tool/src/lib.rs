@@ -34,6 +34,8 @@ pub mod layout;
 pub mod loader;
 mod map;
 pub mod memory;
+mod named;
+mod parts;
 pub mod personality;
 mod process;
 mod signal;
@@ -51,6 +53,7 @@ mod vm;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use map::Mapping;
+pub use personality::keeps_socket_paths_apart;
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
 pub use vm::{GuestMemory, Vm};
 

@@ -35,8 +35,8 @@ const WAKE_VALUE: u64 = 0x7576_6973_6f72_0001;
 /// What comes with one that a program has sent by `kill`.
 const GUESTS_VALUE: u64 = 0x7576_6973_6f72_0002;
 
-/// All signals but those that must not be blocked.
-const ALL: u64 = !bit(WAKE);
+/// All signals but the one that must not be blocked.
+pub const ALL: u64 = !bit(WAKE);
 
 /// The bit of a signal in a mask.
 pub const fn bit(number: i32) -> u64 {
@@ -196,6 +196,38 @@ impl Inbox {
             // It cannot fail for the thread itself.
             let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
         }
+    }
+}
+
+impl Inbox {
+    /// Whether a [`WAKE`] of the guest's has arrived.
+    pub fn has_wake(&self) -> bool {
+        self.number.load(SeqCst) == WAKE as u32
+    }
+
+    /// Whether one waits until it is not blocked any more.
+    pub fn is_postponed(&self) -> bool {
+        self.postponed.load(SeqCst) != 0
+    }
+
+    /// The guest of the calling thread blocks `mask` instead, as far as [`WAKE`] goes, while a call waits that is about
+    /// to be made. One that was postponed arrives, if it is not blocked; then the call is not made.
+    pub fn open_for_call(&self, mask: u64) {
+        self.mask.store(mask, SeqCst);
+        if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
+            // It cannot fail for the thread itself.
+            let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
+        }
+    }
+
+    /// That call is over, and the guest blocks `mask` again. What arrived when it was over already is postponed.
+    pub fn close_after_call(&self, mask: u64, interrupted: bool) {
+        if !interrupted && self.has_wake() && mask & bit(WAKE) != 0 {
+            self.number.store(0, SeqCst);
+            self.postponed.store(1, SeqCst);
+            self.clear();
+        }
+        self.set_mask(mask);
     }
 }
 

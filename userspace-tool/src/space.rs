@@ -3,9 +3,13 @@
 //! Which areas of its address space a task has mapped: the broker's book about the regions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uvisor_uapi::Prot;
+
+pub use crate::named::NamedFile;
+use crate::parts::Parts;
 
 /// What an area shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,8 @@ pub struct Piece {
 #[derive(Clone, Debug, Default)]
 pub struct Space {
     areas: BTreeMap<u64, Area>,
+    /// Which files they show.
+    files: Parts<Arc<NamedFile>>,
 }
 
 impl Space {
@@ -97,6 +103,18 @@ impl Space {
         self.join(area.end);
     }
 
+    /// Adds an area that shows a file from `offset` to a free range.
+    pub fn insert_file(&mut self, start: u64, area: Area, file: &Arc<NamedFile>, offset: u64) {
+        self.files
+            .insert((start, area.end), Arc::clone(file), offset);
+        self.insert(start, area);
+    }
+
+    /// The file that is shown at an address, and what of it is there.
+    pub fn file(&self, address: u64) -> Option<(&Arc<NamedFile>, u64)> {
+        self.files.find(address, 1)
+    }
+
     /// Joins the areas that meet at `at`, if they are of one kind that nothing tells apart.
     fn join(&mut self, at: u64) {
         let Some((&start, &low)) = self.areas.range(..at).next_back() else {
@@ -126,6 +144,7 @@ impl Space {
 
     /// Removes what is in a range.
     pub fn remove(&mut self, start: u64, end: u64) {
+        self.files.remove(start, end);
         self.split(start);
         self.split(end);
         let inside: Vec<u64> = self

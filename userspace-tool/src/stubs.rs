@@ -7,7 +7,10 @@
 //! which its guest can read and execute and only the broker can write.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Relaxed},
+};
 use std::sync::Arc;
 
 use uvisor_uapi::{Prot, HYPERCALL_LEN, PAGE_SIZE};
@@ -17,7 +20,6 @@ use crate::guest::Shim;
 use crate::map::Mapping;
 use crate::pass;
 use crate::personality::Fds;
-use crate::sync::Lock;
 use crate::{Error, Vm};
 
 /// Bytes of a stub.
@@ -31,6 +33,10 @@ const LEN: u64 = (STUB * STUBS) as u64;
 
 /// Where a stub keeps its numbers: the parent's, the process's, the thread's.
 const NUMBERS: [usize; 3] = [112, 116, 120];
+
+/// Where a stub says which process has it; 0 is none. It is there that this is said, as the child of a `vfork` and its
+/// parent take stubs of the same file.
+const OWNER: usize = 124;
 
 /// The system calls that return them.
 const CALLS: [i64; 3] = [libc::SYS_getppid, libc::SYS_getpid, libc::SYS_gettid];
@@ -93,8 +99,6 @@ pub struct Stubs {
     fd: OwnedFd,
     mapping: Mapping,
     shim: Shim,
-    /// Which are in use.
-    used: Lock<Vec<bool>>,
 }
 
 impl Stubs {
@@ -106,7 +110,6 @@ impl Stubs {
             mapping: Mapping::new(fd.as_fd(), LEN as usize)?,
             fd,
             shim,
-            used: Lock::new(vec![false; STUBS]),
         }))
     }
 
@@ -118,19 +121,31 @@ impl Stubs {
         vm.map_file(start, LEN, prot, self.fd.as_fd(), 0)
     }
 
-    /// Takes a stub, the first that is free.
+    /// Takes a stub for the calling process, the first that is free.
     pub fn take(self: &Arc<Self>) -> SysResult<Stub> {
-        let mut used = self.used.lock();
-        let index = used.iter().position(|used| !used).ok_or(Errno::EAGAIN)?;
-        let start = index * STUB;
-        let file = self.fd.as_raw_fd();
-        let mut code = code();
-        pass!(PWRITE_NOW, file, &mut code, STUB as u64, start as u64)?;
-        used[index] = true;
-        Ok(Stub {
+        let index = (0..STUBS).find(|&index| self.change_owner(index, 0, crate::process::id()));
+        let stub = Stub {
+            index: index.ok_or(Errno::EAGAIN)?,
             stubs: Arc::clone(self),
-            index,
-        })
+        };
+        let (file, start) = (self.fd.as_raw_fd(), (stub.index * STUB) as u64);
+        // Not what is behind the code: that is the owner's already.
+        let (mut code, len) = (code(), NUMBERS[0] as u64);
+        pass!(PWRITE_NOW, file, &mut code, len, start)?;
+        Ok(stub)
+    }
+
+    /// Gives a stub of one process to another, or to nobody; false if it was not the former's.
+    fn change_owner(&self, index: usize, from: u32, to: u32) -> bool {
+        let owner = self.number(index, OWNER);
+        owner.is_some_and(|owner| owner.compare_exchange(from, to, AcqRel, Relaxed).is_ok())
+    }
+
+    /// Makes all stubs free that a process has left behind which had its memory in common with this one.
+    pub fn free_all_of(&self, process: u32) {
+        for index in 0..STUBS {
+            self.change_owner(index, process, 0);
+        }
     }
 
     /// The parent of the calling process is another one: all of its stubs say so.
@@ -155,11 +170,6 @@ impl Stubs {
         Some(unsafe { AtomicU32::from_ptr(word.cast()) })
     }
 
-    /// Keeps anybody from taking or giving back stubs, until the result is dropped.
-    pub fn hold(&self) -> impl Drop + '_ {
-        self.used.lock()
-    }
-
     /// The descriptor, which a process that shares the memory keeps.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -177,6 +187,12 @@ impl Stub {
     /// Where its system calls enter, guest-virtual.
     pub fn entry(&self) -> u64 {
         self.stubs.shim.stubs_at() + (self.index * STUB) as u64
+    }
+
+    /// It is the calling process's now, and no more that of its parent, which has taken it.
+    pub fn adopt(&self, parent: u32) {
+        self.stubs
+            .change_owner(self.index, parent, crate::process::id());
     }
 
     /// What it answers: the numbers of the parent, the process and the thread.
@@ -203,9 +219,8 @@ impl Stub {
 
 impl Drop for Stub {
     fn drop(&mut self) {
-        if let Some(used) = self.stubs.used.lock().get_mut(self.index) {
-            *used = false;
-        }
+        // Another one may have it by now.
+        self.stubs.change_owner(self.index, crate::process::id(), 0);
     }
 }
 
@@ -249,5 +264,55 @@ mod tests {
         let freed = first.entry();
         drop(first);
         assert_eq!(stubs.take().unwrap().entry(), freed);
+    }
+
+    /// Two processes that take stubs of the same file, as the child of a `vfork` and its parent.
+    #[test]
+    fn processes_that_share_stubs_take_others() {
+        let fds = Fds::reserve().unwrap();
+        let stubs = Stubs::new(&fds, Shim::default()).unwrap();
+        let for_child = stubs.take().unwrap();
+        let parent = crate::process::id();
+        let (read, write) = fds.pipe().unwrap();
+        let (wait, go) = fds.pipe().unwrap();
+        // SAFETY: The child takes stubs, writes to a pipe and ends.
+        let child = match unsafe { libc::fork() } {
+            0 => {
+                for_child.adopt(parent);
+                let taken = [stubs.take(), stubs.take()];
+                let mut indices: Vec<u8> = vec![for_child.index as u8];
+                indices.extend(taken.iter().flatten().map(|stub| stub.index as u8));
+                let len = indices.len() as u64;
+                let _ = pass!(WRITE_NOW, write.as_raw_fd(), indices.as_mut_slice(), len);
+                let mut byte = [0];
+                let _ = pass!(READ, wait.as_raw_fd(), &mut byte, 1);
+                // SAFETY: It ends the process, which leaves its stubs behind.
+                unsafe { libc::_exit(0) }
+            }
+            pid => pid,
+        };
+        let mut indices = [0xff; 3];
+        let mut got = 0;
+        while got < 3 {
+            let rest = &mut indices[got..];
+            let len = rest.len() as u64;
+            got += pass!(READ, read.as_raw_fd(), rest, len).unwrap() as usize;
+        }
+        assert_eq!(indices, [0, 1, 2]);
+        let ours = [stubs.take().unwrap(), stubs.take().unwrap()];
+        assert_eq!(ours.each_ref().map(|stub| stub.index), [3, 4]);
+        // What it was taken with is the child's.
+        drop(for_child);
+        let more = stubs.take().unwrap();
+        assert_eq!(more.index, 5);
+        let mut byte = [0];
+        pass!(WRITE_NOW, go.as_raw_fd(), &mut byte, 1).unwrap();
+        let mut status = 0;
+        // SAFETY: The status is ours.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        stubs.free_all_of(child as u32);
+        let again: Vec<_> = (0..4).map(|_| stubs.take().unwrap()).collect();
+        let indices: Vec<usize> = again.iter().map(|stub| stub.index).collect();
+        assert_eq!(indices, [0, 1, 2, 6]);
     }
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use object::read::elf::{FileHeader, Sym};
 use object::{elf, Endianness};
@@ -18,7 +18,7 @@ use crate::guest::sealed_file;
 use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::personality::Fds;
-use crate::space::{Area, Backing, Space};
+use crate::space::{Area, Backing, NamedFile, Space};
 
 /// Where the kernel says what it tells time by.
 const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
@@ -91,7 +91,9 @@ pub(crate) fn install(
     if start + data_len < code {
         note(start + data_len, code, Prot::empty(), Backing::Reserved);
     }
-    note(code, code + vdso.len, prot, Backing::PrivateFile);
+    let (end, backing) = (code + vdso.len, Backing::PrivateFile);
+    let named = Arc::new(NamedFile::special("[vdso]"));
+    space.insert_file(code, Area { end, prot, backing }, &named, 0);
     Some(code)
 }
 

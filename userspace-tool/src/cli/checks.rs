@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use uvisor::{Device, Error, Features, Info, Mitigations};
@@ -89,7 +89,8 @@ pub(crate) fn all() -> Vec<Check> {
         Path::new("/dev/kvm").exists(),
     ));
     checks.push(module(loaded));
-    checks.push(node(device.as_ref().err()));
+    checks.push(node(device.as_ref().err(), device_group().as_deref()));
+    checks.push(paths_of_sockets());
     checks.extend(info.as_ref().map(speed));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
     checks
@@ -261,7 +262,49 @@ fn module(loaded: bool) -> Check {
     }
 }
 
-fn node(error: Option<&Error>) -> Check {
+/// The group that may use the device, if it is another one than root's: by its name, or its number.
+fn device_group() -> Option<String> {
+    let metadata = fs::metadata(uvisor::DEVICE).ok()?;
+    let may = metadata.mode() & 0o060 == 0o060 && metadata.gid() != 0;
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    may.then(|| group_name(&groups, metadata.gid()))
+}
+
+/// What a group is called in the text of `/etc/group`.
+fn group_name(groups: &str, gid: u32) -> String {
+    let number = gid.to_string();
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    let found = lines.find_map(|mut fields| {
+        let name = fields.next()?;
+        (fields.nth(1) == Some(&number)).then(|| name.to_owned())
+    });
+    found.unwrap_or(number)
+}
+
+/// What who may not open the device can do.
+fn advice_to_open(group: Option<&str>) -> String {
+    match group {
+        Some(group) => format!(
+            "join the group that may: `usermod -aG {group} \"$USER\"` as root, and log in anew"
+        ),
+        None => "run as root; or have root let a group use it: `groupadd -r uvisor`, \
+                 scripts/60-uvisor.rules into /etc/udev/rules.d, `udevadm control --reload`, \
+                 `udevadm trigger /dev/uvisor`, `usermod -aG uvisor \"$USER\"`"
+            .into(),
+    }
+}
+
+/// Whether tasks can have Unix sockets with paths.
+fn paths_of_sockets() -> Check {
+    let name = "Unix sockets";
+    match uvisor::keeps_socket_paths_apart() {
+        true => Check::new(name, Level::Ok, "with paths as well, by Landlock"),
+        false => Check::new(name, Level::Warn, "with paths there are none for tasks")
+            .advise("boot with Landlock (lsm=landlock,...), as of Linux 7.1"),
+    }
+}
+
+fn node(error: Option<&Error>, owner: Option<&str>) -> Check {
     let name = "device";
     match error {
         None => Check::new(name, Level::Ok, format!("{} can be opened", uvisor::DEVICE)),
@@ -274,7 +317,7 @@ fn node(error: Option<&Error>) -> Check {
             Level::Fail,
             format!("no permission to open {}", uvisor::DEVICE),
         )
-        .advise("run as root, or join the group that owns it"),
+        .advise(advice_to_open(owner)),
         Some(error) => Check::new(name, Level::Fail, error.to_string()),
     }
 }
@@ -370,7 +413,7 @@ mod tests {
             Level::Ok
         );
         assert_eq!(lockdown(Some("[none] integrity"), None).level, Level::Ok);
-        assert_eq!(node(None).level, Level::Ok);
+        assert_eq!(node(None, None).level, Level::Ok);
         assert!(virtualised(CPUINFO));
     }
 
@@ -384,8 +427,9 @@ mod tests {
             fred("flags : fred\n"),
             kernel_rust(false, Some("# CONFIG_RUST is not set\n")),
             module(false),
-            node(Some(&Error::NoDevice)),
-            node(Some(&Error::NoPermission)),
+            node(Some(&Error::NoDevice), None),
+            node(Some(&Error::NoPermission), None),
+            node(Some(&Error::NoPermission), Some("uvisor")),
             ept("vmx flags : vpid\n"),
         ] {
             assert_eq!(check.level, Level::Fail, "{check:?}");
@@ -396,6 +440,16 @@ mod tests {
             Level::Warn
         );
         assert_eq!(firmware(None), None);
+    }
+
+    #[test]
+    fn who_may_not_open_the_device_is_told_what_to_do() {
+        let groups = "root:x:0:\nkvm:x:104:me\nuvisor:x:998:\n";
+        assert_eq!(group_name(groups, 998), "uvisor");
+        assert_eq!(group_name(groups, 99), "99");
+        assert_eq!(group_name("nonsense\n::\n", 0), "0");
+        assert!(advice_to_open(Some("kvm")).contains("usermod -aG kvm"));
+        assert!(advice_to_open(None).contains("60-uvisor.rules"));
     }
 
     #[test]

@@ -9,10 +9,11 @@ pub mod plan;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 use uvisor_uapi::Prot;
@@ -23,7 +24,7 @@ use crate::errno::Errno;
 use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::pass;
-use crate::space::{Area, Backing, Space};
+use crate::space::{Area, Backing, NamedFile, Space};
 use crate::stack::{Auxv, StackError};
 
 /// The bit of `AT_HWCAP2` for RDFSBASE and its kin.
@@ -300,6 +301,8 @@ impl Image {
         if end > memory.limit() || !space.is_free(start, end) {
             return Err(no_room());
         }
+        let named = NamedFile::of(self.file.as_raw_fd()).map_err(failed)?;
+        let named = Arc::new(named);
         for step in plan::plan(&self.elf, bias).ok_or_else(no_room)? {
             match step {
                 Step::File {
@@ -311,11 +314,12 @@ impl Image {
                     memory
                         .vm()
                         .map_file(gpa, len, prot, self.file.as_fd(), offset)?;
-                    note(space, gpa, len, prot, Backing::PrivateFile);
+                    let area = area(gpa, len, prot, Backing::PrivateFile);
+                    space.insert_file(gpa, area, &named, offset);
                 }
                 Step::Anonymous { gpa, len, prot } => {
                     memory.vm().map_anonymous(gpa, len, prot)?;
-                    note(space, gpa, len, prot, Backing::Anonymous);
+                    space.insert(gpa, area(gpa, len, prot, Backing::Anonymous));
                 }
                 Step::Zero { gpa, len } => {
                     let zeros = vec![0; len as usize];
@@ -327,10 +331,10 @@ impl Image {
     }
 }
 
-/// Notes an area.
-fn note(space: &mut Space, start: u64, len: u64, prot: Prot, backing: Backing) {
+/// An area of `len` bytes.
+fn area(start: u64, len: u64, prot: Prot, backing: Backing) -> Area {
     let end = start + len;
-    space.insert(start, Area { end, prot, backing });
+    Area { end, prot, backing }
 }
 
 /// Parses an executable file.

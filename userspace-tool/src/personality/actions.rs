@@ -278,14 +278,8 @@ impl Signals {
     }
 
     /// A mask of the task's for a host call.
-    pub(super) fn host_mask(&self, mask: [u8; 8]) -> [u8; 8] {
+    pub(crate) fn host_mask(&self, mask: [u8; 8]) -> [u8; 8] {
         signal::host_mask(u64::from_le_bytes(mask)).to_le_bytes()
-    }
-
-    /// As [`Self::host_mask`], for one that holds while a call waits.
-    pub(super) fn temporary_mask(&mut self, mask: [u8; 8]) -> [u8; 8] {
-        self.temporary = Some(u64::from_le_bytes(mask));
-        self.host_mask(mask)
     }
 }
 

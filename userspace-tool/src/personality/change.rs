@@ -22,7 +22,7 @@ const CWD: u64 = libc::AT_FDCWD as u64;
 impl Scope<'_> {
     /// The place of a name that is to be made. One that is there already is `EEXIST` everywhere, as on a
     /// file system that is read-only.
-    fn place_to_make(&self, directory: RawFd, path: &CStr) -> SysResult<Place> {
+    pub(super) fn place_to_make(&self, directory: RawFd, path: &CStr) -> SysResult<Place> {
         let place = self.place(directory, path, 0)?;
         if self.access.contains(place.directory())? {
             return Ok(place);

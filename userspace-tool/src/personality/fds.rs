@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
-use super::{terminals, Args};
+use super::{interfaces, terminals, Args};
 use crate::device::new_fd;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
@@ -121,6 +121,11 @@ impl Fds {
         } else {
             Err(Errno::EBADF)
         }
+    }
+
+    /// Whether a descriptor with a number may be one of the guest's, in whatever process of the task.
+    pub(super) fn may_be_guests(&self, fd: u64) -> bool {
+        fd < self.own as u64
     }
 
     /// A descriptor of the guest's that a path such as `/dev/fd/N` names; `ENOENT` if it is not open.
@@ -369,6 +374,9 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
 pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
     if let Some(result) = terminals::ioctl(task, fd, request as u32, argument) {
+        return result;
+    }
+    if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
         return result;
     }
     let Some((way, len)) = known_ioctl(request as u32) else {

@@ -3,13 +3,14 @@
 //! Paths: looking at what is there, and going there.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::open::CHECKPOINT_LIKE;
 use super::paths::{self, Special};
 use super::status::{status_at, status_of};
-use super::Args;
+use super::{procfs, Args};
 use crate::errno::{Errno, SysResult};
+use crate::memory::{word, word32};
 use crate::pass;
 use crate::task::Task;
 
@@ -38,6 +39,9 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
         _ => task.memory.path(path)?,
     };
     let directory = directory_for(task, directory, &path)?;
+    if procfs::is_nobodys(task, directory, &path) {
+        return Err(Errno::ENOENT);
+    }
     let follows = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
     match paths::special(&path, crate::process::id()).filter(|_| follows) {
         None => Ok(Target {
@@ -80,14 +84,33 @@ pub(super) fn fstat(task: &mut Task, [fd, buffer, ..]: Args) -> SysResult {
 pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
     let [directory, path, buffer, flags, ..] = args;
     let at = target(task, directory, path, flags as i32)?;
-    let buffer = task.memory.range(buffer, 144)?;
-    pass!(NEWFSTATAT, at.directory, &*at.path, buffer, at.flags)
+    let mut stat = [0; 144];
+    pass!(NEWFSTATAT, at.directory, &*at.path, &mut stat, at.flags)?;
+    if word(&stat, 0) == procfs::device() {
+        let handle = look_at_process(task, &at)?;
+        pass!(FSTAT, handle.as_raw_fd(), &mut stat)?;
+    }
+    task.memory.write(buffer, &stat).map(|()| 0)
+}
+
+/// A handle on what is in `/proc`, if it is of the task's own: a link may have led there.
+fn look_at_process(task: &Task, at: &Target) -> SysResult<OwnedFd> {
+    let flags = at.flags & (libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH);
+    let handle = task.scope().look(at.directory, &at.path, flags)?;
+    procfs::check_somebodys(task, handle.as_raw_fd())?;
+    Ok(handle)
 }
 
 pub(super) fn statx(task: &mut Task, [directory, path, flags, mask, buffer, _]: Args) -> SysResult {
     let at = target(task, directory, path, flags as i32)?;
-    let buffer = task.memory.range(buffer, 256)?;
-    pass!(STATX, at.directory, &*at.path, at.flags, mask, buffer)
+    let mut statx = [0; 256];
+    pass!(STATX, at.directory, &*at.path, at.flags, mask, &mut statx)?;
+    if libc::makedev(word32(&statx, 136), word32(&statx, 140)) == procfs::device() {
+        let handle = look_at_process(task, &at)?;
+        let flags = libc::AT_EMPTY_PATH;
+        pass!(STATX, handle.as_raw_fd(), c"", flags, mask, &mut statx)?;
+    }
+    task.memory.write(buffer, &statx).map(|()| 0)
 }
 
 pub(super) fn statfs(task: &mut Task, [path, buffer, ..]: Args) -> SysResult {
@@ -154,6 +177,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         return Err(Errno::EINVAL);
     }
     let path = task.memory.path(path)?;
+    let at = directory_for(task, directory, &path)?;
     let text = match paths::special(&path, crate::process::id()) {
         Some(Special::Program) => task.shared.program.as_bytes().to_vec(),
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
@@ -161,11 +185,11 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
             paths::path_of(task.fds.open(fd)?)?
         }
         Some(Special::Checkpoint) => return Err(Errno::EINVAL),
-        _ => {
-            let directory = directory_for(task, directory, &path)?;
+        _ if path.is_empty() => {
             let (buffer, size) = task.memory.buffer(buffer, size as u64)?;
-            return pass!(READLINKAT, directory, &*path, buffer, size);
+            return pass!(READLINKAT, at, &*path, buffer, size);
         }
+        _ => procfs::link(task, at, &path)?,
     };
     let text = text.get(..size as usize).unwrap_or(&text);
     task.memory.write(buffer, text)?;
@@ -181,14 +205,22 @@ pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
     let path = task.memory.path(path)?;
     let at = libc::AT_FDCWD;
     let directory = match paths::special(&path, crate::process::id()) {
-        Some(Special::Fd(fd)) => return pass!(FCHDIR, task.fds.open(fd)?),
+        Some(Special::Fd(fd)) => {
+            let fd = task.fds.open(fd)?;
+            procfs::goes_to(fd);
+            return pass!(FCHDIR, fd);
+        }
         _ => task.scope().handle(at, &path, libc::O_DIRECTORY, 0)?,
     };
+    procfs::check_somebodys(task, directory.as_raw_fd())?;
+    procfs::goes_to(directory.as_raw_fd());
     pass!(FCHDIR, directory.as_raw_fd())
 }
 
 pub(super) fn fchdir(task: &mut Task, [fd, ..]: Args) -> SysResult {
-    pass!(FCHDIR, task.fds.guest(fd)?)
+    let fd = task.fds.guest(fd)?;
+    procfs::goes_to(fd);
+    pass!(FCHDIR, fd)
 }
 
 pub(super) fn umask(_: &mut Task, [mask, ..]: Args) -> SysResult {

@@ -2,8 +2,8 @@
 
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::MutexGuard;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::{Arc, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use uvisor_uapi::{Prot, PAGE_SIZE};
@@ -13,7 +13,7 @@ use super::{status, SharedMaps};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
 use crate::pass;
-use crate::space::{Area, Backing, Piece, Space};
+use crate::space::{Area, Backing, NamedFile, Piece, Space};
 use crate::task::{Child, Task};
 
 /// What a permission of Linux's is for a region; as on x86, what is accessible is readable.
@@ -66,6 +66,26 @@ enum Source<'a> {
     Private(BorrowedFd<'a>, u64),
     /// A file from an offset, as it is.
     Shared(BorrowedFd<'a>, u64),
+    /// Memory that processes will have in common.
+    Common(BorrowedFd<'a>),
+}
+
+impl Source<'_> {
+    /// The file, as it is called, if it is one: mostly the one that was mapped last.
+    fn named(&self, last: &Option<Arc<NamedFile>>) -> SysResult<Option<Arc<NamedFile>>> {
+        let fd = match self {
+            Self::Anonymous(_) => return Ok(None),
+            Self::Private(fd, _) | Self::Shared(fd, _) => fd.as_raw_fd(),
+            Self::Common(fd) => {
+                let named = NamedFile::called("/dev/zero (deleted)", fd.as_raw_fd());
+                return named.map(Arc::new).map(Some);
+            }
+        };
+        match last {
+            Some(last) if last.is(fd) => Ok(Some(Arc::clone(last))),
+            _ => NamedFile::of(fd).map(Arc::new).map(Some),
+        }
+    }
 }
 
 /// What a process has mapped where, and its heap. Whoever changes the micro-VM's regions has it locked.
@@ -75,6 +95,20 @@ pub(crate) struct Book {
     pub(crate) heap: Heap,
     /// What of it other processes may have as well.
     pub(crate) shared: SharedMaps,
+    /// The file that was mapped last.
+    pub(crate) last: Option<Arc<NamedFile>>,
+}
+
+impl Book {
+    /// That of a process which has mapped `space` so far.
+    pub(crate) fn new(space: Space, heap: Heap) -> Self {
+        Self {
+            space,
+            heap,
+            shared: SharedMaps::default(),
+            last: None,
+        }
+    }
 }
 
 /// The book of a task, to change the address space.
@@ -94,24 +128,37 @@ fn map(
     prot: Prot,
     source: &Source<'_>,
 ) -> SysResult<()> {
+    let named = source.named(&book.last)?;
     let (vm, len) = (task.memory.vm(), end - start);
-    let (result, backing) = match *source {
-        Source::Anonymous(backing) => (vm.map_anonymous(start, len, prot), backing),
+    let (result, backing, offset) = match *source {
+        Source::Anonymous(backing) => (vm.map_anonymous(start, len, prot), backing, 0),
         Source::Private(fd, offset) => {
             let result = vm.map_file(start, len, prot, fd, offset);
-            (result, Backing::PrivateFile)
+            (result, Backing::PrivateFile, offset)
         }
         Source::Shared(fd, offset) => {
             let result = vm.map_shared(start, len, prot, fd, offset);
-            (result, Backing::SharedFile)
+            (result, Backing::SharedFile, offset)
         }
+        Source::Common(fd) => (
+            vm.map_shared(start, len, prot, fd, 0),
+            Backing::SharedFile,
+            0,
+        ),
     };
     result.map_err(region_error)?;
-    if let Source::Shared(fd, offset) = *source {
+    if let Source::Shared(fd, _) | Source::Common(fd) = *source {
         // What the broker cannot write no other process waits for there.
         let _ = book.shared.insert((start, end), fd, offset);
     }
-    book.space.insert(start, Area { end, prot, backing });
+    let area = Area { end, prot, backing };
+    match named {
+        None => book.space.insert(start, area),
+        Some(named) => {
+            book.space.insert_file(start, area, &named, offset);
+            book.last = Some(named);
+        }
+    }
     Ok(())
 }
 
@@ -155,7 +202,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         (None, false) => Source::Anonymous(Backing::Anonymous),
         (None, true) => {
             memory = task.fds.memory_file(c"shared", len)?;
-            Source::Shared(memory.as_fd(), 0)
+            Source::Common(memory.as_fd())
         }
         (Some(fd), shared) => {
             // SAFETY: The descriptor was open, as `mappable` saw; one that another thread closes meanwhile gives an
@@ -365,13 +412,18 @@ fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) 
     let vm = task.memory.vm();
     let moved = vm.remap(piece.start..end, new..new + new_len);
     moved.map_err(region_error)?;
+    let file = book.space.file(piece.start);
+    let file = file.map(|(named, offset)| (Arc::clone(named), offset));
     book.space.remove(piece.start, end);
     let area = Area {
         end: new + new_len,
         prot: piece.prot,
         backing: piece.backing,
     };
-    book.space.insert(new, area);
+    match file {
+        None => book.space.insert(new, area),
+        Some((named, offset)) => book.space.insert_file(new, area, &named, offset),
+    }
     book.shared.relocate(piece.start, end, new);
     Ok(())
 }

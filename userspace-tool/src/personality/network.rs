@@ -10,6 +10,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_timeout, Timeout};
@@ -19,7 +20,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-use super::{netns, Fds};
+use super::{domain, netns, Access, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TOKEN: &[u8] = b"T";
 
 /// What a task can reach with `AF_INET` and `AF_INET6`. Its `AF_UNIX` sockets reach the task's only,
-/// whatever this is.
+/// whatever this is: by their names as they are in a network of its own, by their paths as [`domain`] has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// A loopback of its own.
@@ -51,6 +52,8 @@ pub struct Network {
     answering: OwnedFd,
     /// The cookie of the host's network namespace.
     host: u64,
+    /// Whether the kernel keeps sockets with paths apart, since the task runs ([`domain`]).
+    paths: AtomicBool,
 }
 
 /// A pair of connected sockets in the broker's own range.
@@ -87,7 +90,19 @@ impl Network {
             host: cookie(asking.as_raw_fd())?,
             asking,
             answering,
+            paths: AtomicBool::new(false),
         })
+    }
+
+    /// From now on the calling thread, and all that it starts, reach sockets with paths, if the kernel can keep
+    /// them to those that they open, and to where `access` lets files be changed.
+    pub(crate) fn allow_paths(&self, access: &Access) {
+        self.paths.store(domain::enter(access).is_ok(), Relaxed);
+    }
+
+    /// Whether the task has sockets with paths: what the kernel refuses then is what it must not have.
+    pub(super) fn has_paths(&self) -> bool {
+        self.paths.load(Relaxed)
     }
 
     /// The descriptors, which all processes of the task have.
@@ -133,6 +148,15 @@ impl Network {
             }
         }
         Err(Errno::EACCES)
+    }
+
+    /// The socket to ask which interfaces the task has, for one of its own of a kind.
+    pub(super) fn interfaces(&self, fd: RawFd, domain: i32) -> SysResult<RawFd> {
+        if (self.policy, domain) == (Policy::Host, libc::AF_UNIX) {
+            // Such a one is in a network of its own for the sake of its names only.
+            return Ok(self.asking.as_raw_fd());
+        }
+        self.check_own(fd).map(|()| fd)
     }
 
     /// Has a socket opened in the task's own network.

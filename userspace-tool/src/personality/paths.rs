@@ -303,11 +303,7 @@ impl Scope<'_> {
 
 /// The path behind a link, from where the path of the link begins.
 fn behind(place: &Place, link: &OwnedFd) -> SysResult<CString> {
-    let mut target = vec![0; PATH_MAX];
-    let size = target.len() as u64;
-    let fd = link.as_raw_fd();
-    let len = pass!(READLINKAT, fd, c"", target.as_mut_slice(), size)? as usize;
-    target.truncate(len);
+    let mut target = read_link(link.as_raw_fd(), c"")?;
     if target.is_empty() {
         return Err(Errno::ENOENT);
     }
@@ -433,6 +429,10 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
             let mut parts = rest.split(|&byte| byte == b'/');
             let first = parts.next().unwrap_or_default();
             let own = first == crate::process::id().to_string().as_bytes();
+            if !own && first.iter().all(u8::is_ascii_digit) {
+                // Whether there is such a process is not told.
+                return Err(Errno::ENOENT);
+            }
             let public = match (own, parts.next(), parts.next()) {
                 (true, Some(name), None) => PROC_OWN.contains(&name),
                 _ => PROC_PUBLIC.contains(&first),
@@ -444,13 +444,30 @@ fn check_proc(fd: RawFd) -> SysResult<()> {
 
 /// The path of an open file, as the kernel has it.
 pub(crate) fn path_of(fd: RawFd) -> SysResult<Vec<u8>> {
-    let link = link_to(fd);
-    let mut path = vec![0; PATH_MAX];
-    let size = path.len() as u64;
-    let at = libc::AT_FDCWD;
-    let len = pass!(READLINKAT, at, &*link, path.as_mut_slice(), size)?;
-    path.truncate(len as usize);
-    Ok(path)
+    read_link(libc::AT_FDCWD, &link_to(fd))
+}
+
+/// The path of the current directory.
+pub(super) fn current() -> SysResult<Vec<u8>> {
+    read_link(libc::AT_FDCWD, c"/proc/self/cwd")
+}
+
+/// The text of a link that a handle stands for.
+pub(super) fn text_of(link: RawFd) -> SysResult<Vec<u8>> {
+    match read_link(link, c"") {
+        // By a handle, this is said of what is no link.
+        Err(Errno::ENOENT) => Err(Errno::EINVAL),
+        text => text,
+    }
+}
+
+/// The text of a link.
+fn read_link(directory: RawFd, path: &CStr) -> SysResult<Vec<u8>> {
+    let mut text = vec![0; PATH_MAX];
+    let size = text.len() as u64;
+    let len = pass!(READLINKAT, directory, path, text.as_mut_slice(), size)?;
+    text.truncate(len as usize);
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -507,8 +524,8 @@ mod tests {
             check_readable(file.as_raw_fd(), &status_of(file.as_raw_fd()).unwrap())
         };
         assert_eq!(check("/proc/self/maps"), Err(Errno::EACCES));
-        assert_eq!(check("/proc/1/status"), Err(Errno::EACCES));
-        assert_eq!(check("/proc/1/mountinfo"), Err(Errno::EACCES));
+        assert_eq!(check("/proc/1/status"), Err(Errno::ENOENT));
+        assert_eq!(check("/proc/1/mountinfo"), Err(Errno::ENOENT));
         assert_eq!(check("/proc/self/mountinfo"), Ok(()));
         assert_eq!(check("/proc/cpuinfo"), Ok(()));
         assert_eq!(check("/proc/sys/kernel/ostype"), Ok(()));

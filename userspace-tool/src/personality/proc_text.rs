@@ -4,21 +4,21 @@
 //! exchanged for what is the task's.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use uvisor_uapi::{Prot, PAGE_SIZE};
 
 use super::process;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
-use crate::pass;
-use crate::space::{Backing, Piece};
+use crate::space::{Backing, NamedFile, Piece};
 use crate::task::Task;
 
 /// The files about the machine that are not passed on as they are.
 pub(super) const MACHINE: [&str; 2] = ["cpuinfo", "meminfo"];
 
 /// The files about the task itself.
-pub(super) const OWN: [&str; 18] = [
+pub(super) const OWN: [&str; 19] = [
     "auxv",
     "cgroup",
     "cmdline",
@@ -33,42 +33,69 @@ pub(super) const OWN: [&str; 18] = [
     "oom_score_adj",
     "schedstat",
     "setgroups",
+    "smaps",
     "stat",
     "statm",
     "status",
     "uid_map",
 ];
 
-/// What a file about the task says.
-pub(super) fn own(task: &Task, name: &str) -> SysResult<Vec<u8>> {
+/// Those that there are of another process of the task's.
+pub(super) const OTHER: [&str; 10] = [
+    "cgroup",
+    "cmdline",
+    "comm",
+    "cpuset",
+    "oom_score",
+    "oom_score_adj",
+    "schedstat",
+    "stat",
+    "statm",
+    "status",
+];
+
+/// What a file about another process says, of whose broker the host says what is in the directory `base`. How large
+/// it is is not known here, and told as nothing.
+pub(super) fn other(task: &Task, pid: u32, base: &str, name: &str) -> SysResult<Vec<u8>> {
+    let sizes = Sizes::default();
+    match name {
+        // One of which it is not known is shown by its short name, as are those of the kernel.
+        "cmdline" => Ok(task.told(pid).map_or(Vec::new(), |told| told.command)),
+        "statm" => Ok(sizes.statm().into_bytes()),
+        "stat" => {
+            let text = host(base, name)?;
+            stat(&text, [(0, 0); 3], &sizes).ok_or(Errno::EIO)
+        }
+        "status" => Ok(status(&host(base, name)?, &sizes)),
+        name => host(base, name),
+    }
+}
+
+/// What a file about the task says; `base` is the directory in which the host speaks of its process or its thread.
+pub(super) fn own(task: &Task, base: &str, name: &str) -> SysResult<Vec<u8>> {
     let initial = task.shared.layout.initial;
     match name {
         "cmdline" => Ok(read(task, initial.arguments)),
         "environ" => Ok(read(task, initial.environment)),
         "auxv" => Ok(read(task, initial.auxv)),
-        "maps" => Ok(maps(task).into_bytes()),
+        "maps" => Ok(areas(task, |_| String::new())),
+        "smaps" => Ok(areas(task, area_details)),
         "limits" => limits(task).map(String::into_bytes),
-        "comm" => {
-            let mut name = [0; 16];
-            pass!(PRCTL_NAME, libc::PR_GET_NAME, &mut name)?;
-            let end = name.iter().position(|&byte| byte == 0).unwrap_or(15);
-            name[end] = b'\n';
-            Ok(name[..=end].to_vec())
-        }
         "statm" => Ok(sizes(task)?.statm().into_bytes()),
         "stat" => {
-            let text = host(name)?;
-            stat(&text, task, &sizes(task)?).ok_or(Errno::EIO)
+            let text = host(base, name)?;
+            let heap = task.shared.book.lock().heap.start;
+            let places = [initial.arguments, initial.environment, (heap, heap)];
+            stat(&text, places, &sizes(task)?).ok_or(Errno::EIO)
         }
-        "status" => Ok(status(&host(name)?, &sizes(task)?)),
-        name => host(name),
+        "status" => Ok(status(&host(base, name)?, &sizes(task)?)),
+        name => host(base, name),
     }
 }
 
-/// What the host says of the broker's thread.
-fn host(name: &str) -> SysResult<Vec<u8>> {
-    let thread = std::fs::read(format!("/proc/thread-self/{name}"));
-    Ok(thread.or_else(|_| std::fs::read(format!("/proc/self/{name}")))?)
+/// What the host says of a broker or its thread.
+fn host(base: &str, name: &str) -> SysResult<Vec<u8>> {
+    Ok(std::fs::read(format!("{base}/{name}"))?)
 }
 
 /// A range of the task's memory, as much of it as can be read.
@@ -86,18 +113,22 @@ fn read(task: &Task, (start, end): (u64, u64)) -> Vec<u8> {
     bytes
 }
 
-/// The areas, as the broker's book has them; which files they show is not in it.
-fn maps(task: &Task) -> String {
-    let pieces = task.shared.book.lock().space.pieces(0, task.memory.limit());
+/// The areas, as the broker's book has them, each with what `more` says of it.
+fn areas(task: &Task, more: impl Fn(&Piece) -> String) -> Vec<u8> {
+    let space = task.shared.book.lock().space.clone();
     let stack = task.shared.layout.stack_top;
-    let mapped = pieces
-        .iter()
-        .filter(|piece| piece.backing != Backing::Reserved);
-    mapped.map(|piece| map_line(piece, stack)).collect()
+    let mut text = Vec::new();
+    for piece in space.pieces(0, task.memory.limit()) {
+        if piece.backing != Backing::Reserved {
+            text.extend(area_line(&piece, space.file(piece.start), stack));
+            text.extend(more(&piece).bytes());
+        }
+    }
+    text
 }
 
-/// A line of `maps`.
-fn map_line(piece: &Piece, stack_top: u64) -> String {
+/// A line of `maps`; `file` is what the area shows, and from where.
+fn area_line(piece: &Piece, file: Option<(&Arc<NamedFile>, u64)>, stack_top: u64) -> Vec<u8> {
     let flag = |prot, letter| match piece.prot.contains(prot) {
         true => letter,
         false => '-',
@@ -106,24 +137,55 @@ fn map_line(piece: &Piece, stack_top: u64) -> String {
         Backing::SharedFile => 's',
         _ => 'p',
     };
-    let name = match piece.backing {
-        Backing::Heap => "[heap]",
-        Backing::Kernel => "[vvar]",
-        _ if piece.end == stack_top => "[stack]",
-        _ => "",
+    let name = match (file, piece.backing) {
+        (Some((file, _)), _) => file.name(),
+        (_, Backing::Heap) => b"[heap]".to_vec(),
+        (_, Backing::Kernel) => b"[vvar]".to_vec(),
+        _ if piece.end == stack_top => b"[stack]".to_vec(),
+        _ => Vec::new(),
+    };
+    let (offset, device, inode) = match file {
+        Some((file, offset)) => (offset, file.device, file.inode),
+        None => (0, 0, 0),
     };
     let line = format!(
-        "{:08x}-{:08x} {}{}{}{shared} 00000000 00:00 0 ",
+        "{:08x}-{:08x} {}{}{}{shared} {offset:08x} {:02x}:{:02x} {inode} ",
         piece.start,
         piece.end,
         flag(Prot::READ, 'r'),
         flag(Prot::WRITE, 'w'),
         flag(Prot::EXEC, 'x'),
+        libc::major(device),
+        libc::minor(device),
     );
-    match name {
-        "" => line + "\n",
-        name => format!("{line:<73}{name}\n"),
-    }
+    let mut line = match name.is_empty() {
+        true => line.into_bytes(),
+        false => format!("{line:<73}").into_bytes(),
+    };
+    line.extend(name);
+    line.push(b'\n');
+    line
+}
+
+/// What `smaps` says of an area, as far as the broker knows: not what of it is in memory.
+fn area_details(piece: &Piece) -> String {
+    let flag = |prot, text| match piece.prot.contains(prot) {
+        true => text,
+        false => "",
+    };
+    let shared = match piece.backing {
+        Backing::SharedFile => "sh ",
+        _ => "",
+    };
+    format!(
+        "Size:           {:8} kB\nKernelPageSize: {:8} kB\nMMUPageSize:    {:8} kB\nVmFlags: {}{}{}{shared}mr mw me \n",
+        (piece.end - piece.start) / 1024,
+        PAGE_SIZE / 1024,
+        PAGE_SIZE / 1024,
+        flag(Prot::READ, "rd "),
+        flag(Prot::WRITE, "wr "),
+        flag(Prot::EXEC, "ex "),
+    )
 }
 
 /// How large a task is, in bytes.
@@ -176,13 +238,9 @@ fn sizes(task: &Task) -> SysResult<Sizes> {
     Ok(sizes)
 }
 
-/// `stat` with the task's sizes and addresses.
-fn stat(text: &[u8], task: &Task, sizes: &Sizes) -> Option<Vec<u8>> {
-    let (initial, heap) = (
-        task.shared.layout.initial,
-        task.shared.book.lock().heap.start,
-    );
-    let (arguments, environment) = (initial.arguments, initial.environment);
+/// `stat` with the task's sizes, and where its arguments, its environment and its heap are.
+fn stat(text: &[u8], places: [(u64, u64); 3], sizes: &Sizes) -> Option<Vec<u8>> {
+    let [arguments, environment, (heap, _)] = places;
     // As proc_pid_stat(5) numbers them.
     exchange(
         text,
@@ -385,15 +443,54 @@ mod tests {
 
     #[test]
     fn areas_are_lines() {
+        let line =
+            |piece: &Piece, file, stack| String::from_utf8(area_line(piece, file, stack)).unwrap();
         let code = Prot::READ | Prot::EXEC;
-        let line = map_line(&piece(0x40_0000, 0x40_1000, code, Backing::SharedFile), 0);
-        assert_eq!(line, "00400000-00401000 r-xs 00000000 00:00 0 \n");
+        let area = piece(0x40_0000, 0x40_1000, code, Backing::SharedFile);
+        let plain = "00400000-00401000 r-xs 00000000 00:00 0 \n";
+        assert_eq!(line(&area, None, 0), plain);
         let data = Prot::READ | Prot::WRITE;
-        let line = map_line(&piece(0x1000, 0x2000, data, Backing::Anonymous), 0x2000);
-        assert_eq!(line.find("[stack]"), Some(73));
-        assert!(line.starts_with("00001000-00002000 rw-p "));
-        let line = map_line(&piece(0x1000, 0x2000, data, Backing::Heap), 0);
-        assert!(line.ends_with(" [heap]\n"));
+        let stack = line(
+            &piece(0x1000, 0x2000, data, Backing::Anonymous),
+            None,
+            0x2000,
+        );
+        assert_eq!(stack.find("[stack]"), Some(73));
+        assert!(stack.starts_with("00001000-00002000 rw-p "));
+        let heap = line(&piece(0x1000, 0x2000, data, Backing::Heap), None, 0);
+        assert!(heap.ends_with(" [heap]\n"));
+        let vdso = Arc::new(NamedFile::special("[vdso]"));
+        let area = piece(
+            0x7fff_f7fc_1000,
+            0x7fff_f7fc_3000,
+            code,
+            Backing::PrivateFile,
+        );
+        let text = line(&area, Some((&vdso, 0)), 0);
+        assert!(text.starts_with("7ffff7fc1000-7ffff7fc3000 r-xp 00000000 00:00 0 "));
+        assert_eq!(text.find("[vdso]"), Some(73));
+    }
+
+    /// This process's own areas are written as the kernel writes them.
+    #[test]
+    fn files_are_named_as_the_kernel_does() {
+        let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let named = NamedFile::of(std::os::fd::AsRawFd::as_raw_fd(&file)).unwrap();
+        let named = Arc::new(named);
+        let name = String::from_utf8(named.name()).unwrap();
+        let line = text.lines().find(|line| line.ends_with(&name)).unwrap();
+        let (start, rest) = line.split_once('-').unwrap();
+        let [start, end] = [start, rest.split_once(' ').unwrap().0]
+            .map(|number| u64::from_str_radix(number, 16).unwrap());
+        let area = piece(start, end, Prot::READ, Backing::PrivateFile);
+        let ours = String::from_utf8(area_line(&area, Some((&named, 0)), 0)).unwrap();
+        // What the kernel has for the device of a file on overlayfs is not what others have.
+        let fields = |line: &str| -> Vec<String> {
+            line.split_ascii_whitespace().map(String::from).collect()
+        };
+        let (ours, kernels) = (fields(&ours), fields(line));
+        assert_eq!((&ours[..3], &ours[4..]), (&kernels[..3], &kernels[4..]));
     }
 
     #[test]

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `/proc` as a task should see it: itself, not its broker, and no other process.
+//! `/proc` as a task should see it: its own processes, not their brokers, and no others.
 //!
 //! What is answered here is found by the path alone, before the host looks at it. What is not found here is
-//! the host's, and of a process's directory there closed.
+//! the host's, and of a process's directory there closed. Of other processes of the task's there is what lists of
+//! processes show; what they have in memory and open is theirs.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::OnceLock;
 
+use super::status::status_at;
 use super::{open, paths, proc_text};
 use crate::errno::{Errno, SysResult};
 use crate::guest::sealed_file;
@@ -18,62 +22,116 @@ use crate::memory::word;
 use crate::pass;
 use crate::task::Task;
 
+/// A process of the task's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Process {
+    /// The caller's own.
+    Own,
+    /// Another one, by its number.
+    Other(u32),
+}
+
 /// What a path means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Entry {
     /// A file about the machine.
     Machine(String),
-    /// A file about the task.
-    Own(String),
+    /// A file about the process, or one of its threads, of which the host says what is in this directory.
+    Own(String, String),
+    /// One about another process of the task's.
+    Other(u32, String, String),
+    /// The program of another process.
+    Program(u32),
+    /// A link of another process's, as the host has it.
+    Link(u32, String),
     /// What the host says of one of its descriptors.
     FdInfo(RawFd),
-    /// A directory, as the host has it.
-    Directory(String),
+    /// A directory, as the host has it; of another process, if there is a number.
+    Directory(String, Option<u32>),
     /// Another path.
     Elsewhere(String),
+    /// What is not for the task.
+    Closed,
+    /// A process that is not of the task's.
+    Nobody,
 }
 
 /// The directories of a process that may be listed.
 const DIRECTORIES: [&str; 4] = ["", "fd", "fdinfo", "task"];
 
-/// What a path means, if it is one of those; `own` says whether a number is the task's.
-fn find(path: &Path, own: impl Fn(u64) -> bool) -> Option<Entry> {
-    if path == Path::new("/dev/fd") {
-        return Some(Entry::Directory("/proc/self/fd".into()));
-    }
+/// The names in an absolute path to something in `/proc`, behind that; not if there is a `..`.
+fn names(path: &Path) -> Option<Vec<&str>> {
     let mut parts = path.components();
     if parts.next() != Some(Component::RootDir) || parts.next()?.as_os_str() != "proc" {
         return None;
     }
-    let parts: Option<Vec<&str>> = parts
+    parts
         .map(|part| match part {
             Component::Normal(name) => name.to_str(),
             _ => None,
         })
-        .collect();
-    let own = |name: &str| name.parse().is_ok_and(&own);
-    let parts = parts?;
-    let (who, rest) = parts.split_first()?;
+        .collect()
+}
+
+/// A number as the kernel writes it in names.
+fn number(name: &str) -> Option<u32> {
+    let number: u32 = name.parse().ok()?;
+    (number.to_string() == name).then_some(number)
+}
+
+/// What a path means, if it is one of those; `process` says which of the task's has a number, and `is_guests`
+/// whether a descriptor with one can be a guest's.
+fn find(
+    path: &Path,
+    process: impl Fn(u32) -> Option<Process>,
+    is_guests: impl Fn(u32) -> bool,
+) -> Option<Entry> {
+    if path == Path::new("/dev/fd") {
+        return Some(Entry::Directory("/proc/self/fd".into(), None));
+    }
+    let names = names(path)?;
+    let (who, rest) = names.split_first()?;
     if rest.is_empty() && proc_text::MACHINE.contains(who) {
         return Some(Entry::Machine((*who).into()));
     }
-    let base = match *who {
-        "self" | "thread-self" => format!("/proc/{who}"),
-        who if own(who) => "/proc/self".to_owned(),
-        _ => return None,
+    let (base, other) = match (*who, number(who).map(&process)) {
+        ("self" | "thread-self", _) => (format!("/proc/{who}"), None),
+        (_, None) => return None,
+        (_, Some(None)) => return Some(Entry::Nobody),
+        (_, Some(Some(Process::Own))) => ("/proc/self".to_owned(), None),
+        (_, Some(Some(Process::Other(pid)))) => (format!("/proc/{pid}"), Some(pid)),
     };
     // A thread's directory has what a process's has, as far as it is here.
     let (base, rest) = match rest {
-        ["task", thread, rest @ ..] if own(thread) => ("/proc/thread-self".to_owned(), rest),
-        rest => (base, rest),
+        ["task", thread, rest @ ..] => {
+            // One that goes on with a template has another number by now.
+            let thread = match (number(thread)?, other) {
+                (thread, None) if process(thread) == Some(Process::Own) => crate::process::id(),
+                (thread, _) => thread,
+            };
+            (format!("{base}/task/{thread}"), rest)
+        }
+        _ => (base, rest),
     };
-    match *rest {
-        [] => Some(Entry::Directory(base)),
-        ["fdinfo", number] => number.parse().ok().map(Entry::FdInfo),
-        ["cwd", ref rest @ ..] => Some(Entry::Elsewhere(format!("./{}", rest.join("/")))),
-        ["root", ref rest @ ..] => Some(Entry::Elsewhere(format!("/{}", rest.join("/")))),
-        [name] if DIRECTORIES.contains(&name) => Some(Entry::Directory(format!("{base}/{name}"))),
-        [name] if proc_text::OWN.contains(&name) => Some(Entry::Own(name.into())),
+    match (rest, other) {
+        ([], _) => Some(Entry::Directory(base, other)),
+        ([name], _) if DIRECTORIES.contains(name) => {
+            Some(Entry::Directory(format!("{base}/{name}"), other))
+        }
+        (["root", rest @ ..], _) => Some(Entry::Elsewhere(format!("/{}", rest.join("/")))),
+        (["exe"], Some(pid)) => Some(Entry::Program(pid)),
+        ([name], Some(pid)) if proc_text::OTHER.contains(name) => {
+            Some(Entry::Other(pid, base, (*name).into()))
+        }
+        (["cwd"], Some(pid)) => Some(Entry::Link(pid, format!("{base}/cwd"))),
+        (["fd", fd], Some(pid)) => match number(fd).is_some_and(is_guests) {
+            true => Some(Entry::Link(pid, format!("{base}/fd/{fd}"))),
+            false => Some(Entry::Nobody),
+        },
+        (_, Some(_)) => Some(Entry::Closed),
+        (["fdinfo", fd], None) => fd.parse().ok().map(Entry::FdInfo),
+        (["cwd", rest @ ..], None) => Some(Entry::Elsewhere(format!("./{}", rest.join("/")))),
+        ([name], None) if proc_text::OWN.contains(name) => Some(Entry::Own(base, (*name).into())),
         _ => None,
     }
 }
@@ -84,6 +142,93 @@ fn is_proc(fd: RawFd) -> bool {
     pass!(FSTATFS, fd, &mut statfs).is_ok() && word(&statfs, 0) == libc::PROC_SUPER_MAGIC as u64
 }
 
+/// What a path of the task's means, if it is one of those.
+fn find_own(task: &Task, directory: RawFd, path: &CStr) -> Option<Entry> {
+    let bytes = path.to_bytes();
+    let process = |number| process(task, number);
+    let is_guests = |fd: u32| task.fds.may_be_guests(fd.into());
+    let found = |path: &[u8]| find(Path::new(OsStr::from_bytes(path)), process, is_guests);
+    if bytes.starts_with(b"/") {
+        return found(bytes);
+    }
+    let mut full = match directory {
+        libc::AT_FDCWD if CURRENT.has_been_in_proc() => paths::current().ok()?,
+        libc::AT_FDCWD => return None,
+        directory if is_proc(directory) => paths::path_of(directory).ok()?,
+        _ => return None,
+    };
+    full.push(b'/');
+    full.extend(bytes);
+    found(&full)
+}
+
+/// Whether the current directory has ever been one of `/proc`: then a path that begins there may be one of these.
+struct Current(AtomicBool);
+
+static CURRENT: Current = Current(AtomicBool::new(false));
+
+impl Current {
+    fn has_been_in_proc(&self) -> bool {
+        self.0.load(SeqCst)
+    }
+}
+
+/// The current directory is about to be this one.
+pub(super) fn goes_to(directory: RawFd) {
+    if is_proc(directory) {
+        CURRENT.0.store(true, SeqCst);
+    }
+}
+
+/// The current directory is what it was when the task started.
+pub(crate) fn starts_here() {
+    if paths::current().is_ok_and(|path| path.starts_with(b"/proc")) {
+        CURRENT.0.store(true, SeqCst);
+    }
+}
+
+/// Which process of the task's has a number.
+fn process(task: &Task, number: u32) -> Option<Process> {
+    match task.is_own(number.into()) {
+        true => Some(Process::Own),
+        false => task
+            .is_member(number.into())
+            .then_some(Process::Other(number)),
+    }
+}
+
+/// Whether a path is that of a process, or of something of one, that is not of the task's.
+pub(super) fn is_nobodys(task: &Task, directory: RawFd, path: &CStr) -> bool {
+    if !path.to_bytes().contains(&b'/') {
+        // What is found there says by its file system that it is to be looked at again.
+        return false;
+    }
+    find_own(task, directory, path) == Some(Entry::Nobody)
+}
+
+/// The same of what a path has led to.
+pub(super) fn check_somebodys(task: &Task, fd: RawFd) -> SysResult<()> {
+    if !is_proc(fd) {
+        return Ok(());
+    }
+    let path = paths::path_of(fd)?;
+    let names = names(Path::new(OsStr::from_bytes(&path))).unwrap_or_default();
+    let owner = names.first().and_then(|name| number(name));
+    match owner.is_some_and(|owner| process(task, owner).is_none()) {
+        true => Err(Errno::ENOENT),
+        false => Ok(()),
+    }
+}
+
+/// The number of the file system that is at `/proc`.
+pub(super) fn device() -> u64 {
+    static DEVICE: OnceLock<u64> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let status = status_at(libc::AT_FDCWD, c"/proc", 0);
+        status.map_or(0, |status| status.identity.device)
+    })
+}
+
 /// Opens a file or a directory of `/proc`, if the path is one of those that are answered here.
 pub(super) fn open(
     task: &mut Task,
@@ -91,48 +236,93 @@ pub(super) fn open(
     path: &CStr,
     flags: i32,
 ) -> Option<SysResult> {
-    let bytes = path.to_bytes();
-    let entry = if bytes.starts_with(b"/") {
-        find_own(task, bytes)?
-    } else if directory != libc::AT_FDCWD && is_proc(directory) {
-        let mut full = paths::path_of(directory).ok()?;
-        full.push(b'/');
-        full.extend(bytes);
-        find_own(task, &full)?
-    } else {
-        return None;
-    };
+    let entry = find_own(task, directory, path)?;
     Some(open_entry(task, entry, flags))
 }
 
-/// What a path means for a task.
-fn find_own(task: &Task, path: &[u8]) -> Option<Entry> {
-    find(Path::new(OsStr::from_bytes(path)), |number| {
-        u32::try_from(number).is_ok() && task.is_own(number)
-    })
+/// What a link says: of another process's, if the path is that of one, or any.
+pub(super) fn link(task: &Task, directory: RawFd, path: &CStr) -> SysResult<Vec<u8>> {
+    let (directory, path) = match find_own(task, directory, path) {
+        Some(Entry::Nobody) => return Err(Errno::ENOENT),
+        Some(Entry::Program(pid)) => return Ok(task.told(pid)?.program.into_bytes()),
+        Some(Entry::Link(pid, text)) => return other_link(task, pid, &text),
+        // Its own, over its current directory or the highest.
+        Some(Entry::Elsewhere(text)) if !names_a_link(path) => {
+            let text = CString::new(text).map_err(|_| Errno::ENOENT)?;
+            (libc::AT_FDCWD, text)
+        }
+        _ => (directory, path.to_owned()),
+    };
+    let handle = task.scope().handle(directory, &path, libc::O_NOFOLLOW, 0)?;
+    check_somebodys(task, handle.as_raw_fd())?;
+    paths::text_of(handle.as_raw_fd())
+}
+
+/// Whether a path is that of the link to a process's directory itself.
+fn names_a_link(path: &CStr) -> bool {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    names(path).is_some_and(|names| matches!(*names, [_, "cwd" | "root"]))
+}
+
+/// What the host says of a link of the broker of another process.
+fn other_link(task: &Task, pid: u32, text: &str) -> SysResult<Vec<u8>> {
+    let target = std::fs::read_link(text)?;
+    still(task, pid)?;
+    Ok(target.into_os_string().into_encoded_bytes())
+}
+
+/// Makes sure that what was just read of a process is of one of the task's: its number may have become another's.
+fn still(task: &Task, pid: u32) -> SysResult<()> {
+    match task.is_member(pid.into()) {
+        true => Ok(()),
+        false => Err(Errno::ENOENT),
+    }
 }
 
 fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
     let path = |text: String| CString::new(text).map_err(|_| Errno::ENOENT);
     let writes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
     let (name, bytes) = match entry {
+        Entry::Nobody => return Err(Errno::ENOENT),
+        // What it has open is its own.
+        Entry::Closed | Entry::Link(..) => return Err(Errno::EACCES),
         Entry::Elsewhere(text) => return open::open_host_file(task, &path(text)?, flags),
-        Entry::Directory(_) if writes => return Err(Errno::EISDIR),
-        Entry::Directory(text) => {
+        Entry::Program(pid) => {
+            let program = task.told(pid)?.program;
+            return open::open_host_file(task, &program, flags);
+        }
+        Entry::Directory(..) if writes => return Err(Errno::EISDIR),
+        Entry::Directory(text, other) => {
             let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);
             let flags = kept | libc::O_RDONLY | libc::O_DIRECTORY;
             let fd = pass!(OPENAT, libc::AT_FDCWD, &*path(text)?, flags, 0)?;
+            if let Some(Err(errno)) = other.map(|pid| still(task, pid)) {
+                pass!(CLOSE, fd)?;
+                return Err(errno);
+            }
             return task.fds.accept(fd);
         }
         _ if flags & libc::O_DIRECTORY != 0 => return Err(Errno::ENOTDIR),
+        // The name of a thread is the host's, and its own to give.
+        Entry::Own(base, name) if writes && name == "comm" => {
+            let kept = flags & (libc::O_ACCMODE | libc::O_CLOEXEC | libc::O_NONBLOCK);
+            let text = path(format!("{base}/comm"))?;
+            let fd = pass!(OPENAT, libc::AT_FDCWD, &*text, kept, 0)?;
+            return task.fds.accept(fd);
+        }
         // What could be written would change the broker.
         _ if writes => return Err(Errno::EACCES),
         Entry::Machine(name) => {
             let bytes = proc_text::machine(task, &name)?;
             (name, bytes)
         }
-        Entry::Own(name) => {
-            let bytes = proc_text::own(task, &name)?;
+        Entry::Own(base, name) => {
+            let bytes = proc_text::own(task, &base, &name)?;
+            (name, bytes)
+        }
+        Entry::Other(pid, base, name) => {
+            let bytes = proc_text::other(task, pid, &base, &name)?;
+            still(task, pid)?;
             (name, bytes)
         }
         Entry::FdInfo(fd) => {
@@ -202,11 +392,14 @@ pub(super) fn list(
     hidden: Hidden,
 ) -> SysResult {
     let (call, name_at) = call;
-    let number = |name: &[u8]| std::str::from_utf8(name).ok()?.parse::<u64>().ok();
-    let wanted = |name: &[u8]| match (number(name), hidden) {
+    let members = match hidden {
+        Hidden::Processes => task.others(),
+        Hidden::Descriptors => Vec::new(),
+    };
+    let wanted = |name: &[u8]| match (std::str::from_utf8(name).ok().and_then(number), hidden) {
         (None, _) => true,
-        (Some(fd), Hidden::Descriptors) => fd < task.fds.limit() as u64,
-        (Some(pid), Hidden::Processes) => pid == u64::from(crate::process::id()),
+        (Some(fd), Hidden::Descriptors) => task.fds.may_be_guests(fd.into()),
+        (Some(pid), Hidden::Processes) => pid == crate::process::id() || members.contains(&pid),
     };
     let mut bytes = vec![0; len.min(32 << 10) as usize];
     task.memory.range(buffer, bytes.len())?;
@@ -231,27 +424,36 @@ pub(super) fn list(
 mod tests {
     use super::*;
 
+    /// The process is 42, another one of the task's 43.
     fn found(path: &str) -> Option<Entry> {
-        find(Path::new(path), |number| number == 42)
+        let process = |number| match number {
+            42 => Some(Process::Own),
+            43 => Some(Process::Other(43)),
+            _ => None,
+        };
+        find(Path::new(path), process, |fd| fd < 1024)
     }
 
     #[test]
     fn the_task_is_found_by_all_of_its_names() {
-        let own = |name: &str| Some(Entry::Own(name.into()));
-        for path in [
-            "/proc/self/maps",
-            "/proc/42/maps",
-            "//proc/./thread-self//maps",
-            "/proc/self/task/42/maps",
-            "/proc/42/task/42/maps",
+        let pid = crate::process::id();
+        let thread = format!("/proc/self/task/{pid}");
+        for (path, base) in [
+            ("/proc/self/maps", "/proc/self"),
+            ("/proc/42/maps", "/proc/self"),
+            ("//proc/./thread-self//maps", "/proc/thread-self"),
+            ("/proc/self/task/42/maps", thread.as_str()),
+            ("/proc/42/task/42/maps", thread.as_str()),
+            ("/proc/42/task/99/maps", "/proc/self/task/99"),
         ] {
-            assert_eq!(found(path), own("maps"), "{path}");
+            let own = Entry::Own(base.into(), "maps".into());
+            assert_eq!(found(path), Some(own), "{path}");
         }
-        let directory = |path: &str| Some(Entry::Directory(path.into()));
+        let directory = |path: &str| Some(Entry::Directory(path.into(), None));
         assert_eq!(found("/proc/42/fd/"), directory("/proc/self/fd"));
         assert_eq!(found("//dev/fd/"), directory("/proc/self/fd"));
         assert_eq!(found("/proc/self"), directory("/proc/self"));
-        assert_eq!(found("/proc/self/task/42"), directory("/proc/thread-self"));
+        assert_eq!(found("/proc/self/task/42"), directory(&thread));
         assert_eq!(found("/proc/self/fdinfo/3"), Some(Entry::FdInfo(3)));
         let elsewhere = |path: &str| Some(Entry::Elsewhere(path.into()));
         assert_eq!(found("/proc/self/cwd"), elsewhere("./"));
@@ -263,18 +465,51 @@ mod tests {
     }
 
     #[test]
-    fn others_and_what_is_the_brokers_are_not() {
+    fn of_others_there_is_what_lists_show() {
+        let text = |base: &str, name: &str| Some(Entry::Other(43, base.into(), name.into()));
+        assert_eq!(found("/proc/43/stat"), text("/proc/43", "stat"));
+        assert_eq!(found("/proc/43/cmdline"), text("/proc/43", "cmdline"));
+        let thread = text("/proc/43/task/44", "status");
+        assert_eq!(found("/proc/43/task/44/status"), thread);
+        let directory = Entry::Directory("/proc/43/fd".into(), Some(43));
+        assert_eq!(found("/proc/43/fd"), Some(directory));
+        assert_eq!(found("/proc/43/exe"), Some(Entry::Program(43)));
+        let link = |path: &str| Some(Entry::Link(43, path.into()));
+        assert_eq!(found("/proc/43/cwd"), link("/proc/43/cwd"));
+        assert_eq!(found("/proc/43/fd/7"), link("/proc/43/fd/7"));
+        assert_eq!(found("/proc/43/fd/2000"), Some(Entry::Nobody));
+        for name in [
+            "mem", "maps", "environ", "auxv", "cwd/x", "fd/7/x", "fdinfo/3", "ns/net",
+        ] {
+            assert_eq!(
+                found(&format!("/proc/43/{name}")),
+                Some(Entry::Closed),
+                "{name}"
+            );
+        }
         for path in [
+            "/proc/1",
             "/proc/1/maps",
+            "/proc/44/stat",
+            "/proc/4294967295/x",
+        ] {
+            assert_eq!(found(path), Some(Entry::Nobody), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_brokers_is_not_found() {
+        for path in [
             "/proc/self/mem",
             "/proc/self/pagemap",
-            "/proc/self/smaps",
-            "/proc/self/task/1/stat",
+            "/proc/self/map_files",
             "/proc/self/task/../../1/stat",
             "/proc/self/../1/maps",
             "/proc/self/fd/3",
             "/proc/self/ns/net",
-            "/proc/1",
+            "/proc/+42/maps",
+            "/proc/042/maps",
+            "/proc/4294967338/maps",
             "/proc",
             "/procx/self/maps",
             "proc/self/maps",

@@ -5,25 +5,16 @@
 //! A futex in such memory is one for all who map the file, whatever process they are of. The host tells that by the
 //! file, which it does not know behind the mapping of the guest's memory; so the broker maps the file as well.
 
-use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::errno::SysResult;
 use crate::map::Mapping;
+use crate::parts::Parts;
 
-/// A part of the guest's memory that is also mapped by itself.
-#[derive(Clone, Debug)]
-struct Part {
-    end: u64,
-    mapping: Arc<Mapping>,
-    /// Where in the mapping it starts.
-    offset: u64,
-}
-
-/// All such parts, by their starts; they do not overlap.
+/// The parts of the guest's memory that are also mapped by themselves.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SharedMaps(BTreeMap<u64, Part>);
+pub(crate) struct SharedMaps(Parts<Arc<Mapping>>);
 
 impl SharedMaps {
     /// Adds what is mapped from `start` to `end`, which is a file from `offset`.
@@ -34,65 +25,24 @@ impl SharedMaps {
         offset: u64,
     ) -> SysResult<()> {
         let mapping = Arc::new(Mapping::of_file(file, offset, (end - start) as usize)?);
-        self.remove(start, end);
-        let part = Part {
-            end,
-            mapping,
-            offset: 0,
-        };
-        self.0.insert(start, part);
+        self.0.insert((start, end), mapping, 0);
         Ok(())
     }
 
     /// Removes what is in a range.
     pub(super) fn remove(&mut self, start: u64, end: u64) {
-        self.take(start, end);
+        self.0.remove(start, end);
     }
 
     /// Moves what is in a range to another place.
     pub(super) fn relocate(&mut self, start: u64, end: u64, to: u64) {
-        for (at, mut part) in self.take(start, end) {
-            part.end = part.end - start + to;
-            self.0.insert(at - start + to, part);
-        }
-    }
-
-    /// Takes out what is in a range.
-    fn take(&mut self, start: u64, end: u64) -> Vec<(u64, Part)> {
-        let touched: Vec<u64> = self
-            .0
-            .range(..end)
-            .rev()
-            .take_while(|(_, part)| part.end > start)
-            .map(|(&at, _)| at)
-            .collect();
-        let mut taken = Vec::new();
-        for at in touched {
-            let Some(part) = self.0.remove(&at) else {
-                continue;
-            };
-            let piece = |from: u64, end: u64| Part {
-                end,
-                mapping: Arc::clone(&part.mapping),
-                offset: part.offset + (from - at),
-            };
-            if at < start {
-                self.0.insert(at, piece(at, start));
-            }
-            if part.end > end {
-                self.0.insert(end, piece(end, part.end));
-            }
-            let (from, until) = (at.max(start), part.end.min(end));
-            taken.push((from, piece(from, until)));
-        }
-        taken
+        self.0.relocate(start, end, to);
     }
 
     /// The mapping that has the word at `address`, and where in it.
     pub(super) fn find(&self, address: u64) -> Option<(Arc<Mapping>, u64)> {
-        let (&start, part) = self.0.range(..=address).next_back()?;
-        let inside = address.checked_add(4)? <= part.end;
-        inside.then(|| (Arc::clone(&part.mapping), part.offset + (address - start)))
+        let (mapping, offset) = self.0.find(address, 4)?;
+        Some((Arc::clone(mapping), offset))
     }
 
     /// Whether there are none.
@@ -107,7 +57,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn parts_are_split_and_moved() {
+    fn words_are_found_in_what_can_be_written() {
         let file = crate::guest::sealed_file(c"test", &[0; 16384]).unwrap();
         // A sealed file cannot be mapped to be written.
         let mut maps = SharedMaps::default();
@@ -122,14 +72,6 @@ mod tests {
         assert_eq!(offset(&maps, 0x10004), Some(4));
         assert_eq!(offset(&maps, 0x13ffc), Some(0x3ffc));
         assert_eq!(offset(&maps, 0x13ffd), None);
-        maps.remove(0x11000, 0x12000);
-        assert_eq!(offset(&maps, 0x10ffc), Some(0xffc));
-        assert_eq!(offset(&maps, 0x11000), None);
-        assert_eq!(offset(&maps, 0x12000), Some(0x2000));
-        maps.relocate(0x13000, 0x14000, 0x50000);
-        assert_eq!(offset(&maps, 0x50008), Some(0x3008));
-        assert_eq!(offset(&maps, 0x13000), None);
-        assert_eq!(offset(&maps, 0x12ffc), Some(0x2ffc));
         maps.remove(0, u64::MAX);
         assert!(maps.is_empty());
     }

@@ -60,12 +60,19 @@ pub(super) fn rt_sigpending(task: &mut Task, [set, size, ..]: Args) -> SysResult
     if size > MASK {
         return Err(Errno::EINVAL);
     }
-    pass!(RT_SIGPENDING, task.memory.range(set, 8)?, size)
+    let mut pending = [0; 8];
+    pass!(RT_SIGPENDING, &mut pending, size)?;
+    if task.inbox.is_postponed() {
+        let all = u64::from_le_bytes(pending) | bit(WAKE);
+        pending = all.to_le_bytes();
+    }
+    let wanted = pending.get(..size as usize).unwrap_or(&pending);
+    task.memory.write(set, wanted).map(|()| 0)
 }
 
 pub(super) fn rt_sigsuspend(task: &mut Task, [mask, size, ..]: Args) -> SysResult {
     let mask = task.memory.read::<8>(mask)?;
-    let mut mask = task.signals.temporary_mask(mask);
+    let mut mask = task.temporary_mask(mask);
     pass!(RT_SIGSUSPEND, &mut mask, size)
 }
 

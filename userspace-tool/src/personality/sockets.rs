@@ -122,13 +122,14 @@ fn path_of(fd: RawFd, address: &[u8]) -> SysResult<Option<CString>> {
     }
 }
 
-/// Whether the task may make a socket at `path`, and so reach those that are there; never today, since from a
-/// name alone nobody can tell whose socket it is.
-fn may_write_at(task: &Task, path: &CString) -> SysResult<()> {
-    let found = task.scope().find(libc::AT_FDCWD, path, false, 0)?;
-    match found.object {
-        Some(_) => Err(Errno::EADDRINUSE),
-        None => Err(Errno::EROFS),
+/// Checks that the task may make a socket at `path`. That it is made there is then the kernel's to see to, as the
+/// path may lead elsewhere by then.
+fn may_make_at(task: &Task, path: &CString) -> SysResult<()> {
+    match task.scope().place_to_make(libc::AT_FDCWD, path) {
+        Ok(_) if task.network.has_paths() => Ok(()),
+        Ok(_) => Err(Errno::EACCES),
+        Err(Errno::EEXIST) => Err(Errno::EADDRINUSE),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -142,6 +143,7 @@ fn check_peer(task: &Task, fd: RawFd, address: &[u8]) -> SysResult<()> {
     match path_of(fd, address)? {
         None => Ok(()),
         // The host's sockets are not for a task: whoever listens there acts for it, with powers of its own.
+        Some(_) if task.network.has_paths() => Ok(()),
         Some(path) => match status_at(libc::AT_FDCWD, &path, 0)?.is_socket() {
             true => Err(Errno::EACCES),
             false => Err(Errno::ECONNREFUSED),
@@ -154,7 +156,7 @@ pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let mut name = address(task, name, len)?;
     task.network.check_own(fd)?;
     if let Some(path) = path_of(fd, &name)? {
-        may_write_at(task, &path)?;
+        may_make_at(task, &path)?;
     }
     let len = name.len() as u64;
     pass!(BIND, fd, name.as_mut_slice(), len)

@@ -245,6 +245,34 @@ pub(super) fn getsockopt(task: &mut Task, [fd, level, name, value, len, _]: Args
     Ok(result)
 }
 
+/// Whether a call that waits at a socket does so for a time that was set for it: then it is not made again when a
+/// signal has interrupted it, as the time would begin anew; see signal(7).
+pub(crate) fn waits_for_a_time(task: &Task, number: u64, args: &Args) -> bool {
+    let (fd, name) = match number as libc::c_long {
+        libc::SYS_read
+        | libc::SYS_readv
+        | libc::SYS_recvfrom
+        | libc::SYS_recvmsg
+        | libc::SYS_recvmmsg
+        | libc::SYS_accept
+        | libc::SYS_accept4
+        | libc::SYS_splice => (args[0], libc::SO_RCVTIMEO),
+        libc::SYS_write
+        | libc::SYS_writev
+        | libc::SYS_sendto
+        | libc::SYS_sendmsg
+        | libc::SYS_sendmmsg
+        | libc::SYS_connect
+        | libc::SYS_sendfile => (args[0], libc::SO_SNDTIMEO),
+        _ => return false,
+    };
+    let Ok(fd) = task.fds.guest(fd) else {
+        return false;
+    };
+    // None is zero; and what is no socket has none.
+    option::<TIME>(fd, libc::SOL_SOCKET, name).is_ok_and(|time| time != [0; TIME])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,6 +59,11 @@ impl AsRawFd for Trace {
     }
 }
 
+/// Whether a number is that of `mmap`.
+fn is_mmap(number: u64) -> bool {
+    number == libc::SYS_mmap as u64
+}
+
 /// A result in words.
 fn outcome(number: u64, result: SysResult) -> String {
     let call = table::find(number);
@@ -77,6 +82,9 @@ fn outcome(number: u64, result: SysResult) -> String {
                 }
                 // What is read-only for the task need not be so for its user.
                 _ if errno == Errno::EROFS => text.push_str(" [see --rw]"),
+                Some(Fate::Served(_)) if errno == Errno::ENODEV && is_mmap(number) => {
+                    text.push_str(" [only files in memory can be mapped shared and written]");
+                }
                 _ => {}
             }
             text
@@ -150,5 +158,6 @@ mod tests {
         assert!(outcome(9999, Err(Errno::ENOSYS)).ends_with("[unserved]"));
         assert!(outcome(165, Err(Errno::EPERM)).contains("[refused: "));
         assert!(outcome(83, Err(Errno::EROFS)).ends_with("[see --rw]"));
+        assert!(outcome(9, Err(Errno::ENODEV)).contains("only files in memory"));
     }
 }

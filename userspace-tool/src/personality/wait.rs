@@ -107,7 +107,7 @@ pub(super) fn signal_mask(task: &mut Task, mask: u64, size: u64) -> SysResult<Op
         (0, _) => Ok(None),
         (_, 8) => {
             let mask = task.memory.read(mask)?;
-            Ok(Some(task.signals.temporary_mask(mask)))
+            Ok(Some(task.temporary_mask(mask)))
         }
         _ => Err(Errno::EINVAL),
     }

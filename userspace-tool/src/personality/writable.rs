@@ -170,6 +170,41 @@ impl Access {
         })
     }
 
+    /// The directories below which sockets may be made: of the highest one, which has the kernel's own in it, those
+    /// that are there now and are not the kernel's.
+    pub(super) fn directories(&self) -> SysResult<Vec<OwnedFd>> {
+        let mut directories = Vec::new();
+        for root in &self.roots {
+            let status = status_of(root.handle.as_raw_fd())?;
+            if !status.is_directory() {
+                continue;
+            }
+            let parent = status_at(root.handle.as_raw_fd(), c"..", 0)?;
+            if (parent.identity, parent.mount) != (status.identity, status.mount) {
+                directories.push(root.handle.try_clone()?);
+                continue;
+            }
+            for entry in std::fs::read_dir("/")? {
+                // What has gone meanwhile, or cannot be looked into, is not missed.
+                let Ok(name) = CString::new(entry?.path().into_os_string().as_bytes()) else {
+                    continue;
+                };
+                let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+                let Ok(fd) = pass!(OPENAT, libc::AT_FDCWD, &*name, flags, 0) else {
+                    continue;
+                };
+                let directory = crate::device::new_fd(fd as RawFd);
+                let status = status_of(directory.as_raw_fd())?;
+                let kernels = self.closed.contains(&status.identity)
+                    || is_kernels(directory.as_raw_fd(), &status)?;
+                if !kernels {
+                    directories.push(directory);
+                }
+            }
+        }
+        Ok(directories)
+    }
+
     /// The descriptors, which all processes of the task have.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.roots.iter().map(|root| root.handle.as_raw_fd())

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use uvisor_uapi::Prot;
 
-use super::{Options, Random, Shared, Task, TaskError, Thread, Threads};
+use super::{command, Options, Random, Shared, Task, TaskError, Thread, Threads};
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
 use crate::personality::{
-    short_name, Actions, Book, Fds, Heap, Limits, Network, SharedMaps, Signals, Timers, Trace,
+    short_name, Actions, Book, Fds, Heap, Limits, Network, Signals, Timers, Trace,
 };
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
@@ -214,17 +214,14 @@ impl Loaded {
         let file_name = Path::new(&program.name).file_name();
         let shared = Shared {
             layout,
-            book: Lock::new(Book {
-                space,
-                heap,
-                shared: SharedMaps::default(),
-            }),
+            book: Lock::new(Book::new(space, heap)),
             actions: Lock::new(load.actions),
             limits: Lock::new(load.limits),
             timers: Lock::new(load.timers),
             threads: Threads::first(),
             program: absolute(program.path()),
             name: short_name(file_name.unwrap_or_default().as_bytes()),
+            command: command(&program.arguments),
             random: Random {
                 address: stack.random,
                 bytes: random,

@@ -170,6 +170,40 @@ impl Task {
         self.inbox.set_mask(self.signals.mask);
     }
 
+    /// A mask of the task's that holds while a call waits, for the host. The host never blocks [`signal::WAKE`].
+    pub(crate) fn temporary_mask(&mut self, mask: [u8; 8]) -> [u8; 8] {
+        let temporary = u64::from_le_bytes(mask);
+        self.signals.temporary = Some(temporary);
+        if self.is_other_about_wake(temporary) {
+            self.inbox.open_for_call(temporary);
+        }
+        self.signals.host_mask(mask)
+    }
+
+    /// Whether a mask says something else of the signal than the thread's does.
+    fn is_other_about_wake(&self, mask: u64) -> bool {
+        (mask ^ self.signals.mask) & bit(signal::WAKE) != 0
+    }
+
+    /// A call is over that had `mask` in place of the thread's, with `result`; returns what it comes to.
+    pub(super) fn end_of_temporary(&mut self, mask: u64, result: SysResult) -> SysResult {
+        if !self.is_other_about_wake(mask) {
+            return result;
+        }
+        let opened = mask & bit(signal::WAKE) == 0;
+        let result = match result {
+            // It is there because the call let it in, even if that was not made any more.
+            Err(Errno::ERESTARTNOINTR) if opened && self.inbox.has_wake() => Err(Errno::EINTR),
+            result => result,
+        };
+        let interrupted = matches!(
+            result,
+            Err(Errno::EINTR | Errno::ERESTARTSYS | Errno::ERESTARTNOINTR)
+        );
+        self.inbox.close_after_call(self.signals.mask, interrupted);
+        result
+    }
+
     /// `rt_sigreturn`: back to what a frame says.
     pub(crate) fn sigreturn(&mut self) -> SysResult {
         // The handler's RET has taken the first word.

@@ -6,6 +6,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::census::Entry;
 use super::{End, NewThread, Shared, Task, Thread, Threads, Tree};
 use crate::errno::{Errno, SysResult};
 use crate::memory::Memory;
@@ -82,6 +83,8 @@ struct Born {
     vcpu: Vcpu,
     stubs: Arc<Stubs>,
     stub: Stub,
+    /// The process that made it.
+    parent: u32,
 }
 
 impl Shared {
@@ -96,6 +99,7 @@ impl Shared {
             threads: Threads::first(),
             program: self.program.clone(),
             name: self.name,
+            command: self.command.clone(),
             random: self.random,
             checkpoint: self.checkpoint.clone(),
             memory_limit: self.memory_limit,
@@ -112,9 +116,32 @@ impl Task {
     pub(super) fn tree(&self) -> SysResult<()> {
         let mut tree = self.tree.lock();
         if tree.is_none() {
-            *tree = Some(Tree::plant(&self.fds)?);
+            let planted = Tree::plant(&self.fds)?;
+            planted.tell(&self.entry());
+            *tree = Some(planted);
         }
         Ok(())
+    }
+
+    /// What the process says of itself to the others of the task.
+    fn entry(&self) -> Entry {
+        Entry {
+            program: self.shared.program.clone(),
+            command: self.shared.command.clone(),
+        }
+    }
+
+    /// Says it anew, if there are others.
+    pub(super) fn tell_others(&self) {
+        if let Some(tree) = self.tree.lock().as_ref() {
+            tree.tell(&self.entry());
+        }
+    }
+
+    /// What another process of the task says of itself.
+    pub(crate) fn told(&self, pid: u32) -> SysResult<Entry> {
+        let tree = self.tree.lock();
+        tree.as_ref().ok_or(Errno::ENOENT)?.told(pid)
     }
 
     /// Whether a process belongs to the task.
@@ -169,6 +196,7 @@ impl Task {
             false => None,
         };
 
+        let own = crate::process::id();
         let blocked = signal::BlockAll::new();
         // SAFETY: The child is this thread alone; whatever it needs that others may have locked is locked by us.
         let pid = {
@@ -176,7 +204,6 @@ impl Task {
             let _limits = shared.limits.lock();
             let _timers = shared.timers.lock();
             let _threads = shared.threads.lock();
-            let _stubs = shared.stubs.hold();
             let tree = Arc::clone(&self.tree);
             let _tree = tree.lock();
             // SAFETY: As above; the C library sees to its own locks.
@@ -194,6 +221,7 @@ impl Task {
                     vcpu,
                     stubs,
                     stub,
+                    parent: own,
                 };
                 let result = self.begin(&new, born, &says_begun, done);
                 let mut byte = [result.err().map_or(0, |errno| errno.number() as u8)];
@@ -211,15 +239,37 @@ impl Task {
                 let begun = wait(&begun);
                 if begun != Some(0) {
                     let _ = pass!(WAIT4_NOW, pid, None, 0, None);
+                    stubs.free_all_of(pid as u32);
                     return Err(begun.map_or(Errno::EAGAIN, Errno::new));
                 }
                 drop((vcpu, vm));
                 let told = self.tell(&new, pid);
                 if let Some((done, says_done)) = done {
                     drop(says_done);
-                    wait(&done);
+                    self.wait_for_end(&done);
+                    // It is another program by now, or was killed.
+                    stubs.free_all_of(pid as u32);
                 }
                 told.map(|()| pid as u64)
+            }
+        }
+    }
+
+    /// Waits until nobody has the other end of a pipe, or this thread is to leave. No signal of the guest's ends it.
+    fn wait_for_end(&self, pipe: &OwnedFd) {
+        loop {
+            let blocked = signal::BlockAll::new();
+            if self.is_to_leave() {
+                return;
+            }
+            // From here on it is woken, and not before, so that it cannot miss it.
+            let mut mask = signal::ALL.to_le_bytes();
+            let mut poll = [0; 8];
+            poll[..4].copy_from_slice(&pipe.as_raw_fd().to_le_bytes());
+            let ended = pass!(PPOLL_NOW, &mut poll, 1, None, &mut mask, 8);
+            drop(blocked);
+            if ended != Err(Errno::EINTR) {
+                return;
             }
         }
     }
@@ -249,6 +299,7 @@ impl Task {
             vcpu,
             stubs,
             stub,
+            parent: maker,
         } = born;
         let mut keep = vec![
             vm.as_fd().as_raw_fd(),
@@ -274,6 +325,7 @@ impl Task {
             _parent: parent,
             shares_memory: new.vfork,
         }));
+        stub.adopt(maker);
         let mut thread = Thread::first(stub);
         thread.clear_tid = new.thread.clear_tid;
         thread.introduce();
@@ -288,6 +340,7 @@ impl Task {
         if let Some(tree) = self.tree.lock().as_mut() {
             tree.grow(&self.fds)?;
         }
+        self.tell_others();
         if new.thread.child_tid != 0 {
             let pid = crate::process::id();
             let _ = self.memory.write(new.thread.child_tid, &pid.to_le_bytes());

@@ -3,6 +3,7 @@
 //! A program in a micro-VM: a [`Task`] is one of its threads, as the host's thread that serves it has it.
 
 mod build;
+mod census;
 mod context;
 mod deliver;
 mod fault;
@@ -31,6 +32,7 @@ use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
 pub use crate::personality::{is_ignored, Access, AccessError, Policy};
+pub(crate) use census::command;
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
 pub(crate) use tree::Tree;
@@ -134,8 +136,9 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     /// The program's absolute path.
     pub(crate) program: CString,
-    /// What it is called in lists of processes, at first.
+    /// What it is called in lists of processes, at first, and how it was called.
     pub(crate) name: [u8; 16],
+    pub(crate) command: Vec<u8>,
     /// The random bytes that it was started with.
     pub(crate) random: Random,
     /// What it reads behind its checkpoint.
@@ -202,6 +205,8 @@ impl Task {
     /// Runs the task, of which this is the first thread, to its end.
     pub fn run(&mut self) -> Result<End, TaskError> {
         let _entered = self.inbox.enter(self.vcpu.exit_flag());
+        self.network.allow_paths(&self.access);
+        personality::starts_here();
         self.live()
     }
 
@@ -294,7 +299,14 @@ impl Task {
         // What the last one left is not about this one.
         self.signals.interrupted = false;
         self.signals.temporary = None;
-        let result = self.serve();
+        let result = match self.serve() {
+            Err(Errno::ERESTARTSYS) if self.waits_for_a_time() => Err(Errno::EINTR),
+            result => result,
+        };
+        let result = match self.signals.temporary {
+            Some(mask) => self.end_of_temporary(mask, result),
+            None => result,
+        };
         if !matches!(result, Err(Errno::EINTR | Errno::ERESTARTSYS)) {
             self.signals.temporary = None;
         }
@@ -309,11 +321,22 @@ impl Task {
         }
     }
 
+    /// The number and the arguments of the system call that the vCPU stopped at.
+    fn called(&self) -> (u64, personality::Args) {
+        let regs = self.vcpu.regs();
+        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        (regs.rax, args)
+    }
+
+    /// Whether that call, which was interrupted, waits for a time of its socket's.
+    fn waits_for_a_time(&self) -> bool {
+        let (number, args) = self.called();
+        personality::waits_for_a_time(self, number, &args)
+    }
+
     /// Does what the system call that the vCPU stopped at says.
     fn serve(&mut self) -> SysResult {
-        let regs = self.vcpu.regs();
-        let number = regs.rax;
-        let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+        let (number, args) = self.called();
         if self.trace.is_none() {
             return personality::serve(self, number, args);
         }

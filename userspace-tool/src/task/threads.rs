@@ -427,6 +427,7 @@ impl Task {
         let mask = successor.signals.mask;
         successor.thread.introduce();
         successor.shared.name_process();
+        successor.tell_others();
         self.inbox.use_flag(successor.vcpu.exit_flag());
         *self = successor;
         self.inbox.set_mask(mask);

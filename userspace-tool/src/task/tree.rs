@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use super::census::{self, Entry};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -100,6 +101,21 @@ impl Tree {
         let free = word32(&found, 0) as i16 == libc::F_UNLCK as i16;
         // Its own number is where its lock is.
         (!free).then_some(word(&found, 8) as u32)
+    }
+
+    /// Says to the others what the calling process is.
+    pub(super) fn tell(&self, entry: &Entry) {
+        census::tell(&self.members, crate::process::id(), entry, |pid| {
+            self.has(pid)
+        });
+    }
+
+    /// What a process has said of itself.
+    pub(super) fn told(&self, pid: u32) -> SysResult<Entry> {
+        match self.has(pid) {
+            true => census::told(&self.members, pid),
+            false => Err(Errno::ENOENT),
+        }
     }
 
     /// The descriptors, which a forked process keeps.

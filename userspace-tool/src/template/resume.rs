@@ -13,13 +13,11 @@ use super::{files, About, During, Point, Result, State, Stdio, Template, Templat
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{
-    path_of, Book, Fds, Limits, Network, Policy, SharedMaps, SignalState, Trace,
-};
+use crate::personality::{path_of, Book, Fds, Limits, Network, Policy, SignalState, Trace};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
-use crate::task::{Access, Random, Shared, Task, TaskError, Thread, Threads};
+use crate::task::{command, Access, Random, Shared, Task, TaskError, Thread, Threads};
 
 /// How to go on with a template.
 #[derive(Debug, Default)]
@@ -168,13 +166,15 @@ impl Template {
         inbox.set_mask(signals.mask);
         let mut thread = Thread::first(stub);
         (thread.clear_tid, thread.robust) = (state.clear_tid, state.robust);
+        let called = state
+            .about
+            .command
+            .iter()
+            .map(|word| word.clone().into_bytes());
+        let called: Vec<Vec<u8>> = called.collect();
         let shared = Shared {
             layout: state.layout,
-            book: Lock::new(Book {
-                space: state.space(),
-                heap: state.heap,
-                shared: SharedMaps::default(),
-            }),
+            book: Lock::new(Book::new(state.space(), state.heap)),
             actions: Lock::new(actions),
             limits: Lock::new(Limits::restore(&state.limits).during(setting_up)?),
             timers: Lock::default(),
@@ -182,6 +182,7 @@ impl Template {
             program: CString::new(state.program)
                 .map_err(|_| TemplateError::Message("a path with a NUL"))?,
             name: state.name,
+            command: command(&called),
             random,
             checkpoint,
             memory_limit,

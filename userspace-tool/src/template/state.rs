@@ -2,18 +2,20 @@
 
 //! What the broker of a template's program knew about it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Point, Result, TemplateError};
 use crate::guest::Shim;
 use crate::layout::Layout;
 use crate::personality::{Heap, LimitState, SignalState};
-use crate::space::{Area, Backing, Space};
+use crate::space::{Area, Backing, NamedFile, Space};
 use crate::task::Random;
 use crate::Prot;
 
 /// The version of the format; it is no interface, so that any other is refused.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// What people want to know of a template.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,8 +48,8 @@ pub enum OpenFile {
     Path,
 }
 
-/// An area of the address space: start, end, permission, what it shows.
-pub(super) type AreaState = (u64, u64, u32, Backing);
+/// An area of the address space: start, end, permission, what it shows; of which file, and from where.
+pub(super) type AreaState = (u64, u64, u32, Backing, Option<(NamedFile, u64)>);
 
 /// What a process needs, besides the micro-VM and open files, to go on with a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,9 +102,22 @@ impl State {
     /// The areas of the task.
     pub fn space(&self) -> Space {
         let mut space = Space::default();
-        for &(start, end, prot, backing) in &self.areas {
-            let prot = Prot::from_bits_truncate(prot);
-            space.insert(start, Area { end, prot, backing });
+        let mut last: Option<Arc<NamedFile>> = None;
+        for (start, end, prot, backing, file) in &self.areas {
+            let prot = Prot::from_bits_truncate(*prot);
+            let (end, backing) = (*end, *backing);
+            let area = Area { end, prot, backing };
+            match file {
+                None => space.insert(*start, area),
+                Some((file, offset)) => {
+                    let named = match last.take().filter(|last| **last == *file) {
+                        Some(last) => last,
+                        None => Arc::new(file.clone()),
+                    };
+                    space.insert_file(*start, area, &named, *offset);
+                    last = Some(named);
+                }
+            }
         }
         space
     }
@@ -118,6 +133,11 @@ pub(super) fn areas(space: &Space) -> Vec<AreaState> {
     let pieces = space.pieces(0, u64::MAX);
     pieces
         .into_iter()
-        .map(|piece| (piece.start, piece.end, piece.prot.bits(), piece.backing))
+        .map(|piece| {
+            let file = space.file(piece.start);
+            let file = file.map(|(file, offset)| (NamedFile::clone(file), offset));
+            let prot = piece.prot.bits();
+            (piece.start, piece.end, prot, piece.backing, file)
+        })
         .collect()
 }
