@@ -30,8 +30,7 @@ fuzz() {
 		[ "$left" = '[0,0]' ] && break
 		sleep 0.1
 	done
-	[ "$left" = '[0,0]' ]
-	report $? "seed $2: nothing is left (micro-VMs and bytes: $left)"
+	check "seed $2: nothing is left (micro-VMs and bytes: $left)" test "$left" = '[0,0]'
 	rm -rf scratch
 }
 
@@ -40,8 +39,8 @@ if [ $# -gt 0 ]; then
 elif [ "${UVISOR_LONG:-0}" = 1 ]; then
 	for seed in 1 2 3 4 5 6; do fuzz 100000 $seed; done
 else
-	fuzz 500 1
-	fuzz 500 2
+	fuzz 2000 1
+	fuzz 2000 2
 fi
 
 finish

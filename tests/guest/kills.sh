@@ -180,7 +180,6 @@ for _ in $(seq 100); do
 	[ "$left" = '[0,0]' ] && break
 	sleep 0.1
 done
-[ "$left" = '[0,0]' ]
-report $? "what computes is killed as well, and nothing is left (micro-VMs and bytes: $left)"
+check "what computes is killed as well, and nothing is left (micro-VMs and bytes: $left)" test "$left" = '[0,0]'
 
 finish

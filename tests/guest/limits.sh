@@ -10,6 +10,7 @@
 task=$tests/robust_task
 
 # What another task does meanwhile, and says.
+# shellcheck disable=SC2016 # it is for the task
 bystander='for i in 1 2 3 4 5 6 7 8; do /bin/echo $i; sleep 0.1; done'
 expected=$(seq 8)
 
@@ -23,19 +24,16 @@ attack() {
 	status=$?
 	wait $other
 	report $? "$name: another task ends well meanwhile"
-	[ "$(cat other.out)" = "$expected" ]
-	report $? "$name: it has done what it had to"
+	check "$name: it has done what it had to" test "$(cat other.out)" = "$expected"
 	left=none
 	for _ in $(seq 100); do
 		left=$(uvctl info --json | jq -c '[.vms, .memory]')
 		[ "$left" = '[0,0]' ] && break
 		sleep 0.1
 	done
-	[ "$left" = '[0,0]' ]
-	report $? "$name: nothing is left (micro-VMs and bytes: $left)"
+	check "$name: nothing is left (micro-VMs and bytes: $left)" test "$left" = '[0,0]'
 	uvctl ps >ps.out 2>&1
-	[ "$(wc -l <ps.out)" -le 1 ]
-	report $? "$name: and nothing is listed"
+	check "$name: and nothing is listed" test "$(wc -l <ps.out)" -le 1
 }
 
 # is NAME TEXT: whether the output was this.
@@ -55,15 +53,15 @@ bomb() { bomb | bomb & }
 bomb
 for ((i = 0; i < 100000; i++)); do :; done
 exit 7'
-[ $status = 7 ]
-report $? "the shell that began it goes on (status $status)"
+check "the shell that began it goes on (status $status)" test $status = 7
 grep -q 'Resource temporarily unavailable' err
 report $? 'the others cannot'
 attack 'a fork bomb that is left alone' bash -c 'uvctl run --pids 30 -- bash -c "bomb() { bomb | bomb & }; bomb; kill -STOP \$\$" &
 	uvctl=$!; for i in $(seq 30); do n=$(uvctl info --json | jq .vms); [ "$n" -gt "${most:-0}" ] && most=$n; sleep 0.1; done
-	echo "$((most <= 31))"; kill -KILL $uvctl'
-grep -qx 1 out
-report $? 'the host sees no more of them than there may be'
+	echo "$((most >= 25 && most <= 45)) $most"; kill -KILL $uvctl'
+# Besides them there are those of the other task, and what is made for a process that then finds no place.
+grep -q '^1 ' out
+report $? "the host sees no more of them than there may be ($(cat out))"
 attack 'a thread bomb' uvctl run --pids 40 -- "$task" threads
 is 'there are as many threads as there may be' '39 threads, then Some("EAGAIN")'
 attack 'memory, by forks' uvctl run --memory 40M -- "$task" memory 4 16 fork
@@ -77,14 +75,13 @@ has it
 signal 9
 signal 9'
 attack 'memory files' uvctl run --memory 32M -- "$task" memory-file 400
-[ $status = 137 ] && [ ! -s out ]
-report $? "memory files count as well (status $status, $(cat out))"
+check "memory files count as well (status $status, $(cat out))" test "$status$(cat out)" = 137
 uvctl run --memory 64M -- true
 ls -d /sys/fs/cgroup/uvisor-* >cgroups 2>/dev/null
 report $((! $?)) "no cgroup is left behind the next task ($(tr '\n' ' ' <cgroups))"
-(ulimit -n 256; attack 'descriptors' uvctl run -- "$task" descriptors; echo "$number $failed" >counts)
+(ulimit -Sn 256; attack 'descriptors' uvctl run -- "$task" descriptors; echo "$number $failed" >counts)
 read -r number failed <counts
-is 'there are as many descriptors as there may be' "$(ulimit -n 256; "$task" descriptors </dev/null)"
+is 'there are as many descriptors as there may be' "$(ulimit -Sn 256; "$task" descriptors </dev/null)"
 attack 'signals' uvctl run -- "$task" signals
 is 'as many signals wait as may' "$("$task" signals </dev/null)"
 

@@ -179,11 +179,19 @@ pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
 }
 
 pub(super) fn getrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
-    prlimit64(task, [0, resource, 0, limit, 0, 0])
+    prlimit64(task, [0, resource, 0, present(limit)?, 0, 0])
 }
 
 pub(super) fn setrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
-    prlimit64(task, [0, resource, limit, 0, 0, 0])
+    prlimit64(task, [0, resource, present(limit)?, 0, 0, 0])
+}
+
+/// An address that must not be null.
+fn present(address: u64) -> SysResult {
+    match address {
+        0 => Err(Errno::EFAULT),
+        _ => Ok(address),
+    }
 }
 
 pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {

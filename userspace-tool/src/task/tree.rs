@@ -230,6 +230,15 @@ mod tests {
         status
     }
 
+    /// Kills a child, which stays to be waited for.
+    fn kill(child: i32) {
+        let mut info = [0; 128];
+        // SAFETY: It is the caller's own.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        let options = libc::WEXITED | libc::WNOWAIT;
+        pass!(WAITID, libc::P_PID as i32, child, &mut info, options, None).unwrap();
+    }
+
     /// The first process of a task, with a child that lives on; what happens to both.
     #[test]
     fn members_are_known_and_none_outlives_the_first() {
@@ -297,8 +306,7 @@ mod tests {
             }
             let good = check(&mut tree, &children);
             for &child in &children {
-                // SAFETY: They are its own.
-                unsafe { libc::kill(child, libc::SIGKILL) };
+                kill(child);
                 wait(child);
             }
             i32::from(!good)
@@ -322,9 +330,7 @@ mod tests {
             tree.leave_place(first.unwrap());
             let room = tree.check_room().is_ok() && tree.check_room().is_ok();
             let first = tree.take_place().unwrap();
-            // SAFETY: It is its own.
-            unsafe { libc::kill(children[0], libc::SIGKILL) };
-            wait(children[0]);
+            kill(children[0]);
             let again = tree.take_place().unwrap();
             full && room && first != again && tree.take_place().is_err()
         });
