@@ -90,7 +90,7 @@ pub(crate) fn main(run: Run) -> ExitCode {
 }
 
 /// What a task may touch besides itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Grants {
     /// The network.
     pub(crate) network: Policy,
@@ -98,6 +98,16 @@ pub(crate) struct Grants {
     pub(crate) access: Arc<Access>,
     /// How many processes and threads it may have.
     pub(crate) pids: u32,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            network: Policy::default(),
+            access: Arc::default(),
+            pids: super::PIDS,
+        }
+    }
 }
 
 /// Puts the program of a command line into a micro-VM.

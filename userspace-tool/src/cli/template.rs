@@ -183,10 +183,7 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, T
         create.memory,
         create.no_aslr,
         create.trace_syscalls,
-        run::Grants {
-            pids: super::PIDS,
-            ..run::Grants::default()
-        },
+        run::Grants::default(),
     )?;
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {

@@ -76,7 +76,7 @@ fn lock_of(kind: i32, start: u64, len: u64) -> [u8; 32] {
 
 /// One for writing on `len` bytes from `start`.
 fn lock(start: u64, len: u64) -> [u8; 32] {
-    lock_of(libc::F_WRLCK as i32, start, len)
+    lock_of(libc::F_WRLCK, start, len)
 }
 
 impl Tree {
@@ -112,7 +112,7 @@ impl Tree {
         let first = crate::process::id().wrapping_add(self.places.len() as u32) % self.limit;
         for place in (first..self.limit).chain(0..first) {
             // What the process has it would get again.
-            if !self.places.contains(&place) && self.set(libc::F_WRLCK as i32, place).is_ok() {
+            if !self.places.contains(&place) && self.set(libc::F_WRLCK, place).is_ok() {
                 self.places.insert(place);
                 return Ok(Some(place));
             }
@@ -124,7 +124,7 @@ impl Tree {
     fn leave_place(&mut self, place: u32) {
         if self.places.remove(&place) {
             // It is the process's own.
-            let _ = self.set(libc::F_UNLCK as i32, place);
+            let _ = self.set(libc::F_UNLCK, place);
         }
     }
 
@@ -175,16 +175,16 @@ impl Tree {
     /// All of them but the caller.
     pub(crate) fn others(&self) -> Vec<u32> {
         let mut all = Vec::new();
-        let mut left = vec![0..PLACES];
-        while let Some(range) = left.pop() {
-            let Some(pid) = self.next(range.start, range.end - range.start) else {
+        let mut left = vec![(0, PLACES)];
+        while let Some((start, end)) = left.pop() {
+            let Some(pid) = self.next(start, end - start) else {
                 continue;
             };
             all.push(pid);
             // The kernel tells any of them, such as who joined first.
             let pid = u64::from(pid);
-            let parts = [range.start..pid, pid + 1..range.end];
-            left.extend(parts.into_iter().filter(|part| part.start < part.end));
+            let parts = [(start, pid), (pid + 1, end)];
+            left.extend(parts.into_iter().filter(|(start, end)| start < end));
         }
         all.sort_unstable();
         all

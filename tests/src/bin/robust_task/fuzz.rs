@@ -402,7 +402,7 @@ pub fn main(milliseconds: u64, seed: u64) -> Result<(), String> {
                 libc::SYS_waitid,
                 &[1, pid as u64, info.as_mut_ptr() as u64, options, 0],
             );
-            if begun.elapsed().as_millis() > 500 {
+            if begun.elapsed().as_millis() > 200 {
                 late += 1;
                 break;
             }
