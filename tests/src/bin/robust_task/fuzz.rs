@@ -385,7 +385,7 @@ pub fn main(milliseconds: u64, seed: u64) -> Result<(), String> {
     let (mut rounds, mut late) = (0u64, 0u64);
     let mut ends = std::collections::BTreeMap::new();
     while start.elapsed().as_millis() < milliseconds.into() || rounds == 0 {
-        let own = Random::new(seed.wrapping_add(rounds)).next();
+        let own = Random::new(seed << 32 ^ rounds).next();
         rounds += 1;
         let pid = call(libc::SYS_fork, &[]);
         if pid == 0 {

@@ -14,34 +14,32 @@ mod hogs;
 mod races;
 mod walk;
 
+/// Does what the words say.
+fn part(words: &[&str]) -> Result<(), String> {
+    let number = |word: &str| word.parse().unwrap_or(0);
+    match words {
+        ["walk"] => return walk::main(),
+        ["races", time] => return races::main(number(time)),
+        ["fuzz", time, seed] => return fuzz::main(number(time), number(seed)),
+        ["forks"] => hogs::forks(),
+        ["threads"] => hogs::threads(),
+        ["descriptors"] => hogs::descriptors(),
+        ["signals"] => hogs::signals(),
+        ["memory-file", mib] => hogs::memory_file(number(mib)),
+        ["touch", fd, mib] => hogs::touch(number(fd), number(mib)),
+        ["memory", children, mib, how] => {
+            hogs::memory(number(children) as u32, number(mib), *how == "exec");
+        }
+        _ => return Err(format!("no such part: {words:?}")),
+    }
+    Ok(())
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let number = |word: &str| word.parse().unwrap_or(0);
-    let result = match words.as_slice() {
-        ["walk"] => walk::main(),
-        ["forks"] => done(hogs::forks()),
-        ["threads"] => done(hogs::threads()),
-        ["descriptors"] => done(hogs::descriptors()),
-        ["signals"] => done(hogs::signals()),
-        ["memory-file", mib] => done(hogs::memory_file(number(mib))),
-        ["touch", fd, mib] => done(hogs::touch(number(fd), number(mib))),
-        ["memory", children, mib, how] => done(hogs::memory(
-            number(children) as u32,
-            number(mib),
-            *how == "exec",
-        )),
-        ["races", time] => races::main(number(time)),
-        ["fuzz", time, seed] => fuzz::main(number(time), number(seed)),
-        _ => Err(format!("no such part: {words:?}")),
-    };
-    if let Err(text) = result {
+    if let Err(text) = part(&words) {
         println!("{text}");
         std::process::exit(1);
     }
-}
-
-/// What cannot fail has not failed.
-fn done((): ()) -> Result<(), String> {
-    Ok(())
 }
