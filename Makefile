@@ -58,6 +58,11 @@ test-long: all ## the same with more random cases, CPU models and interleavings 
 fuzz: $(ROOT) ## fuzz the page tables for TIME seconds (600)
 	tests/fuzz $(or $(TIME),600)
 
+.PHONY: fuzz-calls
+fuzz-calls: all ## fuzz the system calls of tasks for TIME seconds of a test machine (600), from SEED (1)
+	tests/vm/run --timeout $$(($(or $(TIME),600) * 60 + 900)) -- \
+		/usr/lib/uvisor/tests/fuzz_calls.sh $(or $(TIME),600) $(or $(SEED),1)
+
 .PHONY: bench
 bench: all ## the benchmarks against KVM and processes, in instructions
 	tests/vm/bench

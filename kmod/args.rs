@@ -71,7 +71,7 @@ arguments! {
     Limits,
     VcpuCreate: uvisor_uapi::VcpuFlags::all().bits(),
     Stats,
-    CloneVm,
+    CloneVm: uvisor_uapi::CloneFlags::all().bits(),
     Reset,
     Diff,
     ViewCreate: uvisor_uapi::ViewFlags::all().bits(),

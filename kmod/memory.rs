@@ -50,6 +50,7 @@ use crate::{
     hardware::Hardware,
     pages::{
         Pages,
+        Pool,
         Regions, //
     },
     sys::{
@@ -187,19 +188,29 @@ fn bytes(pages: u64) -> u64 {
 }
 
 impl Memory {
-    /// Empty, with a limit in bytes or 0, and `w_xor_x` as [`uvisor_uapi::VmFlags::W_XOR_X`].
+    /// Empty, counted against the limit of `pool`, and `w_xor_x` as [`uvisor_uapi::VmFlags::W_XOR_X`].
     pub(crate) fn new(
         hardware: Arc<Hardware>,
         id: u64,
-        limit: u64,
+        pool: Arc<Pool>,
         w_xor_x: bool,
     ) -> Result<impl PinInit<Self, Error>> {
-        let mut pages = Pages::new(hardware.clone(), limit_pages(limit)?)?;
+        let mut pages = Pages::new(hardware.clone(), pool)?;
         let mut space = Space::new(&mut pages, Regions::new(), ViewSlots::new(), MAX_REGIONS)?;
         if w_xor_x {
             space.forbid_writable_executable();
         }
         Self::with_space(hardware, id, id, pages, space)
+    }
+
+    /// Something new to count pages against, with a limit in bytes or 0.
+    pub(crate) fn new_pool(limit: u64) -> Result<Arc<Pool>> {
+        Pool::new(limit_pages(limit)?)
+    }
+
+    /// What its pages count against.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        self.inner.lock().pages.pool()
     }
 
     /// With the memory in `space`.

@@ -53,14 +53,35 @@ use spare::Spare;
 /// How many frames are given back before another task may run.
 const FREE_BATCH: u32 = 256;
 
+/// How many pages one micro-VM may have, or several together.
+pub(crate) struct Pool {
+    /// How many they have.
+    charged: AtomicU64,
+    /// How many there may be.
+    limit: AtomicU64,
+}
+
+impl Pool {
+    /// An empty one.
+    pub(crate) fn new(limit: u64) -> Result<Arc<Self>> {
+        Ok(Arc::new(
+            Self {
+                charged: AtomicU64::new(0),
+                limit: AtomicU64::new(limit),
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?)
+    }
+}
+
 /// What is charged to a micro-VM: the frames and tables that were allocated for it and that it, or a
 /// clone, still has. Each of these has a reference on it.
 pub(crate) struct Account {
     hardware: Arc<Hardware>,
     /// How many there are.
     charged: AtomicU64,
-    /// How many there may be.
-    limit: AtomicU64,
+    /// Where they count against a limit.
+    pool: Arc<Pool>,
 }
 
 /// How many references there are on a charged page, and to which account it is charged: its two words.
@@ -78,21 +99,22 @@ unsafe fn words<'a>(phys: u64) -> (&'a AtomicU64, &'a AtomicU64) {
 
 impl Account {
     /// An empty one.
-    fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Arc<Self>> {
+    fn new(hardware: Arc<Hardware>, pool: Arc<Pool>) -> Result<Arc<Self>> {
         Ok(Arc::new(
             Self {
                 hardware,
                 charged: AtomicU64::new(0),
-                limit: AtomicU64::new(limit),
+                pool,
             },
             GFP_KERNEL_ACCOUNT,
         )?)
     }
 
-    /// How many more there may be.
+    /// How many more there may be. Who takes them does so without a lock that all of the pool have: together they
+    /// may take a few more.
     fn room(&self) -> u64 {
-        let limit = self.limit.load(Relaxed);
-        limit.saturating_sub(self.charged.load(Relaxed))
+        let Pool { charged, limit } = &*self.pool;
+        limit.load(Relaxed).saturating_sub(charged.load(Relaxed))
     }
 
     /// Charges `page`, which nobody else has, to an account, and gives up its reference; its first
@@ -108,6 +130,7 @@ impl Account {
             Relaxed,
         );
         self.charged.fetch_add(1, Relaxed);
+        self.pool.charged.fetch_add(1, Relaxed);
         self.hardware.pages.fetch_add(1, Relaxed);
         Charged(phys)
     }
@@ -124,6 +147,7 @@ impl Account {
         let account: Arc<Self> =
             unsafe { Arc::from_raw(core::ptr::with_exposed_provenance(account as usize)) };
         account.charged.fetch_sub(1, Relaxed);
+        account.pool.charged.fetch_sub(1, Relaxed);
         account.hardware.pages.fetch_sub(1, Relaxed);
         // SAFETY: From `Frame::into_raw` in `charge`; by the caller's promise nobody uses it.
         drop(unsafe { Frame::from_raw(phys) });
@@ -204,10 +228,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// None yet, at most `limit`.
-    pub(crate) fn new(hardware: Arc<Hardware>, limit: u64) -> Result<Self> {
+    /// None yet, at most as many as the pool has room for.
+    pub(crate) fn new(hardware: Arc<Hardware>, pool: Arc<Pool>) -> Result<Self> {
         Ok(Self {
-            account: Account::new(hardware, limit)?,
+            account: Account::new(hardware, pool)?,
             spare: Spare::new(),
             is_inside: false,
             keeps: false,
@@ -339,14 +363,19 @@ impl Pages {
 
     /// How many pages there may be.
     pub(crate) fn limit(&self) -> u64 {
-        self.account.limit.load(Relaxed)
+        self.account.pool.limit.load(Relaxed)
     }
 
     /// Sets how many pages there may be.
     pub(crate) fn set_limit(&mut self, limit: u64) {
         // What is kept is no way around a lower limit.
         self.spare.clear();
-        self.account.limit.store(limit, Relaxed);
+        self.account.pool.limit.store(limit, Relaxed);
+    }
+
+    /// Where they count against a limit.
+    pub(crate) fn pool(&self) -> Arc<Pool> {
+        self.account.pool.clone()
     }
 
     /// How many pages count against the limit.

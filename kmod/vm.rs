@@ -28,6 +28,7 @@ use uvisor_ept::{
 };
 use uvisor_uapi::{
     self as uapi,
+    CloneFlags,
     CloneVm,
     Diff,
     DiffRange,
@@ -118,15 +119,28 @@ impl Vm {
         let (create, _) = args::read::<VmCreate>(arg)?;
         let id = hardware.new_id();
         let w_xor_x = create.flags & VmFlags::W_XOR_X.bits() != 0;
-        let memory = Memory::new(hardware.clone(), id, create.memory_limit, w_xor_x)?;
+        let pool = Memory::new_pool(create.memory_limit)?;
+        let memory = Memory::new(hardware.clone(), id, pool, w_xor_x)?;
         Self::install(hardware, id, 0, None, memory)
     }
 
-    /// `CLONE`: makes one with the memory of this one and returns its file descriptor.
+    /// `CLONE`: makes one with the memory of this one, or none, and returns its file descriptor.
     fn share(self: ArcBorrow<'_, Self>, clone: &CloneVm) -> Result<isize> {
+        let flags = CloneFlags::from_bits(clone.flags).ok_or(EINVAL)?;
+        let pool = if !flags.contains(CloneFlags::JOINT) {
+            Memory::new_pool(clone.memory_limit)?
+        } else if clone.memory_limit == 0 {
+            self.memory.pool()
+        } else {
+            return Err(EINVAL);
+        };
         let hardware = self.hardware.clone();
         let id = hardware.new_id();
-        let (memory, is_template) = self.memory.share(id, clone.memory_limit)?;
+        if flags.contains(CloneFlags::EMPTY) {
+            let memory = Memory::new(hardware.clone(), id, pool, false)?;
+            return Self::install(hardware, id, 0, None, memory);
+        }
+        let (memory, is_template) = self.memory.share(id, pool)?;
         let template = is_template.then(|| self.into());
         Self::install(hardware, id, self.id, template, memory)
     }

@@ -4,7 +4,10 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 use uvisor_ept::{
     destroy_views,
@@ -13,17 +16,23 @@ use uvisor_ept::{
 };
 
 use super::{
-    limit_pages,
     Inner,
     Memory,
     ViewSlots, //
 };
-use crate::pages::Pages;
+use crate::pages::{
+    Pages,
+    Pool, //
+};
 
 impl Memory {
     /// With the memory that this one has now, in common; and whether this one is a template.
-    pub(crate) fn share(&self, id: u64, limit: u64) -> Result<(impl PinInit<Self, Error>, bool)> {
-        let mut pages = Pages::new(self.hardware.clone(), limit_pages(limit)?)?;
+    pub(crate) fn share(
+        &self,
+        id: u64,
+        pool: Arc<Pool>,
+    ) -> Result<(impl PinInit<Self, Error>, bool)> {
+        let mut pages = Pages::new(self.hardware.clone(), pool)?;
         let (space, is_template) = {
             let mut inner = self.inner.lock();
             Self::check_not_sealing(&inner)?;

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use uvisor_uapi::{
-    Features, ListFlags, MapFlags, Mitigations, Prot, RunFlags, VcpuFlags, ViewFlags, VmFlags,
+    CloneFlags, Features, ListFlags, MapFlags, Mitigations, Prot, RunFlags, VcpuFlags, ViewFlags,
+    VmFlags,
 };
 
 /// Appends `#define`s for the bits of a set of flags, named as in Rust.
@@ -35,6 +36,7 @@ pub fn header() -> Result<String, Box<dyn std::error::Error>> {
     flags!(defines, Prot, "PROT");
     flags!(defines, MapFlags, "MAP");
     flags!(defines, VmFlags, "VM");
+    flags!(defines, CloneFlags, "CLONE");
     flags!(defines, VcpuFlags, "VCPU");
     flags!(defines, ViewFlags, "VIEW");
     flags!(defines, RunFlags, "RUN");

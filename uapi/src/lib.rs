@@ -99,7 +99,8 @@ pub const LIMITS: u32 = (IOCTL_TYPE << 8) | 0x14;
 /// The clone has the regions and the memory of this micro-VM, as they are at one point in time during the
 /// call, and no vCPU. Until one of the two writes to a page, both have it in common, and its tables. What
 /// the call costs does not depend on how much memory there is; but the tables of this micro-VM's views are
-/// given back, and filled again. Errors: as [`VM_CREATE`]; `EBUSY` while a [`SEAL`] is under way.
+/// given back, and filled again. Errors: as [`VM_CREATE`]; `EINVAL` for unknown flags, or a limit with
+/// [`CloneFlags::JOINT`]; `EBUSY` while a [`SEAL`] is under way.
 pub const CLONE: u32 = (IOCTL_TYPE << 8) | 0x15;
 /// VM: makes it a template, for good: nothing changes it any more, and its vCPUs do not run. Takes no
 /// structure (the argument must be 0).
@@ -265,6 +266,15 @@ bitflags! {
         /// executable by another name. Clones have this as well. A file that is mapped executable is as those leave it
         /// who may write it: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
+    }
+
+    /// Flags of a [`CloneVm`].
+    pub struct CloneFlags: u32 {
+        /// The clone counts against the limit of this micro-VM, together with it and with all that do likewise; so
+        /// [`CloneVm::memory_limit`] must be 0. [`LIMITS`] of any of them sets the limit of all.
+        const JOINT = 1 << 0;
+        /// The clone has no regions and no memory, as a micro-VM that [`VM_CREATE`] makes.
+        const EMPTY = 1 << 1;
     }
 
     /// Flags of a [`ViewCreate`].
@@ -456,7 +466,7 @@ pub struct VcpuCreate {
 pub struct CloneVm {
     /// The size of this structure.
     pub size: u32,
-    /// Zero.
+    /// [`CloneFlags`].
     pub flags: u32,
     /// As [`VmCreate::memory_limit`], for what the clone has besides what it shares.
     pub memory_limit: u64,

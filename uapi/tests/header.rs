@@ -291,6 +291,8 @@ fn header_says_what_rust_says() {
         ("UVISOR_VIEW_DESTROY", uapi::VIEW_DESTROY),
         ("UVISOR_MAX_VIEWS", uapi::MAX_VIEWS),
         ("UVISOR_VM_W_XOR_X", uapi::VmFlags::W_XOR_X.bits()),
+        ("UVISOR_CLONE_JOINT", uapi::CloneFlags::JOINT.bits()),
+        ("UVISOR_CLONE_EMPTY", uapi::CloneFlags::EMPTY.bits()),
         ("UVISOR_VIEW_GUEST", uapi::ViewFlags::GUEST.bits()),
         ("UVISOR_EXIT_REASON_VIEW", uapi::ExitReason::View as u32),
         ("UVISOR_VIEW_CAUSE_GONE", uapi::ViewCause::Gone as u32),

@@ -59,6 +59,7 @@ pub use vm::{GuestMemory, Vm};
 
 pub use uvisor_uapi as uapi;
 pub use uvisor_uapi::{
-    Event, Features, Info, ListEntry, ListFlags, MemoryCause, Mitigations, Prot, Regs, RunFlags,
-    Stats, ViewCause, ViewFlags, VmFlags, DEVICE, HYPERCALL_LEN, HYPERCALL_SWITCH_VIEW, PAGE_SIZE,
+    CloneFlags, Event, Features, Info, ListEntry, ListFlags, MemoryCause, Mitigations, Prot, Regs,
+    RunFlags, Stats, ViewCause, ViewFlags, VmFlags, DEVICE, HYPERCALL_LEN, HYPERCALL_SWITCH_VIEW,
+    PAGE_SIZE,
 };

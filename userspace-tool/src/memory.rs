@@ -178,6 +178,10 @@ impl Memory {
 
     /// Fills `bytes` from `address`.
     pub fn read_into(&self, address: u64, bytes: &mut [u8]) -> SysResult<()> {
+        if bytes.is_empty() {
+            // As on Linux, an address that nothing is read from can be any.
+            return Ok(());
+        }
         self.range(address, bytes.len())?;
         Ok(self.vm.read_at(address, bytes)?)
     }
@@ -210,8 +214,16 @@ impl Memory {
 
     /// Copies `bytes` to `address`.
     pub fn write(&self, address: u64, bytes: &[u8]) -> SysResult<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.range(address, bytes.len())?;
         Ok(self.vm.write_at(address, bytes)?)
+    }
+
+    /// Fails with `EFAULT` where [`Self::write`] of so many bytes would, for what cannot be undone later.
+    pub fn check_writable<const N: usize>(&self, address: u64) -> SysResult<()> {
+        self.write(address, &self.read::<N>(address)?)
     }
 
     /// Copies `bytes` to `address`, unless that is null.
@@ -250,6 +262,18 @@ impl Memory {
             at = end;
         }
         Err(too_long)
+    }
+
+    /// Copies a string up to its NUL, or its first `N` bytes if it is longer.
+    pub fn start_of_text<const N: usize>(&self, address: u64) -> SysResult<Vec<u8>> {
+        let mut text = Vec::with_capacity(N);
+        for at in 0..N as u64 {
+            match self.read(address.checked_add(at).ok_or(Errno::EFAULT)?)? {
+                [0] => break,
+                [byte] => text.push(byte),
+            }
+        }
+        Ok(text)
     }
 
     /// Copies and translates `count` vectors at `address`.

@@ -416,9 +416,10 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
     synchronous && code(info) > 0
 }
 
-/// Whether a [`WAKE`] is the broker's.
+/// Whether a [`WAKE`] is the broker's. Where the user's queue is full, nothing comes with it.
 fn is_wake(info: &Info) -> bool {
-    crate::memory::word(info, 24) == WAKE_VALUE
+    let (from, value) = (crate::memory::word(info, 16), crate::memory::word(info, 24));
+    value == WAKE_VALUE || (code(info), from, value) == (libc::SI_USER, 0, 0)
 }
 
 /// The parent of this process, whose end is told by [`WAKE`].
@@ -559,8 +560,11 @@ pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
 
 /// Wakes a thread of this process: it looks what the broker wants of it.
 pub fn wake(tid: i32) {
+    let mut info = wake_info(WAKE_VALUE);
+    // What is said to be of `kill` comes also where the user's queue is full, if without what comes with it.
+    set_code(&mut info, libc::SI_USER);
     // One that has ended needs none.
-    let _ = send(tid, WAKE, &wake_info(WAKE_VALUE));
+    let _ = send(tid, WAKE, &info);
 }
 
 /// The value for a timer that wakes.

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use uvisor_uapi::{
-    self as uapi, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect, Remap, Reset,
-    Stats, Unmap, VcpuCreate, VcpuFlags,
+    self as uapi, CloneFlags, CloneVm, Diff, DiffRange, Limits, Map, MapFlags, Prot, Protect,
+    Remap, Reset, Stats, Unmap, VcpuCreate, VcpuFlags,
 };
 
 use crate::device::{ioctl, new_fd};
@@ -229,7 +229,13 @@ impl Vm {
     /// Makes a clone, with the same regions and memory, and a limit in bytes for what it has besides (0
     /// for none).
     pub fn share(&self, memory_limit: u64) -> Result<Self> {
+        self.share_with(memory_limit, CloneFlags::empty())
+    }
+
+    /// As [`Self::share`], with `flags`.
+    pub fn share_with(&self, memory_limit: u64, flags: CloneFlags) -> Result<Self> {
         let mut argument = CloneVm {
+            flags: flags.bits(),
             memory_limit,
             ..CloneVm::new()
         };

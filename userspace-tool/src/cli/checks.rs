@@ -92,6 +92,7 @@ pub(crate) fn all() -> Vec<Check> {
     checks.push(node(device.as_ref().err(), device_group().as_deref()));
     checks.push(paths_of_sockets());
     checks.extend(info.as_ref().map(speed));
+    checks.push(memory_cgroup(super::cgroup::missing()));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
     checks
 }
@@ -214,6 +215,17 @@ fn kernel_rust(loaded: bool, config: Option<&str>) -> Check {
             .advise("run a kernel with CONFIG_RUST=y, such as Debian's 7.3"),
         None => Check::new(name, Level::Warn, "its configuration cannot be read")
             .advise("it needs CONFIG_RUST=y"),
+    }
+}
+
+fn memory_cgroup(missing: Option<String>) -> Check {
+    let name = "memory cgroup";
+    match missing {
+        None => Check::new(name, Level::Ok, "--memory counts all that a task holds"),
+        Some(why) => Check::new(name, Level::Warn, why).advise(
+            "--memory then counts what micro-VMs hold, but no memory files and sockets' buffers; \
+             run uvctl in a cgroup of its own, as `systemd-run --scope -p Delegate=yes` makes one",
+        ),
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! The command line.
 
+mod cgroup;
 mod checks;
 mod doctor;
 mod info;
@@ -22,6 +23,9 @@ use clap_complete::Shell;
 
 /// The status of `uvctl`'s own failures.
 const FAILURE: u8 = 125;
+
+/// How many processes and threads a task may have, if nothing else is said.
+const PIDS: u32 = 512;
 
 /// Runs a program in a micro-VM of its own.
 #[derive(Debug, Parser)]
@@ -114,9 +118,12 @@ struct Run {
     /// Go on with a template instead of starting a program; the ARGs are what it reads at its checkpoint.
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "no_aslr")]
     from: Option<String>,
-    /// Limit the memory of the micro-VM to SIZE bytes; K, M and G are understood.
+    /// Limit the memory of all processes of the program together to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = run::size)]
     memory: Option<u64>,
+    /// Limit how many processes and threads there are at a time; more fail with EAGAIN.
+    #[arg(long, value_name = "N", default_value_t = PIDS, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pids: u32,
     /// Which network the program has.
     #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
     net: Net,

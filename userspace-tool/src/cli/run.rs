@@ -17,6 +17,7 @@ use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
+use super::cgroup::Cgroup;
 use super::{relay, Net, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
@@ -89,12 +90,24 @@ pub(crate) fn main(run: Run) -> ExitCode {
 }
 
 /// What a task may touch besides itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Grants {
     /// The network.
     pub(crate) network: Policy,
     /// The files that it may change.
     pub(crate) access: Arc<Access>,
+    /// How many processes and threads it may have.
+    pub(crate) pids: u32,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            network: Policy::default(),
+            access: Arc::default(),
+            pids: super::PIDS,
+        }
+    }
 }
 
 /// Puts the program of a command line into a micro-VM.
@@ -109,6 +122,7 @@ pub(crate) fn start(
     let options = Options {
         environment: std::env::vars_os().map(variable).collect(),
         memory_limit: memory_limit.unwrap_or(0),
+        pids: grants.pids,
         aslr: !no_aslr && !randomisation_is_off(),
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
@@ -135,6 +149,7 @@ pub(crate) fn resume(
     template.resume(Resume {
         arguments: bytes(arguments),
         memory_limit,
+        pids: grants.pids,
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         network: grants.network,
@@ -150,10 +165,13 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 
 /// Runs a program and says what there is to say.
 fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
+    // Where it cannot be had, `doctor` says so: the module's limit holds in any case.
+    let _cgroup = run.memory.and_then(|bytes| Cgroup::enter(bytes).ok());
     let trace = run.trace_syscalls;
     let grants = Grants {
         network: run.net.into(),
         access,
+        pids: run.pids,
     };
     let (mut task, name) = match &run.from {
         Some(name) => {

@@ -448,11 +448,11 @@ pub(super) fn file_getattr(task: &mut Task, args: Args) -> SysResult {
         _ => return Err(Errno::E2BIG),
     }
     let which = Which::Path(directory, path, flags as i32);
-    let (_, handle) = which.look(task)?;
+    // The call takes no descriptor that is but a place, as this handle is.
+    let (link, _handle) = which.look(task)?;
     let mut bytes = vec![0; size as usize];
-    let at = libc::AT_EMPTY_PATH;
-    let fd = handle.as_raw_fd();
-    pass!(FILE_GETATTR, fd, c"", bytes.as_mut_slice(), FILE_ATTR, at)?;
+    let (here, link) = (libc::AT_FDCWD, link.as_c_str());
+    pass!(FILE_GETATTR, here, link, bytes.as_mut_slice(), FILE_ATTR, 0)?;
     task.memory.write(attributes, &bytes)?;
     Ok(0)
 }

@@ -107,6 +107,10 @@ fn make(task: &mut Task, args: CloneArgs) -> SysResult {
     }
     let pidfd = args.address(libc::CLONE_PIDFD, args.pidfd);
     let waits = args.has(VFORK);
+    if args.has(flag(libc::CLONE_PIDFD)) {
+        // Behind this there is a child, which could not be taken back.
+        task.memory.check_writable::<4>(pidfd)?;
+    }
     let pid = task.fork(NewProcess {
         thread: args.thread(),
         vfork,

@@ -27,11 +27,20 @@ fn at<'a>(
     }
 }
 
+/// A futex that others may have is found by the page that it is in, so there must be one.
+fn present(task: &Task, address: u64, private: bool) -> SysResult<()> {
+    if !private && address % 4 == 0 {
+        task.memory.read::<4>(address)?;
+    }
+    Ok(())
+}
+
 pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     let [address, operation, value, argument, second, third] = args;
     let operation = operation as u32 as i32;
     let command = operation & !(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME);
-    if address % 4 != 0 {
+    // Who unlocks reads the word first.
+    if address % 4 != 0 && command != libc::FUTEX_UNLOCK_PI {
         return Err(Errno::EINVAL);
     }
     let private = operation & libc::FUTEX_PRIVATE_FLAG != 0;
@@ -41,7 +50,11 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     };
     let (first_common, second_common) = (common(address), common(second));
     let word = at(task, address, &first_common)?;
-    let second = || at(task, second, &second_common).map(Some);
+    let second = || {
+        present(task, second, private)?;
+        at(task, second, &second_common).map(Some)
+    };
+    present(task, address, private)?;
     let value = value as u32 as i32;
     let operation = match first_common {
         Some(_) => operation,

@@ -354,7 +354,7 @@ pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
     if flags & !known != 0 || fixed && !may_move || old_len == 0 || new_len == 0 {
         return Err(Errno::EINVAL);
     }
-    let (old, old_end) = pages(task, old, old_len, Errno::EINVAL)?;
+    let (old, old_end) = pages(task, old, old_len, Errno::EFAULT)?;
     let new_len = page_up(new_len).ok_or(Errno::EINVAL)?;
     let old_len = old_end - old;
     let mut book = change(task)?;
@@ -429,7 +429,7 @@ fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) 
 }
 
 pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysResult {
-    let (start, end) = pages(task, start, len, Errno::EINVAL)?;
+    let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
     if start == end {
         return Ok(0);
     }

@@ -165,7 +165,7 @@ impl Header {
     /// The control data to send.
     pub(super) fn control(&self, memory: &Memory) -> SysResult<Vec<u8>> {
         match (self.control, self.control_len) {
-            (0, _) | (_, 0) => Ok(Vec::new()),
+            (_, 0) => Ok(Vec::new()),
             (_, len) if len > SENT_MAX => Err(Errno::ENOBUFS),
             (address, len) => memory.read_vec(address, len as usize),
         }

@@ -151,15 +151,23 @@ pub(super) fn getgroups(task: &mut Task, [size, list, ..]: Args) -> SysResult {
     let size = u32::try_from(size as i32).map_err(|_| Errno::EINVAL)?;
     // The kernel has no more groups than that.
     let size = size.min(65536);
-    let list = task.memory.optional(list, size as usize * 4)?;
-    pass!(GETGROUPS, u64::from(size), list)
+    let mut groups = vec![0; size as usize * 4];
+    let count = pass!(GETGROUPS, u64::from(size), groups.as_mut_slice())?;
+    if size > 0 {
+        let groups = groups.get(..count as usize * 4).ok_or(Errno::EIO)?;
+        task.memory.write(list, groups)?;
+    }
+    Ok(count)
 }
 
 /// `capget`: a task has no capabilities.
 pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
     const VERSION_3: u32 = 0x2008_0522;
     let version = u32::from_le_bytes(task.memory.read(header)?);
-    if version != VERSION_3 {
+    if version == VERSION_3 {
+        // The process that it is about, which is looked at, and not told from the task's own.
+        task.memory.read::<8>(header)?;
+    } else {
         task.memory.write(header, &VERSION_3.to_le_bytes())?;
         return match data {
             0 => Ok(0),
@@ -171,11 +179,19 @@ pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
 }
 
 pub(super) fn getrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
-    prlimit64(task, [0, resource, 0, limit, 0, 0])
+    prlimit64(task, [0, resource, 0, present(limit)?, 0, 0])
 }
 
 pub(super) fn setrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
-    prlimit64(task, [0, resource, limit, 0, 0, 0])
+    prlimit64(task, [0, resource, present(limit)?, 0, 0, 0])
+}
+
+/// An address that must not be null.
+fn present(address: u64) -> SysResult {
+    match address {
+        0 => Err(Errno::EFAULT),
+        _ => Ok(address),
+    }
 }
 
 pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
@@ -293,12 +309,9 @@ pub(crate) fn short_name(name: &[u8]) -> [u8; 16] {
 pub(super) fn prctl(task: &mut Task, [option, argument, ..]: Args) -> SysResult {
     match option as i32 {
         libc::PR_SET_NAME => {
-            let name = task.memory.text(argument, 4096, Errno::EFAULT)?;
-            pass!(
-                PRCTL_NAME,
-                libc::PR_SET_NAME,
-                &mut short_name(name.as_bytes())
-            )
+            // No more is looked at than there is room for.
+            let name = task.memory.start_of_text::<15>(argument)?;
+            pass!(PRCTL_NAME, libc::PR_SET_NAME, &mut short_name(&name))
         }
         libc::PR_GET_NAME => {
             pass!(

@@ -53,7 +53,7 @@ fn own_process(task: &Task, pid: u64) -> SysResult<bool> {
 
 pub(super) fn sched_getparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {
     let pid = known(task, pid)?;
-    pass!(SCHED_GETPARAM, pid, task.memory.range(param, 4)?)
+    pass!(SCHED_GETPARAM, pid, task.memory.range(not_null(param)?, 4)?)
 }
 
 pub(super) fn sched_getscheduler(task: &mut Task, [pid, ..]: Args) -> SysResult {
@@ -65,7 +65,9 @@ pub(super) fn sched_getattr(task: &mut Task, [pid, attr, size, flags, ..]: Args)
     if size as u32 > 4096 {
         return Err(Errno::EINVAL);
     }
-    let (buffer, len) = task.memory.buffer(attr, u64::from(size as u32))?;
+    let (buffer, len) = task
+        .memory
+        .buffer(not_null(attr)?, u64::from(size as u32))?;
     pass!(SCHED_GETATTR, pid, buffer, len, flags)
 }
 
@@ -103,18 +105,33 @@ fn keep(task: &Task, pid: u64, policy: Option<u32>, priority: u32) -> SysResult 
     }
 }
 
+/// An address of these calls: null is wrong as a number is, and not as an address.
+fn not_null(address: u64) -> SysResult {
+    match address {
+        0 => Err(Errno::EINVAL),
+        _ => Ok(address),
+    }
+}
+
+/// The priority in a `struct sched_param`.
+fn priority_at(task: &Task, param: u64) -> SysResult<u32> {
+    Ok(u32::from_le_bytes(task.memory.read(not_null(param)?)?))
+}
+
 pub(super) fn sched_setparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {
-    let priority = u32::from_le_bytes(task.memory.read(param)?);
+    let priority = priority_at(task, param)?;
     keep(task, pid, None, priority)
 }
 
 pub(super) fn sched_setscheduler(task: &mut Task, [pid, policy, param, ..]: Args) -> SysResult {
-    let priority = u32::from_le_bytes(task.memory.read(param)?);
+    let priority = priority_at(task, param)?;
     keep(task, pid, Some(policy as u32), priority)
 }
 
 pub(super) fn sched_setattr(task: &mut Task, [pid, attr, flags, ..]: Args) -> SysResult {
-    let attr = task.memory.read::<{ SCHED_ATTR as usize }>(attr)?;
+    let attr = task
+        .memory
+        .read::<{ SCHED_ATTR as usize }>(not_null(attr)?)?;
     let (size, policy, sched_flags) = (word32(&attr, 0), word32(&attr, 4), word(&attr, 8));
     if flags != 0 || !matches!(size, 0 | SCHED_ATTR..) {
         return Err(Errno::EINVAL);

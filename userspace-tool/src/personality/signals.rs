@@ -124,8 +124,8 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
     );
     let default = task.shared.actions.lock().get(number).disposition() == Disposition::Default;
     let blocked = task.signals.mask & bit(number) != 0;
-    if task.child.is_none() && task.shared.threads.is_alone() && kills && default && !blocked {
-        // The first process ends by itself, so that there is somebody to say how.
+    if task.shared.threads.is_alone() && kills && default && !blocked {
+        // It ends by itself, so that there is somebody to say how, and to let go of what others wait for.
         task.end(End::Signal(number));
         return Ok(0);
     }

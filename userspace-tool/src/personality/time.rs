@@ -98,8 +98,13 @@ pub(super) fn clock_nanosleep(task: &mut Task, args: Args) -> SysResult {
     let [number, flags, request, remain, ..] = args;
     let number = timer_clock(task, number)?;
     let mut request = task.memory.read::<16>(request)?;
-    let remain = task.memory.optional(remain, 16)?;
-    pass!(CLOCK_NANOSLEEP, number, flags, &mut request, remain)
+    let mut left = [0; 16];
+    let slept = pass!(CLOCK_NANOSLEEP, number, flags, &mut request, &mut left);
+    // What is left of a time that ends at a moment is not told.
+    if slept == Err(Errno::EINTR) && flags as i32 & libc::TIMER_ABSTIME == 0 {
+        task.memory.write_optional(remain, &left)?;
+    }
+    slept
 }
 
 #[cfg(test)]

@@ -102,7 +102,8 @@ pub(super) fn timer_create(task: &mut Task, [clock, wanted, id, ..]: Args) -> Sy
 }
 
 pub(super) fn timer_settime(task: &mut Task, [number, flags, new, old, ..]: Args) -> SysResult {
-    let mut new = task.memory.read::<32>(new)?;
+    // As on Linux, null is no bad address here.
+    let mut new = task.memory.read_optional::<32>(new)?.ok_or(Errno::EINVAL)?;
     let number = task.shared.timers.lock().get(number)?;
     let old = task.memory.optional(old, 32)?;
     pass!(TIMER_SETTIME, number, flags, &mut new, old)

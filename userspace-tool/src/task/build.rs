@@ -24,7 +24,7 @@ use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
 use crate::stubs::Stubs;
 use crate::sync::Lock;
-use crate::{Device, Vcpu};
+use crate::{CloneFlags, Device, Vcpu, Vm};
 
 /// The stack that a task gets if nothing limits it.
 const STACK: u64 = 8 << 20;
@@ -41,15 +41,18 @@ struct Loaded {
 }
 
 /// What a program is loaded with.
-struct Load {
+struct Load<'a> {
     environment: Vec<Vec<u8>>,
     memory_limit: u64,
+    pids: u32,
     aslr: bool,
     checkpoint: Vec<u8>,
     actions: Actions,
     limits: Limits,
     timers: Timers,
     former: Option<u32>,
+    /// The micro-VM of the program that makes room for this one.
+    before: Option<&'a Vm>,
 }
 
 impl Task {
@@ -65,12 +68,14 @@ impl Task {
         let load = Load {
             environment: options.environment,
             memory_limit: options.memory_limit,
+            pids: options.pids,
             aslr: options.aslr,
             checkpoint: Vec::new(),
             actions,
             limits: Limits::inherit().map_err(TaskError::Setup)?,
             timers: Timers::default(),
             former: None,
+            before: None,
         };
         let loaded = Loaded::new(device, program, load, &fds)?;
         let trace = match options.trace {
@@ -110,12 +115,14 @@ impl Task {
         let load = Load {
             environment,
             memory_limit: self.shared.memory_limit,
+            pids: self.shared.pids,
             aslr: self.shared.aslr,
             checkpoint: self.shared.checkpoint.clone(),
             actions: self.shared.actions.lock().after_exec(),
             limits: self.shared.limits.lock().clone(),
             timers: self.shared.timers.lock().after_exec(),
             former: self.shared.former,
+            before: Some(self.memory.vm()),
         };
         let loaded = Loaded::new(Device::open()?, program, load, &self.fds)?;
         let (memory, shared) = (Arc::new(loaded.memory), Arc::new(loaded.shared));
@@ -155,7 +162,7 @@ impl Task {
 
 impl Loaded {
     /// Loads a program into a new micro-VM.
-    fn new(device: Device, program: Program, load: Load, fds: &Fds) -> Result<Self, TaskError> {
+    fn new(device: Device, program: Program, load: Load<'_>, fds: &Fds) -> Result<Self, TaskError> {
         let entropy = match load.aslr {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
@@ -163,7 +170,11 @@ impl Loaded {
         let _moving = fds.hold();
         let mut layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
 
-        let mut vm = device.create_vm(load.memory_limit)?;
+        let mut vm = match load.before {
+            // The limit is one for all of the task.
+            Some(vm) => vm.share_with(0, CloneFlags::JOINT | CloneFlags::EMPTY)?,
+            None => device.create_vm(load.memory_limit)?,
+        };
         let guest = Guest::new(&device)?;
         guest.install(&vm)?;
         let stubs = Stubs::new(fds, guest.shim())?;
@@ -228,6 +239,7 @@ impl Loaded {
             },
             checkpoint: load.checkpoint,
             memory_limit: load.memory_limit,
+            pids: load.pids,
             aslr: load.aslr,
             shim: guest.shim(),
             stubs,

@@ -14,7 +14,7 @@ use crate::pass;
 use crate::signal;
 use crate::stubs::{Stub, Stubs};
 use crate::sync::Lock;
-use crate::{Vcpu, Vm};
+use crate::{CloneFlags, Vcpu, Vm};
 
 /// What makes a process another one's child.
 #[derive(Clone, Debug)]
@@ -103,6 +103,7 @@ impl Shared {
             random: self.random,
             checkpoint: self.checkpoint.clone(),
             memory_limit: self.memory_limit,
+            pids: self.pids,
             aslr: self.aslr,
             shim: self.shim,
             stubs,
@@ -116,7 +117,7 @@ impl Task {
     pub(super) fn tree(&self) -> SysResult<()> {
         let mut tree = self.tree.lock();
         if tree.is_none() {
-            let planted = Tree::plant(&self.fds)?;
+            let planted = Tree::plant(&self.fds, self.shared.pids)?;
             planted.tell(&self.entry());
             *tree = Some(planted);
         }
@@ -169,6 +170,9 @@ impl Task {
     /// Makes a process that goes on behind the system call that this thread is at; returns its number.
     pub(crate) fn fork(&mut self, new: NewProcess) -> SysResult {
         self.tree()?;
+        if let Some(tree) = self.tree.lock().as_mut() {
+            tree.check_room()?;
+        }
         crate::vdso::prepare(&self.fds);
         let shared = Arc::clone(&self.shared);
         // From here on, so that the micro-VM and the book of it are of one moment.
@@ -178,7 +182,8 @@ impl Task {
         let (mut vm, stubs) = match new.vfork {
             true => (self.memory.vm().duplicate()?, Arc::clone(&shared.stubs)),
             false => {
-                let vm = self.memory.vm().share(shared.memory_limit)?;
+                // The limit is one for all of the task.
+                let vm = self.memory.vm().share_with(0, CloneFlags::JOINT)?;
                 let stubs = Stubs::new(&fds, shared.shim)?;
                 stubs.install(&vm)?;
                 (vm, stubs)

@@ -42,8 +42,10 @@ pub(crate) use tree::Tree;
 pub struct Options {
     /// Its environment, as `NAME=value`.
     pub environment: Vec<Vec<u8>>,
-    /// Bytes of memory that it may have; 0 for no limit.
+    /// Bytes of memory that all its processes may have together; 0 for no limit.
     pub memory_limit: u64,
+    /// How many processes and threads it may have; 0 for no limit.
+    pub pids: u32,
     /// Whether its parts are placed at random.
     pub aslr: bool,
     /// Where its system calls are printed.
@@ -143,8 +145,9 @@ pub(crate) struct Shared {
     pub(crate) random: Random,
     /// What it reads behind its checkpoint.
     pub(crate) checkpoint: Vec<u8>,
-    /// Bytes of memory that it may have, and whether its parts are placed at random.
+    /// Bytes of memory that the task may have, how many threads, and whether its parts are placed at random.
     pub(crate) memory_limit: u64,
+    pub(crate) pids: u32,
     pub(crate) aslr: bool,
     /// Where its shim is, and where its system calls enter.
     pub(crate) shim: Shim,

@@ -8,6 +8,7 @@ use std::thread;
 
 use uvisor_uapi::HYPERCALL_LEN;
 
+use super::tree::Place;
 use super::{Child, End, Ending, Task};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -33,6 +34,8 @@ pub(crate) struct Thread {
     first: bool,
     /// Where its system calls enter ring 0.
     pub(super) stub: Stub,
+    /// What it counts as, if it is not the first.
+    _place: Option<Place>,
     /// Where its number is cleared when it ends; 0 for nowhere.
     pub(crate) clear_tid: u64,
     /// The head of its list of robust futexes; 0 for none.
@@ -45,6 +48,7 @@ impl Thread {
         Self {
             first: true,
             stub,
+            _place: None,
             clear_tid: 0,
             robust: 0,
         }
@@ -177,6 +181,7 @@ impl Task {
         crate::frame::Extended::get();
         // While nobody else can reach for its descriptors.
         self.tree()?;
+        let place = Place::take(&self.tree)?;
         let stub = self.shared.stubs.take()?;
         let vm = self.memory.vm();
         let moving = self.fds.hold();
@@ -190,6 +195,7 @@ impl Task {
         let thread = Thread {
             first: false,
             stub,
+            _place: Some(place),
             clear_tid: new.clear_tid,
             robust: 0,
         };

@@ -27,6 +27,8 @@ pub struct Resume {
     pub arguments: Vec<Vec<u8>>,
     /// Bytes of memory that it may have besides the template's; by default what the template may have.
     pub memory_limit: Option<u64>,
+    /// How many processes and threads it may have; 0 for no limit.
+    pub pids: u32,
     /// Where its system calls are printed.
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
@@ -186,6 +188,7 @@ impl Template {
             random,
             checkpoint,
             memory_limit,
+            pids: options.pids,
             aslr: state.aslr,
             shim: state.shim,
             stubs,

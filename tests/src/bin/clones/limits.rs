@@ -2,7 +2,7 @@
 
 //! Clones that may have little: what fails leaves nothing half-done.
 
-use uvisor::{Prot, Vm, PAGE_SIZE};
+use uvisor::{CloneFlags, Prot, Vm, PAGE_SIZE};
 use uvisor_tests::heap::{add, held, parent, step, sum, text, word, HEAP};
 use uvisor_tests::tap::{check, equal, Outcome};
 
@@ -41,6 +41,61 @@ pub(crate) fn of_a_clone() -> Outcome {
         poor.unmap(HEAP, 100 * PAGE_SIZE).map_err(text)
     })?;
     equal("the parent's", word(&parent.vm, 0)?, 0)
+}
+
+/// Several can have one limit, whatever they are made from.
+pub(crate) fn in_common() -> Outcome {
+    let parent = parent(sum(), 100)?;
+    let vm = &parent.vm;
+    let charged = |vm: &Vm| vm.stats().map(|stats| stats.charged).map_err(text);
+    let free = 40 * PAGE_SIZE;
+    let total = charged(vm)? + free;
+    vm.set_memory_limit(total).map_err(text)?;
+    let clone = vm.share_with(0, CloneFlags::JOINT).map_err(text)?;
+    let flags = CloneFlags::JOINT | CloneFlags::EMPTY;
+    let empty = clone.share_with(0, flags).map_err(text)?;
+    let alone = vm.share(0).map_err(text)?;
+    equal("a region of the empty one", word(&empty, 0).is_err(), true)?;
+    let rw = Prot::READ | Prot::WRITE;
+    empty
+        .map_anonymous(HEAP, 100 * PAGE_SIZE, rw)
+        .map_err(text)?;
+    // In turns, until there is no more for any of them.
+    let write = |vm: &Vm, page| vm.write_at(HEAP + page * PAGE_SIZE, &[1]);
+    let all = [vm, &clone, &empty];
+    let full = (0..60).find(|page| all.iter().any(|vm| write(vm, *page).is_err()));
+    check(&format!("full at {full:?}"), matches!(full, Some(5..40)))?;
+    // Those that one has at hand it may use, and no more.
+    let more = |vm: &Vm| (60..100).filter(|page| write(vm, *page).is_ok()).count();
+    let more: usize = all.iter().map(|vm| more(vm)).sum();
+    check(&format!("{more} more"), more < 48)?;
+    let mut sum = 0;
+    for vm in all {
+        sum += charged(vm)?;
+    }
+    check(
+        &format!("{sum} of {total}"),
+        sum <= total && total - sum < 4 * PAGE_SIZE,
+    )?;
+    write(&alone, 99).map_err(text)?;
+    // What one gives back the others can have; and the limit of one is that of all.
+    drop(empty);
+    write(&clone, 59).map_err(text)?;
+    clone.set_memory_limit(2 * total).map_err(text)?;
+    equal(
+        "the limit",
+        vm.stats().map_err(text)?.memory_limit,
+        2 * total,
+    )?;
+    for (limit, flags) in [(PAGE_SIZE, CloneFlags::JOINT), (2 * total, flags)] {
+        let refused = vm.share_with(limit, flags).map_err(|error| error.errno());
+        equal(
+            "a limit of its own",
+            refused.err(),
+            Some(Some(libc::EINVAL)),
+        )?;
+    }
+    Ok(())
 }
 
 /// Whichever allocation fails, nothing is half-done, and nothing is lost.

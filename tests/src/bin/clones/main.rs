@@ -374,6 +374,7 @@ fn main() {
         while_it_runs,
     );
     tap.test("the limit of a clone", limits::of_a_clone);
+    tap.test("a limit in common", limits::in_common);
     tap.test(
         "whichever allocation fails, nothing is half-done",
         limits::each,

@@ -126,6 +126,7 @@ pub(crate) fn calls() -> Vec<Call> {
         call("VIEW_DESTROY", uapi::VIEW_DESTROY, bytes(&view_destroy)),
         Call {
             returns_fd: true,
+            known_flags: uapi::CloneFlags::all().bits(),
             ..call("CLONE", uapi::CLONE, bytes(&CloneVm::new()))
         },
         Call {
