@@ -97,6 +97,7 @@ impl Task {
             ending: None,
             answered: false,
             trace,
+            totals: None,
         })
     }
 
@@ -149,6 +150,7 @@ impl Task {
             ending: None,
             answered: false,
             trace: self.trace.clone(),
+            totals: self.totals.clone(),
         }
     }
 }

@@ -207,6 +207,7 @@ impl Template {
             ending: None,
             answered: false,
             trace,
+            totals: None,
         })
     }
 }
