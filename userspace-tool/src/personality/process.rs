@@ -325,17 +325,69 @@ pub(super) fn setfsgid(_: &mut Task, _: Args) -> SysResult {
     pass!(GETEGID)
 }
 
-/// Sets of identities that are the ones that the task has are no change, and any other is refused.
-pub(super) fn setuid(_: &mut Task, [id, ..]: Args) -> SysResult {
-    match u64::from(id as u32) == pass!(GETUID)? {
+/// Sets identities: to those that the task has is no change, and any other is refused. `own` are the real and the
+/// effective one; -1 stands for what there is.
+fn keep_identity(wanted: &[u64], own: [u64; 2]) -> SysResult {
+    let none = |id: u32| id == u32::MAX && wanted.len() > 1;
+    let same = |id: u32| own.iter().all(|&own| own == u64::from(id));
+    match wanted.iter().all(|&id| none(id as u32) || same(id as u32)) {
         true => Ok(0),
         false => Err(Errno::EPERM),
     }
 }
 
+/// The real and the effective user.
+fn users() -> SysResult<[u64; 2]> {
+    Ok([pass!(GETUID)?, pass!(GETEUID)?])
+}
+
+/// The real and the effective group.
+fn groups() -> SysResult<[u64; 2]> {
+    Ok([pass!(GETGID)?, pass!(GETEGID)?])
+}
+
+pub(super) fn setuid(_: &mut Task, [id, ..]: Args) -> SysResult {
+    keep_identity(&[id], users()?)
+}
+
 pub(super) fn setgid(_: &mut Task, [id, ..]: Args) -> SysResult {
-    match u64::from(id as u32) == pass!(GETGID)? {
-        true => Ok(0),
-        false => Err(Errno::EPERM),
+    keep_identity(&[id], groups()?)
+}
+
+pub(super) fn setreuid(_: &mut Task, [real, effective, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective], users()?)
+}
+
+pub(super) fn setregid(_: &mut Task, [real, effective, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective], groups()?)
+}
+
+pub(super) fn setresuid(_: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective, saved], users()?)
+}
+
+pub(super) fn setresgid(_: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective, saved], groups()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_stay() {
+        let none = u64::from(u32::MAX);
+        assert_eq!(keep_identity(&[7], [7, 7]), Ok(0));
+        assert_eq!(keep_identity(&[7 | 1 << 32, none, 7], [7, 7]), Ok(0));
+        for (wanted, own) in [
+            (&[8][..], [7, 7]),
+            // It is a number there like any other.
+            (&[none], [7, 7]),
+            (&[7, 0], [7, 7]),
+            (&[none, 7, 8], [7, 7]),
+            (&[7, 7], [7, 8]),
+        ] {
+            assert_eq!(keep_identity(wanted, own), Err(Errno::EPERM), "{wanted:?}");
+        }
     }
 }
