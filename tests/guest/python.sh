@@ -43,9 +43,8 @@ for module; do
 	status=$?
 	to=${EPOCHREALTIME/./}
 	mv here/verdicts.xml guest.xml 2>/dev/null
-	grep -a '^{"entries' here/out | tail -n 1 >stats
-	printf '%s\t%s\t%s\t%s\n' "$((middle - from))" "$((to - last))" \
-		"$(jq '.exits_kernel + .exits_user' stats 2>/dev/null)" "$module" >>"$work/costs"
+	take_statistics here/out
+	cost "$((middle - from))" "$((to - last))" "$module"
 	if [ -s native.xml ] && [ -s guest.xml ]; then
 		python3 "$tests/python/verdicts.py" "$module" native.xml guest.xml "$tests/python/differences"
 		result=$?

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Large programs of Debian's, each natively in one copy of a directory and in a micro-VM in another: what they print,
-# how they end, and what is in the directory afterwards must be the same. A table has what each cost: exits of the
-# first process's micro-VM, and ticks of the machine's clock.
+# how they end, and what is in the directory afterwards must be the same. A table has what each cost: exits, and ticks of
+# the machine's clock.
 #
 # machines: programs/long
 # shellcheck source=tests/guest/common

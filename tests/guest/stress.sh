@@ -32,17 +32,16 @@ for stressor; do
 	stress uvctl run --stats --json "${grants[@]}" --rw "$work/here" --
 	status=$?
 	to=${EPOCHREALTIME/./}
-	done=$(operations)
-	grep -a '^{"entries' out | tail -n 1 >stats
-	printf '%s\t%s\t%s\t%s\n' "$((middle - from))" "$((to - last))" \
-		"$(jq '.exits_kernel + .exits_user' stats 2>/dev/null)" \
-		"$stressor: ${native_operations:-no} operations natively, ${done:-none} in the micro-VM" >>"$work/costs"
+	guest_operations=$(operations)
+	take_statistics out
+	cost "$((middle - from))" "$((to - last))" \
+		"$stressor: ${native_operations:-no} operations natively, ${guest_operations:-none} in the micro-VM"
 	rm -rf here
-	[ "$status" = "$native" ] && [ "${done:-0}" -gt 0 ] && ! grep -aq 'fail:' out
+	[ "$status" = "$native" ] && [ "${guest_operations:-0}" -gt 0 ] && ! grep -aq 'fail:' out
 	result=$?
 	if [ $result != 0 ]; then
 		echo "# status: native $native, micro-VM $status"
-		grep -av '^{' out | tail -n 20 | sed 's/^/# /'
+		tail -n 20 out | sed 's/^/# /'
 	fi
 	report $result "$stressor for $seconds s"
 done
