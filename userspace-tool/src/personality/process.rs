@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
-use crate::memory::word;
+use crate::memory::{word, word32};
 use crate::pass;
 use crate::signal::own_tid;
 use crate::task::{End, Ending, Task};
@@ -155,9 +155,11 @@ pub(super) fn getgroups(task: &mut Task, [size, list, ..]: Args) -> SysResult {
     pass!(GETGROUPS, u64::from(size), list)
 }
 
+/// The version of what `capget` and `capset` are given that is not obsolete.
+const VERSION_3: u32 = 0x2008_0522;
+
 /// `capget`: a task has no capabilities.
 pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
-    const VERSION_3: u32 = 0x2008_0522;
     let version = u32::from_le_bytes(task.memory.read(header)?);
     if version != VERSION_3 {
         task.memory.write(header, &VERSION_3.to_le_bytes())?;
@@ -168,6 +170,20 @@ pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
     }
     task.memory.write_optional(data, &[0; 24])?;
     Ok(0)
+}
+
+/// `capset`: to have none is no change.
+pub(super) fn capset(task: &mut Task, [header, data, ..]: Args) -> SysResult {
+    let header_bytes = task.memory.read::<8>(header)?;
+    if word32(&header_bytes, 0) != VERSION_3 {
+        task.memory.write(header, &VERSION_3.to_le_bytes())?;
+        return Err(Errno::EINVAL);
+    }
+    let (pid, sets) = (word32(&header_bytes, 4), task.memory.read::<24>(data)?);
+    match sets == [0; 24] && (pid == 0 || task.is_own(pid.into())) {
+        true => Ok(0),
+        false => Err(Errno::EPERM),
+    }
 }
 
 pub(super) fn getrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {

@@ -209,7 +209,7 @@ table! {
     123 setfsgid "d" => Served(process::setfsgid);
     124 getsid "d" => Served(process::getsid);
     125 capget "xx" => Served(process::capget);
-    126 capset "xx" => Refused(Errno::EPERM, POWER);
+    126 capset "xx" => Served(process::capset);
     127 rt_sigpending "xu" => Served(signals::rt_sigpending);
     128 rt_sigtimedwait "xxxu" => Served(signals::rt_sigtimedwait);
     129 rt_sigqueueinfo "ddx" => Served(signals::rt_sigqueueinfo);
