@@ -180,6 +180,25 @@ code.write(bytes.fromhex("8d04378d40 01c3".replace(" ", "")))
 function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
 print(function(20, 21))
 '
+python 'python3: identities that stay, capabilities that are given up, and what stands for a process' '
+import ctypes, fcntl, os, signal, struct, termios
+os.setreuid(-1, 0), os.setregid(0, -1), os.setresuid(0, 0, 0), os.setresgid(-1, -1, 0)
+for attempt in (lambda: fcntl.ioctl(99, termios.TIOCSPGRP, b"0000"), lambda: os.tcsetpgrp(99, 0)):
+    try:
+        attempt()
+    except OSError as error:
+        print(error)
+signal.signal(signal.SIGUSR1, lambda *args: print("signal"))
+own = os.open(f"/proc/{os.getpid()}", os.O_RDONLY | os.O_DIRECTORY)
+signal.pidfd_send_signal(own, signal.SIGUSR1)
+try:
+    signal.pidfd_send_signal(os.open("/tmp", os.O_RDONLY), signal.SIGUSR1)
+except OSError as error:
+    print(error)
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.capset(struct.pack("II", 0x20080522, 0), bytes(24)))
+print(libc.capset(struct.pack("II", 0x20080522, 0), b"\1" + bytes(23)), ctypes.get_errno())
+'
 python 'python3: asyncio' '
 import asyncio, signal, os
 async def serve(reader, writer):

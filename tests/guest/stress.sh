@@ -15,7 +15,7 @@ if [ $# = 0 ]; then set -- cpu vm fork pipe futex signal epoll; fi
 
 # stress PREFIX...: the stressor `$stressor`; prints the operations that it did.
 stress() {
-	"$@" stress-ng --"$stressor" 2 --vm-bytes 32M --timeout "$seconds" --verify --metrics-brief --no-rand-seed \
+	"$@" stress-ng --"$stressor" 2 --vm-bytes 32M --epoll-domain ipv4 --timeout "$seconds" --verify --metrics-brief --no-rand-seed \
 		--temp-path "$work/here" --yaml "$work/here/metrics" >out 2>&1 </dev/null
 }
 operations() { sed -n 's/.*bogo-ops: *//p' here/metrics 2>/dev/null | head -n 1; }
