@@ -172,7 +172,7 @@ fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
         task.end_with_parent();
     }
     if run.stats {
-        task.count_all().map_err(TaskError::from)?;
+        task.count_all()?;
     }
     let result = task.run();
     if run.stats {
