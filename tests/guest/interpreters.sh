@@ -37,7 +37,10 @@ python() { # NAME PROGRAM
 	in_both "$1" python3 -c "$2"
 }
 
-python 'python3: threads' '
+# What takes long is for the long run.
+seldom() { if [ "${UVISOR_LONG-0}" = 1 ]; then "$@"; fi; }
+
+seldom python 'python3: threads' '
 import threading, queue, concurrent.futures as futures
 work, done = queue.Queue(4), []
 lock, barrier = threading.Lock(), threading.Barrier(4)
@@ -120,10 +123,7 @@ if __name__ == "__main__":
     main(sys.argv[1])
 END
 in_both 'python3: processes that are forked' python3 processes.py fork
-# Each starts an interpreter.
-if [ "${UVISOR_LONG-0}" = 1 ]; then
-	in_both 'python3: processes that are started anew' python3 processes.py spawn
-fi
+seldom in_both 'python3: processes that are started anew' python3 processes.py spawn
 python 'python3: sqlite3, from several threads' '
 import sqlite3, threading
 base = sqlite3.connect("base.db", isolation_level=None)
@@ -147,7 +147,7 @@ base.close()
 import os
 os.unlink("base.db")
 '
-python 'python3: ssl' '
+seldom python 'python3: ssl' '
 import hashlib, socket, ssl, threading
 here, there = socket.socketpair()
 server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -199,7 +199,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 print(libc.capset(struct.pack("II", 0x20080522, 0), bytes(24)))
 print(libc.capset(struct.pack("II", 0x20080522, 0), b"\1" + bytes(23)), ctypes.get_errno())
 '
-python 'python3: asyncio' '
+seldom python 'python3: asyncio' '
 import asyncio, signal, os
 async def serve(reader, writer):
     while line := await reader.readline():
