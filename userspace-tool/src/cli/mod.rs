@@ -150,7 +150,8 @@ and it cannot change anything of /proc, /sys and /dev, whatever PATH is."
     /// Print each system call and its result to standard error.
     #[arg(long)]
     trace_syscalls: bool,
-    /// Print what happened in the micro-VM to standard error when it ends.
+    /// Print to standard error when it ends what its micro-VM holds, and what happened there and in those of its other
+    /// processes (but for those that a signal killed).
     #[arg(long)]
     stats: bool,
     /// Print the statistics as JSON.

@@ -189,6 +189,9 @@ fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
     if run.tty {
         task.end_with_parent();
     }
+    if run.stats {
+        task.count_all()?;
+    }
     let result = task.run();
     if run.stats {
         let stats = task.stats().map_err(TaskError::from)?;

@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 
-use super::{open, signals, time, wait, Args};
+use super::{open, procfs, signals, time, wait, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
@@ -193,7 +193,9 @@ pub(super) fn pidfd_send_signal(task: &mut Task, args: Args) -> SysResult {
     pass!(FCNTL, fd, libc::F_GETFD, 0)?;
     // It may have come from anywhere, so what it stands for must be known.
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    let pid = pid_of(&text).ok_or(Errno::EBADF)?;
+    let pid = pid_of(&text)
+        .or_else(|| procfs::process_of(fd))
+        .ok_or(Errno::EBADF)?;
     let pid = match pid {
         -1 => return Err(Errno::ESRCH),
         pid => may_signal(task, pid as u64).ok_or(Errno::EPERM)?,

@@ -374,13 +374,16 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
 pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
     if let Some(result) = terminals::ioctl(task, fd, request as u32, argument) {
+        if result.is_err() {
+            // A descriptor that is not open comes first.
+            pass!(FCNTL, fd, libc::F_GETFD, 0)?;
+        }
         return result;
     }
     if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
         return result;
     }
     let Some((way, len)) = known_ioctl(request as u32) else {
-        // A descriptor that is not open comes first.
         pass!(FCNTL, fd, libc::F_GETFD, 0)?;
         return Err(Errno::ENOTTY);
     };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
-use crate::memory::word;
+use crate::memory::{word, word32};
 use crate::pass;
 use crate::signal::own_tid;
 use crate::task::{End, Ending, Task};
@@ -160,9 +160,11 @@ pub(super) fn getgroups(task: &mut Task, [size, list, ..]: Args) -> SysResult {
     Ok(count)
 }
 
+/// The version of what `capget` and `capset` are given that is not obsolete.
+const VERSION_3: u32 = 0x2008_0522;
+
 /// `capget`: a task has no capabilities.
 pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
-    const VERSION_3: u32 = 0x2008_0522;
     let version = u32::from_le_bytes(task.memory.read(header)?);
     if version == VERSION_3 {
         // The process that it is about, which is looked at, and not told from the task's own.
@@ -176,6 +178,20 @@ pub(super) fn capget(task: &mut Task, [header, data, ..]: Args) -> SysResult {
     }
     task.memory.write_optional(data, &[0; 24])?;
     Ok(0)
+}
+
+/// `capset`: to have none is no change.
+pub(super) fn capset(task: &mut Task, [header, data, ..]: Args) -> SysResult {
+    let header_bytes = task.memory.read::<8>(header)?;
+    if word32(&header_bytes, 0) != VERSION_3 {
+        task.memory.write(header, &VERSION_3.to_le_bytes())?;
+        return Err(Errno::EINVAL);
+    }
+    let (pid, sets) = (word32(&header_bytes, 4), task.memory.read::<24>(data)?);
+    match sets == [0; 24] && (pid == 0 || task.is_own(pid.into())) {
+        true => Ok(0),
+        false => Err(Errno::EPERM),
+    }
 }
 
 pub(super) fn getrlimit(task: &mut Task, [resource, limit, ..]: Args) -> SysResult {
@@ -338,17 +354,69 @@ pub(super) fn setfsgid(_: &mut Task, _: Args) -> SysResult {
     pass!(GETEGID)
 }
 
-/// Sets of identities that are the ones that the task has are no change, and any other is refused.
-pub(super) fn setuid(_: &mut Task, [id, ..]: Args) -> SysResult {
-    match u64::from(id as u32) == pass!(GETUID)? {
+/// Sets identities: to those that the task has is no change, and any other is refused. `own` are the real and the
+/// effective one; -1 stands for what there is.
+fn keep_identity(wanted: &[u64], own: [u64; 2]) -> SysResult {
+    let none = |id: u32| id == u32::MAX && wanted.len() > 1;
+    let same = |id: u32| own.iter().all(|&own| own == u64::from(id));
+    match wanted.iter().all(|&id| none(id as u32) || same(id as u32)) {
         true => Ok(0),
         false => Err(Errno::EPERM),
     }
 }
 
+/// The real and the effective user.
+fn users() -> SysResult<[u64; 2]> {
+    Ok([pass!(GETUID)?, pass!(GETEUID)?])
+}
+
+/// The real and the effective group.
+fn groups() -> SysResult<[u64; 2]> {
+    Ok([pass!(GETGID)?, pass!(GETEGID)?])
+}
+
+pub(super) fn setuid(_: &mut Task, [id, ..]: Args) -> SysResult {
+    keep_identity(&[id], users()?)
+}
+
 pub(super) fn setgid(_: &mut Task, [id, ..]: Args) -> SysResult {
-    match u64::from(id as u32) == pass!(GETGID)? {
-        true => Ok(0),
-        false => Err(Errno::EPERM),
+    keep_identity(&[id], groups()?)
+}
+
+pub(super) fn setreuid(_: &mut Task, [real, effective, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective], users()?)
+}
+
+pub(super) fn setregid(_: &mut Task, [real, effective, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective], groups()?)
+}
+
+pub(super) fn setresuid(_: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective, saved], users()?)
+}
+
+pub(super) fn setresgid(_: &mut Task, [real, effective, saved, ..]: Args) -> SysResult {
+    keep_identity(&[real, effective, saved], groups()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_stay() {
+        let none = u64::from(u32::MAX);
+        assert_eq!(keep_identity(&[7], [7, 7]), Ok(0));
+        assert_eq!(keep_identity(&[7 | 1 << 32, none, 7], [7, 7]), Ok(0));
+        for (wanted, own) in [
+            (&[8][..], [7, 7]),
+            // It is a number there like any other.
+            (&[none], [7, 7]),
+            (&[7, 0], [7, 7]),
+            (&[none, 7, 8], [7, 7]),
+            (&[7, 7], [7, 8]),
+        ] {
+            assert_eq!(keep_identity(wanted, own), Err(Errno::EPERM), "{wanted:?}");
+        }
     }
 }

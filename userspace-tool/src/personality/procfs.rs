@@ -229,6 +229,18 @@ pub(super) fn device() -> u64 {
     })
 }
 
+/// The process whose directory of `/proc` an open file is: such a one can stand for it, as a pidfd does.
+pub(super) fn process_of(fd: RawFd) -> Option<i32> {
+    if !is_proc(fd) {
+        return None;
+    }
+    let path = paths::path_of(fd).ok()?;
+    std::str::from_utf8(path.strip_prefix(b"/proc/")?)
+        .ok()?
+        .parse()
+        .ok()
+}
+
 /// Opens a file or a directory of `/proc`, if the path is one of those that are answered here.
 pub(super) fn open(
     task: &mut Task,
@@ -517,6 +529,16 @@ mod tests {
             "",
         ] {
             assert_eq!(found(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_stands_for_its_process() {
+        use std::fs::File;
+        let process = |path: &str| process_of(File::open(path).unwrap().as_raw_fd());
+        assert_eq!(process("/proc/self"), Some(crate::process::id() as i32));
+        for path in ["/proc", "/proc/self/fd", "/proc/self/stat", "/tmp"] {
+            assert_eq!(process(path), None, "{path}");
         }
     }
 

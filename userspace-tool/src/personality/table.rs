@@ -11,9 +11,6 @@ use crate::errno::Errno;
 
 /// Why what acts on the whole machine, or on other processes, is refused.
 const POWER: &str = "a task has no power over the machine or other processes";
-/// Why changes of identity are refused.
-const IDENTITY: &str = "a task keeps its identity";
-
 /// Why System V IPC and POSIX message queues are refused: as by a kernel that was built without them.
 const IPC: &str = "what it names is the host's, for all of its processes";
 /// Why what Linux itself does not have any more, or never had on x86-64, is refused.
@@ -199,20 +196,20 @@ table! {
     110 getppid "" => Served(process::getppid);
     111 getpgrp "" => Served(process::getpgrp);
     112 setsid "" => Served(children::setsid);
-    113 setreuid "dd" => Refused(Errno::EPERM, IDENTITY);
-    114 setregid "dd" => Refused(Errno::EPERM, IDENTITY);
+    113 setreuid "dd" => Served(process::setreuid);
+    114 setregid "dd" => Served(process::setregid);
     115 getgroups "dx" => Served(process::getgroups);
     116 setgroups "ux" => Refused(Errno::EPERM, POWER);
-    117 setresuid "ddd" => Refused(Errno::EPERM, IDENTITY);
+    117 setresuid "ddd" => Served(process::setresuid);
     118 getresuid "xxx" => Served(process::getresuid);
-    119 setresgid "ddd" => Refused(Errno::EPERM, IDENTITY);
+    119 setresgid "ddd" => Served(process::setresgid);
     120 getresgid "xxx" => Served(process::getresgid);
     121 getpgid "d" => Served(process::getpgid);
     122 setfsuid "d" => Served(process::setfsuid);
     123 setfsgid "d" => Served(process::setfsgid);
     124 getsid "d" => Served(process::getsid);
     125 capget "xx" => Served(process::capget);
-    126 capset "xx" => Refused(Errno::EPERM, POWER);
+    126 capset "xx" => Served(process::capset);
     127 rt_sigpending "xu" => Served(signals::rt_sigpending);
     128 rt_sigtimedwait "xxxu" => Served(signals::rt_sigtimedwait);
     129 rt_sigqueueinfo "ddx" => Served(signals::rt_sigqueueinfo);

@@ -102,6 +102,7 @@ impl Task {
             ending: None,
             answered: false,
             trace,
+            totals: None,
         })
     }
 
@@ -156,6 +157,7 @@ impl Task {
             ending: None,
             answered: false,
             trace: self.trace.clone(),
+            totals: self.totals.clone(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod deliver;
 mod fault;
 mod fork;
 mod threads;
+mod totals;
 mod tree;
 
 use std::ffi::CString;
@@ -35,6 +36,7 @@ pub use crate::personality::{is_ignored, Access, AccessError, Policy};
 pub(crate) use census::command;
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
+pub(crate) use totals::Totals;
 pub(crate) use tree::Tree;
 
 /// How to run a program.
@@ -182,6 +184,8 @@ pub struct Task {
     /// Set when the registers are already what comes behind the system call.
     pub(crate) answered: bool,
     pub(crate) trace: Option<Trace>,
+    /// What happened to micro-VMs of the task that there are no more, if somebody wants to know.
+    pub(crate) totals: Option<Arc<Totals>>,
 }
 
 /// The random bytes that a program is started with (`AT_RANDOM`).
@@ -271,9 +275,31 @@ impl Task {
         }
     }
 
-    /// What the micro-VM holds and what happened to it.
+    /// From now on [`Self::stats`] is about all processes of the task.
+    pub fn count_all(&mut self) -> Result<(), TaskError> {
+        self.totals = Some(Arc::new(Totals::new(&self.fds)?));
+        Ok(())
+    }
+
+    /// What the micro-VM holds and what happened to it; with [`Self::count_all`], what happened to those of processes
+    /// that have ended as well, unless a signal killed them.
     pub fn stats(&self) -> crate::Result<Stats> {
-        self.memory.vm().stats()
+        let mut stats = self.memory.vm().stats()?;
+        if let Some(totals) = &self.totals {
+            totals.add_to(&mut stats);
+        }
+        Ok(stats)
+    }
+
+    /// The process leaves its micro-VM.
+    pub(crate) fn count(&self) {
+        let shares_memory = self.child.as_ref().is_some_and(Child::shares_memory);
+        if let (Some(totals), false) = (&self.totals, shares_memory) {
+            // What cannot be counted is missing.
+            if let Ok(stats) = self.memory.vm().stats() {
+                totals.add(&stats);
+            }
+        }
     }
 
     /// Bytes of memory that it may have; 0 for no limit.

@@ -314,6 +314,7 @@ impl Task {
             let _ = self.let_robust_go();
         }
         if let Some(child) = &self.child {
+            self.count();
             child.end(&end);
         }
         if self.thread.first {
@@ -428,6 +429,7 @@ impl Task {
 
     /// Goes on as another one, on this host thread.
     fn become_other(&mut self, mut successor: Self) {
+        self.count();
         successor.inbox = Arc::clone(&self.inbox);
         successor.child = self.child.take().map(Child::let_parent_go);
         let mask = successor.signals.mask;

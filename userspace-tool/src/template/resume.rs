@@ -211,6 +211,7 @@ impl Template {
             ending: None,
             answered: false,
             trace,
+            totals: None,
         })
     }
 }
