@@ -193,7 +193,13 @@ pub(crate) unsafe fn install<T: Send + Sync + 'static>(
 /// `read` and `write`, or `pread64` and `pwrite64` with a position, of the caller's file `fd` and its
 /// memory at `buffer`: what they return, or none if they are to be done by the caller itself, as nothing
 /// was, not least because of a signal.
-pub(crate) fn transfer(fd: u32, write: bool, buffer: u64, len: u64, at: Option<i64>) -> Option<isize> {
+pub(crate) fn transfer(
+    fd: u32,
+    write: bool,
+    buffer: u64,
+    len: u64,
+    at: Option<i64>,
+) -> Option<isize> {
     // CAST: Both are 64 bits.
     let (buffer, len) = (buffer as *mut c_void, len as usize);
     let at = at.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
