@@ -36,7 +36,11 @@ fn part(words: &[&str]) -> Result<(), String> {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // What the fuzzer starts it with need not be text.
+    let arguments = std::env::args_os().skip(1);
+    let arguments: Vec<String> = arguments
+        .map(|word| word.to_string_lossy().into())
+        .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let Err(text) = part(&words) {
         println!("{text}");
