@@ -338,7 +338,7 @@ fn header_says_what_rust_says() {
 #[test]
 fn events_have_names_in_order() {
     assert_eq!(uapi::Event::NAMES.len(), uapi::EVENTS);
-    assert_eq!(uapi::Event::FileGivenBack as usize, uapi::EVENTS - 1);
+    assert_eq!(uapi::Event::Served as usize, uapi::EVENTS - 1);
     assert_eq!(
         uapi::Event::NAMES[uapi::Event::ExitCpuid as usize],
         "exits_cpuid"
