@@ -132,6 +132,10 @@ for name in calls:
         os.kill(os.getpid(), LAST)
         print(name, "blocked there too", outcome(name, all_blocked))
         print(libc.ppoll(None, 0, tenth, nothing), len(hits))
+if os.fork() == 0:
+    time.sleep(0.2); os.kill(os.getppid(), LAST); os._exit(0)
+print("blocked for good", libc.poll(None, 0, 600), len(hits)); os.wait()
+libc.sigsuspend(nothing)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {LAST})
 if os.fork() == 0:
     time.sleep(0.2); os.kill(os.getppid(), LAST); os._exit(0)

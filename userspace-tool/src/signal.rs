@@ -70,6 +70,8 @@ pub struct Inbox {
     mask: AtomicU64,
     /// Whether such a one waits until it is unblocked.
     postponed: AtomicU32,
+    /// Whether one has come to do so since this was last asked: the host does not block it.
+    disturbed: AtomicU32,
 }
 
 // SAFETY: `info` is written by `collect`, in the thread itself and only while `number` is 0, and read by that
@@ -96,6 +98,7 @@ impl Inbox {
             flag: Lock::default(),
             mask: AtomicU64::new(0),
             postponed: AtomicU32::new(0),
+            disturbed: AtomicU32::new(0),
         })
     }
 
@@ -203,6 +206,11 @@ impl Inbox {
     /// Whether a [`WAKE`] of the guest's has arrived.
     pub fn has_wake(&self) -> bool {
         self.number.load(SeqCst) == WAKE as u32
+    }
+
+    /// Whether a [`WAKE`] that the guest blocks, and nothing that it does not, has come since this was last asked.
+    pub fn was_but_disturbed(&self) -> bool {
+        self.disturbed.swap(0, SeqCst) != 0 && self.number.load(SeqCst) == 0
     }
 
     /// Whether one waits until it is not blocked any more.
@@ -384,6 +392,7 @@ unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t
     {
         // Blocked by the guest, or by us since there is one already.
         inbox.postponed.store(1, SeqCst);
+        inbox.disturbed.store(1, SeqCst);
         return;
     } else if inbox.number.load(SeqCst) != 0 {
         // There is one already, and the guest's mask was just opened for others: it waits for its turn, as if it had

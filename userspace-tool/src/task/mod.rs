@@ -328,10 +328,15 @@ impl Task {
         // What the last one left is not about this one.
         self.signals.interrupted = false;
         self.signals.temporary = None;
+        self.inbox.was_but_disturbed();
         let result = match self.serve() {
             Err(Errno::ERESTARTSYS) if self.waits_for_a_time() => Err(Errno::EINTR),
             result => result,
         };
+        if result == Err(Errno::EINTR) && self.inbox.was_but_disturbed() {
+            // The host was not told that it is blocked: the call is made again, with the mask that it had.
+            return;
+        }
         let result = match self.signals.temporary {
             Some(mask) => self.end_of_temporary(mask, result),
             None => result,
