@@ -198,7 +198,8 @@ pub const VCPU_CREATE: u32 = (IOCTL_TYPE << 8) | 0x20;
 /// is [`ExitReason::None`], but that an argument other than 0, and a vCPU that somebody else is running,
 /// leave the page alone. Memory that could not be had is an exit, not an error.
 pub const RUN: u32 = (IOCTL_TYPE << 8) | 0x30;
-/// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0.
+/// vCPU: ends the current or the next [`RUN`] with `EINTR`, from any thread; the argument must be 0. A system
+/// call that RUN serves and that waits ([`Serve`]) is not ended by it, but by a signal.
 pub const KICK: u32 = (IOCTL_TYPE << 8) | 0x31;
 
 /// vCPU: puts a vCPU that was made from a source back to the state that it had then; the argument must be
