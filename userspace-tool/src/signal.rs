@@ -569,11 +569,16 @@ pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
 
 /// Wakes a thread of this process: it looks what the broker wants of it.
 pub fn wake(tid: i32) {
-    let mut info = wake_info(WAKE_VALUE);
-    // What is said to be of `kill` comes also where the user's queue is full, if without what comes with it.
-    set_code(&mut info, libc::SI_USER);
-    // One that has ended needs none.
-    let _ = send(tid, WAKE, &info);
+    /// How often it is tried while the user's queue of signals is full.
+    const ATTEMPTS: usize = 1000;
+    let info = wake_info(WAKE_VALUE);
+    for _ in 0..ATTEMPTS {
+        // One that has ended needs none.
+        if send(tid, WAKE, &info) != Err(Errno::EAGAIN) {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// The value for a timer that wakes.
