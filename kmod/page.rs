@@ -63,7 +63,7 @@ impl Word {
     /// `reason` in the lower half, `insn_len` in the upper one.
     const EXIT: Self = word!(exit.reason);
     const EXIT_INFO: Self = word!(exit.info);
-    const EXIT_CODE: Self = word!(exit.code);
+    pub(crate) const EXIT_CODE: Self = word!(exit.code);
     const EXIT_ADDRESS: Self = word!(exit.address);
     const EXIT_LINEAR: Self = word!(exit.linear);
 }

@@ -6,14 +6,20 @@
 //! The task says in its run page which descriptors, and where it has the guest's memory mapped: the
 //! module does by its right what it could do itself, no more.
 
-use uvisor_uapi::HYPERCALL_LEN;
+use uvisor_uapi::{
+    EXIT_INTERRUPTED,
+    HYPERCALL_LEN, //
+};
 
 use crate::{
     page::{
         RunPage,
         Word, //
     },
-    sys::file,
+    sys::file::{
+        self,
+        Transfer, //
+    },
 };
 
 /// The numbers of the calls.
@@ -29,10 +35,16 @@ pub(super) fn is_served(page: &RunPage) -> bool {
         && page.get(Word::RDI) < page.get(Word::SERVE_FDS)
 }
 
-/// Does the system call that the guest is at, and puts it behind it; false if it is for user space.
+/// Does the system call that the guest is at, and puts it behind it; false if it is for user space, whose
+/// exit then says whether a signal has interrupted it.
 pub(super) fn serve(page: &RunPage) -> bool {
-    let Some(result) = transfer(page) else {
-        return false;
+    let result = match transfer(page) {
+        Some(Transfer::Done(result)) => result,
+        Some(Transfer::Interrupted) => {
+            page.set(Word::EXIT_CODE, EXIT_INTERRUPTED);
+            return false;
+        }
+        Some(Transfer::NotHere) | None => return false,
     };
     // CAST: Errors are negative numbers there.
     page.set(Word::RAX, result as u64);
@@ -41,8 +53,8 @@ pub(super) fn serve(page: &RunPage) -> bool {
     true
 }
 
-/// The result of the system call, if it was done.
-fn transfer(page: &RunPage) -> Option<isize> {
+/// What came of the system call; none if it is not one for the module.
+fn transfer(page: &RunPage) -> Option<Transfer> {
     let call = page.get(Word::RAX);
     let fd = page.get(Word::RDI);
     if fd >= page.get(Word::SERVE_FDS) {
@@ -60,5 +72,6 @@ fn transfer(page: &RunPage) -> Option<isize> {
         _ => return None,
     };
     let write = matches!(call, WRITE | PWRITE64);
-    file::transfer(u32::try_from(fd).ok()?, write, buffer, len, at)
+    let fd = u32::try_from(fd).ok()?;
+    Some(file::transfer(fd, write, buffer, len, at))
 }

@@ -190,29 +190,34 @@ pub(crate) unsafe fn install<T: Send + Sync + 'static>(
     Ok(fd as isize)
 }
 
+/// What came of [`transfer`].
+pub(crate) enum Transfer {
+    /// It was done, with this result of the system call.
+    Done(isize),
+    /// A signal came before anything was done.
+    Interrupted,
+    /// Nothing was done: it is for the caller to do.
+    NotHere,
+}
+
 /// `read` and `write`, or `pread64` and `pwrite64` with a position, of the caller's file `fd` and its
-/// memory at `buffer`: what they return, or none if they are to be done by the caller itself, as nothing
-/// was, not least because of a signal.
-pub(crate) fn transfer(
-    fd: u32,
-    write: bool,
-    buffer: u64,
-    len: u64,
-    at: Option<i64>,
-) -> Option<isize> {
+/// memory at `buffer`.
+pub(crate) fn transfer(fd: u32, write: bool, buffer: u64, len: u64, at: Option<i64>) -> Transfer {
+    /// The codes by which the kernel says that a signal came, and what to do about it.
+    const RESTART: core::ops::RangeInclusive<isize> = -516..=-512;
+
     // CAST: Both are 64 bits.
     let (buffer, len) = (buffer as *mut c_void, len as usize);
     let at = at.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: The function checks that the buffer is the caller's memory, and takes any number for a
     // descriptor; the position is none, or valid for the call.
     let done = unsafe { ffi::uvisor_file_io(fd, write, buffer, len, at) };
-    (done >= 0 || !is_for_caller(done)).then_some(done)
-}
-
-/// Whether a result says that nothing was done, and that the caller is to make the call itself.
-fn is_for_caller(result: isize) -> bool {
-    /// The codes by which the kernel says that a call is to be made again, after a signal.
-    const RESTART: core::ops::RangeInclusive<isize> = -516..=-512;
-    let is = |error: Error| result == error.to_errno() as isize;
-    is(ENOSYS) || is(EINTR) || RESTART.contains(&result)
+    let is = |error: Error| done == error.to_errno() as isize;
+    if is(ENOSYS) {
+        Transfer::NotHere
+    } else if is(EINTR) || RESTART.contains(&done) {
+        Transfer::Interrupted
+    } else {
+        Transfer::Done(done)
+    }
 }

@@ -26,8 +26,8 @@ mod stats;
 
 pub use list::{List, ListEntry, ListFlags};
 pub use run::{
-    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, Serve, ViewCause, HYPERCALL_LEN,
-    HYPERCALL_SWITCH_VIEW, RUN_PAGE_SIZE,
+    Exit, ExitReason, MemoryCause, Regs, RunFlags, RunPage, Serve, ViewCause, EXIT_INTERRUPTED,
+    HYPERCALL_LEN, HYPERCALL_SWITCH_VIEW, RUN_PAGE_SIZE,
 };
 pub use stats::{Event, Stats, EVENTS};
 

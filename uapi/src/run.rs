@@ -142,12 +142,16 @@ pub struct Exit {
     pub linear: u64,
 }
 
+/// The code of an exit for a system call that [`crate::RUN`] began to serve, and a signal interrupted.
+pub const EXIT_INTERRUPTED: u64 = 1;
+
 /// Which system calls of the guest [`crate::RUN`] serves by itself, and on what.
 ///
 /// They are `read`, `write`, `pread64` and `pwrite64`, made by VMCALL in ring 0 with the number and the
 /// arguments where Linux has them. They act on the files that the caller of RUN has open under the same
 /// numbers, and on its memory; the result is in `rax` when the guest goes on behind the VMCALL. What the
-/// module cannot do, or a signal interrupts, is an exit as if it were not served.
+/// module cannot do is an exit as if it were not served; and so is one that a signal interrupts, before
+/// anything was done, but that the exit's `code` is [`EXIT_INTERRUPTED`] then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Serve {

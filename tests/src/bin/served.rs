@@ -12,7 +12,7 @@ use uvisor_tests::heap::text;
 use uvisor_tests::host::{alarm_in_ms, memory_file, on_alarm};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, CODE, DATA};
-use uvisor_uapi::Serve;
+use uvisor_uapi::{Serve, EXIT_INTERRUPTED};
 
 const READ: u64 = 0;
 const WRITE: u64 = 1;
@@ -42,6 +42,8 @@ enum Came {
     Result(i64),
     /// It was left to the caller.
     Back,
+    /// So it was, as a signal interrupted it.
+    Interrupted,
 }
 
 impl Served {
@@ -84,6 +86,7 @@ impl Served {
             Exit::Hypercall { ring: 0 } => {
                 let regs = self.guest.vcpu.regs();
                 let seen = [regs.rax, regs.rdi, regs.rsi, regs.rdx, regs.r10];
+                let code = self.guest.vcpu.raw_exit().code;
                 equal("the arguments", seen, [number, fd, address, len, at])?;
                 // Behind the system call, and its hypercall, the answer arrives.
                 self.guest.vcpu.regs_mut().rip += HYPERCALL_LEN;
@@ -91,7 +94,10 @@ impl Served {
                 equal("then", self.guest.run(), Exit::Hypercall { ring: 3 })?;
                 equal("the answer", self.guest.vcpu.regs().rax, 77)?;
                 self.guest.vcpu.regs_mut().rip += HYPERCALL_LEN;
-                Ok(Came::Back)
+                match code {
+                    0 => Ok(Came::Back),
+                    code => equal("code", code, EXIT_INTERRUPTED).map(|()| Came::Interrupted),
+                }
             }
             other => Err(format!("{other:?}")),
         }
@@ -219,13 +225,20 @@ fn pipes() -> Outcome {
 /// A signal ends the wait; nothing is lost, and the caller decides what becomes of it.
 fn signals() -> Outcome {
     let mut served = Served::new()?;
+    // One with a time limit, which the kernel tells otherwise.
+    let (ours, _theirs) = std::os::unix::net::UnixStream::pair().map_err(text)?;
+    let limit = std::time::Duration::from_secs(100);
+    ours.set_read_timeout(Some(limit)).map_err(text)?;
+    alarm_in_ms(10);
+    let came = served.call(READ, ours.as_raw_fd() as u64, DATA, 8, 0)?;
+    equal("with a time limit", came, Came::Interrupted)?;
     let (read, mut write) = pipe()?;
     for round in 0..20u8 {
         alarm_in_ms(10);
         equal(
             "interrupted",
             served.call(READ, fd(&read), DATA, 8, 0)?,
-            Came::Back,
+            Came::Interrupted,
         )?;
         write.write_all(&[round]).map_err(text)?;
         equal(

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use uvisor_uapi::{Serve, Stats, HYPERCALL_LEN};
+use uvisor_uapi::{Serve, Stats, EXIT_INTERRUPTED, HYPERCALL_LEN};
 
 use crate::errno::{Errno, SysResult};
 use crate::guest::Shim;
@@ -329,7 +329,12 @@ impl Task {
         self.signals.interrupted = false;
         self.signals.temporary = None;
         self.inbox.was_but_disturbed();
-        let result = match self.serve() {
+        let result = match self.vcpu.raw_exit().code {
+            // As a call of the broker's own that a signal interrupts.
+            EXIT_INTERRUPTED => Err(Errno::ERESTARTSYS),
+            _ => self.serve(),
+        };
+        let result = match result {
             Err(Errno::ERESTARTSYS) if self.waits_for_a_time() => Err(Errno::EINTR),
             result => result,
         };
