@@ -10,12 +10,6 @@
 
 #include "shim.h"
 
-/* The position that a call without one goes on from; NULL where there is none. */
-static loff_t *uvisor_position(struct file *file)
-{
-	return file->f_mode & FMODE_STREAM ? NULL : &file->f_pos;
-}
-
 static ssize_t uvisor_transfer(struct file *file, bool write, struct iov_iter *iter, loff_t *pos)
 {
 	ssize_t done;
@@ -61,7 +55,8 @@ ssize_t uvisor_file_io(unsigned int fd, bool write, void __user *buffer, size_t 
 	if (at) {
 		pos = *at;
 		done = uvisor_transfer(file, write, &iter, &pos);
-	} else if (!uvisor_position(file)) {
+	} else if (file->f_mode & FMODE_STREAM) {
+		/* It has no position. */
 		done = uvisor_transfer(file, write, &iter, NULL);
 	} else {
 		/* Others have the file too, as we do: see file_needs_f_pos_lock(). */

@@ -195,6 +195,11 @@ impl Inbox {
         .to_le_bytes();
         // It cannot fail with this operation and size.
         let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut bytes, None, 8);
+        self.let_postponed_in(mask);
+    }
+
+    /// A [`WAKE`] of the guest's that was postponed arrives, unless `mask` blocks it.
+    fn let_postponed_in(&self, mask: u64) {
         if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
             // It cannot fail for the thread itself.
             let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
@@ -222,10 +227,7 @@ impl Inbox {
     /// to be made. One that was postponed arrives, if it is not blocked; then the call is not made.
     pub fn open_for_call(&self, mask: u64) {
         self.mask.store(mask, SeqCst);
-        if mask & bit(WAKE) == 0 && self.postponed.swap(0, SeqCst) != 0 {
-            // It cannot fail for the thread itself.
-            let _ = send(own_tid(), WAKE, &wake_info(GUESTS_VALUE));
-        }
+        self.let_postponed_in(mask);
     }
 
     /// That call is over, and the guest blocks `mask` again. What arrived when it was over already is postponed.
@@ -425,10 +427,9 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
     synchronous && code(info) > 0
 }
 
-/// Whether a [`WAKE`] is the broker's. Where the user's queue is full, nothing comes with it.
+/// Whether a [`WAKE`] is the broker's.
 fn is_wake(info: &Info) -> bool {
-    let (from, value) = (crate::memory::word(info, 16), crate::memory::word(info, 24));
-    value == WAKE_VALUE || (code(info), from, value) == (libc::SI_USER, 0, 0)
+    crate::memory::word(info, 24) == WAKE_VALUE
 }
 
 /// The parent of this process, whose end is told by [`WAKE`].
