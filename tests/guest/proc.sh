@@ -88,8 +88,11 @@ with open('with\na newline', 'w') as file: file.write('x' * 4096)
 with open('with\na newline', 'rb') as file: m = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
 print([f[5].replace(here, '') for f in areas() if 'newline' in f[5]])
 os.unlink('with\na newline')
-sizes = [int(line.split()[1]) for line in text('/proc/self/smaps').decode().splitlines() if line.startswith('Size:')]
-print(len(sizes) == len(list(areas())), sum(sizes) == sum(int(b, 16) - int(a, 16) for a, b in (f[0].split('-') for f in areas())) // 1024)
+def sizes():
+    return [int(line.split()[1]) for line in text('/proc/self/smaps').decode().splitlines() if line.startswith('Size:')]
+def lengths(): return [(int(b, 16) - int(a, 16)) // 1024 for a, b in (f[0].split('-') for f in areas())]
+# To read the one may itself map memory, which the other then has.
+print(any(sizes() == lengths() for _ in range(10)))
 if os.fork() == 0:
     print(len(list(areas())) > 5, of(os.path.realpath('/usr/bin/python3'))); os._exit(0)
 os.wait()

@@ -66,7 +66,8 @@ pub(super) fn add(w: &World, all: &mut Vec<Case>) {
         v(SYS_getgroups, [n(64), out(256)]),
         c(SYS_getresuid, [out(4), out(4), out(4)]),
         c(SYS_getresgid, [out(4), out(4), out(4)]),
-        c(SYS_capget, [Arg::In(bytes(&[0x2008_0522])), out(24)]),
+        c(SYS_capget, [words(&[0x2008_0522]), out(24)]),
+        c(SYS_capset, [words(&[0x2008_0522]), zeros(24)]).how(How::Child),
         c(
             SYS_prctl,
             [n(PR_SET_NAME), s("fifteen letters"), n(0), n(0), n(0)],
