@@ -37,7 +37,7 @@ attack() {
 }
 
 # is NAME TEXT: whether the output was this.
-is() {
+printed() {
 	[ "$(cat out)" = "$2" ]
 	local result=$?
 	[ $result = 0 ] || sed 's/^/# /' out err | head -n 20
@@ -45,7 +45,7 @@ is() {
 }
 
 attack 'a fork bomb' uvctl run --pids 40 -- "$task" forks
-is 'there are as many processes as there may be' '39 children, then EAGAIN
+printed 'there are as many processes as there may be' '39 children, then EAGAIN
 one ended: signal 9
 another one: exit 0'
 attack 'a fork bomb of a shell' uvctl run --pids 30 -- bash -c '
@@ -63,14 +63,14 @@ attack 'a fork bomb that is left alone' bash -c 'uvctl run --pids 30 -- bash -c 
 grep -q '^1 ' out
 report $? "the host sees no more of them than there may be ($(cat out))"
 attack 'a thread bomb' uvctl run --pids 40 -- "$task" threads
-is 'there are as many threads as there may be' '39 threads, then Some("EAGAIN")'
+printed 'there are as many threads as there may be' '39 threads, then Some("EAGAIN")'
 attack 'memory, by forks' uvctl run --memory 40M -- "$task" memory 4 16 fork
-is 'children have as much as all may have together' 'has it
+printed 'children have as much as all may have together' 'has it
 has it
 signal 9
 signal 9'
 attack 'memory, by other programs' uvctl run --memory 40M -- "$task" memory 4 16 exec
-is 'so have other programs' 'has it
+printed 'so have other programs' 'has it
 has it
 signal 9
 signal 9'
@@ -81,8 +81,8 @@ ls -d /sys/fs/cgroup/uvisor-* >cgroups 2>/dev/null
 report $((! $?)) "no cgroup is left behind the next task ($(tr '\n' ' ' <cgroups))"
 (ulimit -Sn 256; attack 'descriptors' uvctl run -- "$task" descriptors; echo "$number $failed" >counts)
 read -r number failed <counts
-is 'there are as many descriptors as there may be' "$(ulimit -Sn 256; "$task" descriptors </dev/null)"
+printed 'there are as many descriptors as there may be' "$(ulimit -Sn 256; "$task" descriptors </dev/null)"
 attack 'signals' uvctl run -- "$task" signals
-is 'as many signals wait as may' "$("$task" signals </dev/null)"
+printed 'as many signals wait as may' "$("$task" signals </dev/null)"
 
 finish

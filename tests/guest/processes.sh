@@ -78,8 +78,8 @@ if pid == 0:
 print(os.waitpid(pid, 0)[1], os.getpgid(pid) if False else "")
 '
 mkfifo gate
-python 'a thread that waits for its vfork is ended by another one that becomes another program' '
-import ctypes, os, threading, time
+leave_vfork() { # NAME END: a thread waits for the child of its vfork, and another one ends what it is a part of
+	python "$1" 'import ctypes, os, threading, time
 libc = ctypes.CDLL(None)
 actions, words, pid = ctypes.create_string_buffer(128), (ctypes.c_char_p * 2)(b"true", None), ctypes.c_int()
 libc.posix_spawn_file_actions_init(actions)
@@ -87,19 +87,11 @@ libc.posix_spawn_file_actions_addopen(actions, 5, b"gate", os.O_RDONLY, 0)
 threading.Thread(target=libc.posix_spawn, args=(ctypes.byref(pid), b"/bin/true", actions, None, words, words)).start()
 time.sleep(0.5)
 print("waiting", flush=True)
-os.execv("/bin/echo", ["echo", "became another"])
-'
-python 'or that ends the process' '
-import ctypes, os, threading, time
-libc = ctypes.CDLL(None)
-actions, words, pid = ctypes.create_string_buffer(128), (ctypes.c_char_p * 2)(b"true", None), ctypes.c_int()
-libc.posix_spawn_file_actions_init(actions)
-libc.posix_spawn_file_actions_addopen(actions, 5, b"gate", os.O_RDONLY, 0)
-threading.Thread(target=libc.posix_spawn, args=(ctypes.byref(pid), b"/bin/true", actions, None, words, words)).start()
-time.sleep(0.5)
-print("waiting", flush=True)
-os._exit(3)
-'
+'"$2"
+}
+leave_vfork 'a thread that waits for its vfork is ended by another one that becomes another program' \
+	'os.execv("/bin/echo", ["echo", "became another"])'
+leave_vfork 'or that ends the process' 'os._exit(3)'
 # Natively these children are left.
 timeout 1 bash -c ': >gate'
 python 'the last signal, where a call lets it in' '

@@ -10,13 +10,6 @@
 chmod 755 "$work"
 helpers=()
 
-is() { # NAME WANTED GOT
-	[ "$2" = "$3" ]
-	local result=$?
-	if [ $result != 0 ]; then printf '%s\n' "wanted: $2" "got: $3" | sed 's/^/# /'; fi
-	report $result "$1"
-}
-
 has() { # NAME PATTERN TEXT
 	grep -q -- "$2" <<<"$3"
 	local result=$?
@@ -24,10 +17,7 @@ has() { # NAME PATTERN TEXT
 	report $result "$1"
 }
 
-# Who runs programs: root, or a user who may do nothing but use the module.
-chgrp 4711 /dev/uvisor && chmod 660 /dev/uvisor
-as_user() { setpriv --reuid 65534 --regid 65534 --groups 4711 --bounding-set=-all "$@"; }
-as_root() { "$@"; }
+let_user_in
 
 # same NAME COMMAND...: what a program prints natively it must print in a micro-VM, for both.
 same() {

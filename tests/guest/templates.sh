@@ -10,15 +10,6 @@
 unset XDG_RUNTIME_DIR
 
 # is NAME EXPECTED GOT
-is() {
-	if [ "$2" = "$3" ]; then
-		report 0 "$1"
-	else
-		report 1 "$1"
-		printf 'expected: %s\ngot: %s\n' "$2" "$3" | head -n 20 | sed 's/^/# /'
-	fi
-}
-
 # has NAME PATTERN TEXT
 has() {
 	if tr '\n' ' ' <<<"$3" | grep -qe "$2"; then

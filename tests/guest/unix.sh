@@ -10,17 +10,7 @@
 . "${0%/*}/common"
 chmod 755 "$work"
 
-is() { # NAME WANTED GOT
-	[ "$2" = "$3" ]
-	local result=$?
-	if [ $result != 0 ]; then printf '%s\n' "wanted: $2" "got: $3" | sed 's/^/# /'; fi
-	report $result "$1"
-}
-
-# Who runs programs: root, or a user who may do nothing but use the module.
-chgrp 4711 /dev/uvisor && chmod 660 /dev/uvisor
-as_user() { setpriv --reuid 65534 --regid 65534 --groups 4711 --bounding-set=-all "$@"; }
-as_root() { "$@"; }
+let_user_in
 
 cat >attempt.py <<'PYTHON'
 import errno, os, sys

@@ -7,9 +7,9 @@
 //! bench_template [SAMPLES]
 //! ```
 
-use std::arch::x86_64::{_mm_lfence, _rdtsc};
 use std::process::{Command, ExitCode, Stdio};
 
+use uvisor_tests::bench::measure::{time, Samples};
 use uvisor_tests::host::pin_to_cpu;
 
 /// A line of the table: what it is, the template that it goes on with, and its command.
@@ -71,15 +71,6 @@ const LINES: [Line; 10] = [
     ),
 ];
 
-/// Ticks of the time-stamp counter.
-fn ticks() -> u64 {
-    // SAFETY: Every x86-64 CPU has these instructions.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
-    }
-}
-
 /// Runs a command without input or output, which must succeed.
 fn run(words: &[&str]) -> Result<(), String> {
     let status = Command::new(words[0])
@@ -99,21 +90,20 @@ fn measure((_, template, command): Line, samples: usize) -> Result<u64, String> 
     if let Some(program) = template {
         run(&[&["uvctl", "template", "create", "bench", "--"], program].concat())?;
     }
-    let mut all = Vec::with_capacity(samples);
+    let mut all = Samples::with_capacity(samples);
     for round in 0..samples + 2 {
-        let start = ticks();
-        run(command)?;
-        let end = ticks();
+        let mut result = Ok(());
+        let ticks = time(|| result = run(command));
+        result?;
         // The first ones find cold caches.
         if round >= 2 {
-            all.push(end - start);
+            all.push(ticks);
         }
     }
     if template.is_some() {
         run(&["uvctl", "template", "rm", "bench"])?;
     }
-    all.sort_unstable();
-    Ok(all[all.len() / 2])
+    Ok(all.summary().p50)
 }
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@
 
 use uvisor::{Device, Vcpu, Vm, PAGE_SIZE};
 use uvisor_tests::heap::{add, parent, step, text, word, HEAP};
+use uvisor_tests::random::Random;
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{Guest, Tap};
 
@@ -92,18 +93,6 @@ fn idle() -> Outcome {
         .and_then(|device| device.info())
         .map_err(text)?;
     equal("held after all", (info.vms, info.memory), (0, 0))
-}
-
-/// A random number generator that needs not be good (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// A thousand clones write at random, are reset and go, and are what a model says that shares nothing.

@@ -23,6 +23,7 @@ use std::process::{Command, ExitCode};
 use uvisor::{Device, Mitigations};
 use uvisor_tests::bench::report::{Bar, Events, Report, System, Work};
 use uvisor_tests::host::pin_to_cpu;
+use uvisor_tests::random::Random;
 
 /// Where the programs' files are.
 const SCRATCH: &str = "/tmp/bench";
@@ -123,14 +124,8 @@ const PROGRAMS: [Program; 6] = [
 /// The files that the programs work on.
 fn files() -> std::io::Result<()> {
     fs::create_dir_all(SCRATCH)?;
-    let mut state = 1u64;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let words: Vec<_> = (0..8 << 20).map(|_| random()).collect();
+    let mut random = Random(1);
+    let words: Vec<_> = (0..8 << 20).map(|_| random.number()).collect();
     let bytes: Vec<_> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     fs::write(format!("{SCRATCH}/random"), bytes)?;
     // Words of a language with few of them.
