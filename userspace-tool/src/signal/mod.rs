@@ -8,9 +8,10 @@
 //! system call that waits by [`call`], which has no gap between its last look at the inbox and the kernel. The
 //! thread then gives the signal to the guest, and unblocks what the guest's handler leaves unblocked.
 
-use std::arch::global_asm;
+mod action;
+mod call;
+
 use std::cell::{Cell, UnsafeCell};
-use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use std::sync::Arc;
 use crate::errno::{Errno, SysResult};
 use crate::sync::Lock;
 use crate::{pass, ExitFlag};
+
+pub use action::{die_of, set_collected, set_disposition};
+pub(crate) use call::{call, plain_call};
 
 /// The size of a `siginfo_t`.
 pub const INFO: usize = 128;
@@ -82,9 +86,6 @@ thread_local! {
     /// The inbox of the thread; null if the thread is not a task's.
     static CURRENT: Cell<*const Inbox> = const { Cell::new(ptr::null()) };
 }
-
-/// What a thread without an inbox looks at: nothing ever arrives.
-static QUIET: AtomicU32 = AtomicU32::new(0);
 
 impl Inbox {
     /// An empty one.
@@ -279,74 +280,6 @@ impl Drop for BlockAll {
     }
 }
 
-/// Makes a system call that may wait, unless a signal has arrived for the calling thread: `ERESTARTNOINTR` says
-/// that it was not made.
-///
-/// # Safety
-///
-/// As for the call itself.
-pub(crate) unsafe fn call(number: libc::c_long, arguments: &[u64; 6]) -> SysResult {
-    let inbox = CURRENT.get();
-    let pending = match inbox.is_null() {
-        true => &QUIET,
-        // SAFETY: It is alive as long as it is the thread's.
-        false => unsafe { &(*inbox).pending },
-    };
-    // SAFETY: By the caller's promise.
-    let value = unsafe { uvisor_call(number, arguments.as_ptr(), pending.as_ptr()) };
-    match u64::try_from(value) {
-        Ok(value) => Ok(value),
-        Err(_) => Errno::check(value),
-    }
-}
-
-/// Makes a system call that does not wait.
-///
-/// # Safety
-///
-/// As for the call itself.
-pub(crate) unsafe fn plain_call(number: libc::c_long, arguments: &[u64; 6]) -> SysResult {
-    let [a, b, c, d, e, f] = *arguments;
-    // SAFETY: By the caller's promise.
-    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
-        -1 => Err(Errno::last()),
-        value => Ok(value as u64),
-    }
-}
-
-// A signal that arrives before SYSCALL has changed the word or finds us in the range that `collect` moves
-// away from, so there is no gap.
-global_asm!(
-    ".pushsection .text.uvisor_call, \"ax\", @progbits",
-    ".globl uvisor_call, uvisor_call_look, uvisor_call_made, uvisor_call_not_made",
-    "uvisor_call:",
-    "mov rax, rdi",
-    "mov rcx, rdx",
-    "mov rdi, [rsi]",
-    "mov rdx, [rsi + 16]",
-    "mov r10, [rsi + 24]",
-    "mov r8, [rsi + 32]",
-    "mov r9, [rsi + 40]",
-    "mov rsi, [rsi + 8]",
-    "uvisor_call_look:",
-    "cmp dword ptr [rcx], 0",
-    "jne uvisor_call_not_made",
-    "syscall",
-    "uvisor_call_made:",
-    "ret",
-    "uvisor_call_not_made:",
-    "mov rax, -513",
-    "ret",
-    ".popsection",
-);
-
-extern "C" {
-    fn uvisor_call(number: libc::c_long, arguments: *const u64, pending: *const u32) -> i64;
-    static uvisor_call_look: u8;
-    static uvisor_call_made: u8;
-    static uvisor_call_not_made: u8;
-}
-
 /// The broker's handler of all signals that a task handles, and of [`WAKE`].
 ///
 /// # Safety
@@ -410,11 +343,7 @@ unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t
     }
     // SAFETY: As above, and the registers are what the kernel goes on with.
     let rip = unsafe { &mut (*context).uc_mcontext.gregs[libc::REG_RIP as usize] };
-    let look = &raw const uvisor_call_look as i64;
-    let made = &raw const uvisor_call_made as i64;
-    if (look..made).contains(rip) {
-        *rip = &raw const uvisor_call_not_made as i64;
-    }
+    *rip = call::resume_at(*rip);
 }
 
 /// Whether a signal says that the broker itself did something wrong.
@@ -484,70 +413,9 @@ pub fn code(info: &Info) -> i32 {
     crate::memory::word32(info, 8) as i32
 }
 
-/// The kernel's structure for `rt_sigaction`.
-#[repr(C)]
-struct KernelAction {
-    handler: u64,
-    flags: u64,
-    restorer: u64,
-    mask: u64,
-}
-
 /// Sets the `si_code` of a signal.
 pub fn set_code(info: &mut Info, code: i32) {
     info[8..12].copy_from_slice(&code.to_le_bytes());
-}
-
-/// Makes the host collect a signal for the task; `flags` are those of the task that are the host's to obey.
-pub fn set_collected(number: i32, flags: u64) {
-    // SAFETY: All bytes zero are a valid value.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    action.sa_sigaction = collect as *const () as usize;
-    let ours = libc::SA_NOCLDSTOP | libc::SA_NOCLDWAIT;
-    action.sa_flags = libc::SA_SIGINFO | (flags as i32 & ours);
-    set_action(number, &action, u64::MAX);
-}
-
-/// Makes the host ignore a signal (`SIG_IGN`), or do what it does by default (`SIG_DFL`).
-pub fn set_disposition(number: i32, disposition: libc::sighandler_t) {
-    // SAFETY: As above.
-    let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    action.sa_sigaction = disposition;
-    set_action(number, &action, 0);
-}
-
-/// `rt_sigaction` for any signal; the C library's keeps two for itself.
-fn set_action(number: i32, action: &libc::sigaction, mask: u64) {
-    const SA_RESTORER: u64 = 0x0400_0000;
-    let action = KernelAction {
-        handler: action.sa_sigaction as u64,
-        flags: action.sa_flags as u32 as u64 | SA_RESTORER,
-        restorer: &raw const uvisor_restore as u64,
-        mask,
-    };
-    // SAFETY: The structure is the kernel's; the handler is `collect`, which is async-signal-safe, or none.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            number,
-            &action,
-            ptr::null::<u8>(),
-            8,
-        )
-    };
-}
-
-global_asm!(
-    ".pushsection .text.uvisor_restore, \"ax\", @progbits",
-    ".globl uvisor_restore",
-    "uvisor_restore:",
-    "mov eax, 15",
-    "syscall",
-    ".popsection",
-);
-
-extern "C" {
-    static uvisor_restore: u8;
 }
 
 /// The calling thread's number.
@@ -587,23 +455,4 @@ pub fn wake_value() -> libc::sigval {
     libc::sigval {
         sival_ptr: WAKE_VALUE as *mut libc::c_void,
     }
-}
-
-/// Ends this process by a signal, as its default action does.
-pub fn die_of(number: i32) -> ! {
-    let limit = [0u8; 16];
-    // A core file would be the broker's memory, and none of the task's business.
-    let _ = pass!(
-        PRLIMIT,
-        0,
-        libc::RLIMIT_CORE as i32,
-        &mut limit.clone(),
-        None
-    );
-    set_disposition(number, libc::SIG_DFL);
-    let mut mask = (!bit(number)).to_le_bytes();
-    let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, 8);
-    let _ = pass!(KILL, u64::from(crate::process::id()), number);
-    // Only a signal that does not kill comes back.
-    std::process::abort()
 }
