@@ -23,6 +23,7 @@
 
 mod addr;
 mod entry;
+mod fault;
 mod files;
 mod geometry;
 mod host;
@@ -39,13 +40,14 @@ mod view;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
 pub use entry::{Leaf, Owner, Perm};
+pub use fault::{Copied, Fault, Installed};
 pub use files::Files;
 pub use host::Host;
 pub use moves::Move;
 pub use region::{Backing, Marks, Region, RegionError, Store};
 pub use regions::RegionMap;
 pub use share::Retired;
-pub use space::{Copied, Fault, Installed, Space};
+pub use space::Space;
 pub use tree::{InsertError, Taken, Tree};
 pub use usage::{Count, Usage};
 pub use view::{destroy_views, Slots, View, MAX_VIEWS};

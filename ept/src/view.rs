@@ -14,10 +14,11 @@
 
 use crate::addr::{Gpa, Range};
 use crate::entry::{Leaf, Owner, Perm};
+use crate::fault::Fault;
 use crate::host::Host;
 use crate::region::{Backing, Region, RegionError, Store};
 use crate::regions::RegionMap;
-use crate::space::{Fault, Space};
+use crate::space::Space;
 use crate::tree::{InsertError, Taken, Tree};
 
 /// How many views there can be, view 0 among them: as many as an EPTP list has entries (26.5.6.3).
