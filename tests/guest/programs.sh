@@ -4,7 +4,7 @@
 # Real programs of Debian's in a micro-VM: output and exit status must be those of the same program
 # run natively on the same input.
 #
-# machines: bochs nested
+# machines: bochs nested/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 unset LS_COLORS

@@ -4,7 +4,7 @@
 # Programs that mean no good: bad pointers in every argument of every call, which must come to the same natively and
 # in a micro-VM; and what calls use while another thread changes it.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 task=$tests/robust_task

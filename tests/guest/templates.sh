@@ -4,7 +4,7 @@
 # Templates of real programs: what goes on from them does what the program does, and has what it must have of
 # its own; what cannot be a template is refused; nothing stays behind.
 #
-# machines: bochs bochs2 nested
+# machines: bochs bochs2/long nested/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 unset XDG_RUNTIME_DIR

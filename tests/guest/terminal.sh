@@ -4,7 +4,7 @@
 # An interactive shell on a terminal of its own (uvctl run --tty): job control, keys, the window's size. What
 # is typed and what comes back must be as natively.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 

@@ -38,6 +38,10 @@ fn while_exchanging(
                     break;
                 }
                 exchange(&one, &other);
+                // It rests now and then, for all of an act to fit in between.
+                if round % 1000 == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
             }
             done.store(true, Ordering::Relaxed);
         });
