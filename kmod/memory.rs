@@ -203,6 +203,16 @@ impl Memory {
         Self::with_space(hardware, id, id, pages, space)
     }
 
+    /// Empty, and as strict as this.
+    pub(crate) fn empty(&self, id: u64, pool: Arc<Pool>) -> Result<impl PinInit<Self, Error>> {
+        let strict = {
+            let inner = self.inner.lock();
+            let space = inner.space.as_ref().ok_or(ENXIO)?;
+            space.forbids_writable_executable()
+        };
+        Self::new(self.hardware.clone(), id, pool, strict)
+    }
+
     /// Something new to count pages against, with a limit in bytes or 0.
     pub(crate) fn new_pool(limit: u64) -> Result<Arc<Pool>> {
         Pool::new(limit_pages(limit)?)

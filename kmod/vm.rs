@@ -137,7 +137,7 @@ impl Vm {
         let hardware = self.hardware.clone();
         let id = hardware.new_id();
         if flags.contains(CloneFlags::EMPTY) {
-            let memory = Memory::new(hardware.clone(), id, pool, false)?;
+            let memory = self.memory.empty(id, pool)?;
             return Self::install(hardware, id, 0, None, memory);
         }
         let (memory, is_template) = self.memory.share(id, pool)?;

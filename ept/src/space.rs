@@ -66,6 +66,11 @@ where
         self.w_xor_x = true;
     }
 
+    /// Whether nothing is.
+    pub fn forbids_writable_executable(&self) -> bool {
+        self.w_xor_x
+    }
+
     /// The tables.
     pub fn tree(&self) -> &Tree {
         &self.tree

@@ -274,7 +274,8 @@ bitflags! {
         /// The clone counts against the limit of this micro-VM, together with it and with all that do likewise; so
         /// [`CloneVm::memory_limit`] must be 0. [`LIMITS`] of any of them sets the limit of all.
         const JOINT = 1 << 0;
-        /// The clone has no regions and no memory, as a micro-VM that [`VM_CREATE`] makes.
+        /// The clone has no regions and no memory, as a micro-VM that [`VM_CREATE`] makes; of the [`VmFlags`], it has
+        /// those of this micro-VM.
         const EMPTY = 1 << 1;
     }
 

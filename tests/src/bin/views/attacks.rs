@@ -5,7 +5,9 @@
 use std::os::fd::AsFd;
 
 use uvisor::guest::Guest as Tables;
-use uvisor::{Device, Exit, MemoryCause, Prot, Vcpu, ViewFlags, Vm, VmFlags, PAGE_SIZE};
+use uvisor::{
+    CloneFlags, Device, Exit, MemoryCause, Prot, Vcpu, ViewFlags, Vm, VmFlags, PAGE_SIZE,
+};
 use uvisor_tests::guest::load;
 use uvisor_tests::heap::{step, text, HEAP};
 use uvisor_tests::host::memory_file;
@@ -179,7 +181,7 @@ fn by_the_file() -> Outcome {
     refused("data to code", vm.protect(DATA, PAGE_SIZE, RX))
 }
 
-/// Clones are as strict, also clones of clones, and a template's.
+/// Clones are as strict, also clones of clones, a template's, and empty ones.
 fn by_clones() -> Outcome {
     let (vm, _) = strict(writes_and_calls())?;
     vm.map_anonymous(HEAP, PAGE_SIZE, RW).map_err(text)?;
@@ -196,7 +198,11 @@ fn by_clones() -> Outcome {
     second.freeze().map_err(text)?;
     let third = second.share(0).map_err(text)?;
     third.reset().map_err(text)?;
-    try_all(&third)
+    try_all(&third)?;
+    let empty = third.share_with(0, CloneFlags::EMPTY).map_err(text)?;
+    empty.map_anonymous(HEAP, PAGE_SIZE, RW).map_err(text)?;
+    empty.map_anonymous(CODE, PAGE_SIZE, RX).map_err(text)?;
+    try_all(&empty)
 }
 
 /// Without it, all of that is allowed: the tests above test something.
