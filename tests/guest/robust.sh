@@ -68,9 +68,11 @@ touch -d '2020-01-01' races/no/file races/no
 (cd races && stat -c '%n %s %Y %Z %a %h' no no/file >../before)
 /usr/bin/python3 -c '
 from socket import *
+from select import select
 s = socket(AF_UNIX, SOCK_STREAM); s.bind("races/s"); s.listen()
+d = socket(AF_UNIX, SOCK_DGRAM); d.bind("\0uvisor-race")
 print("ready", flush=True)
-s.accept(); print("reached", flush=True)' >listener.out &
+select([s, d], [], []); print("reached", flush=True)' >listener.out &
 listener=$!
 time=100
 if [ "${UVISOR_LONG:-0}" = 1 ]; then time=3000; fi

@@ -28,6 +28,25 @@ const PATH_BENEATH: i32 = 1;
 /// Refusals are not noted in the machine's log: a task could fill it.
 const LOG_SAME_EXEC_OFF: i32 = 1;
 
+/// Reaching abstract sockets, and sending signals, outside of the domain.
+const SCOPES: u64 = 1 << 1 | 1;
+
+/// Keeps the calling thread, and all that it starts from now on, from sending signals to others and from reaching their
+/// sockets without paths, if the kernel can: a second wall, behind the broker's own decisions.
+pub(super) fn enter_scopes() -> SysResult<()> {
+    let mut attributes = [0; 24];
+    attributes[16..].copy_from_slice(&SCOPES.to_le_bytes());
+    let rules = new_fd(pass!(LANDLOCK_CREATE_RULESET, &mut attributes, 24, 0)? as i32);
+    restrict(&rules)
+}
+
+/// Obeys rules from now on.
+fn restrict(rules: &OwnedFd) -> SysResult<()> {
+    // It executes nothing that could gain by it.
+    pass!(PRCTL, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
+    pass!(LANDLOCK_RESTRICT_SELF, rules.as_raw_fd(), LOG_SAME_EXEC_OFF).map(drop)
+}
+
 /// Whether the kernel can keep sockets with paths apart.
 pub fn keeps_socket_paths_apart() -> bool {
     rules().is_ok()
@@ -62,7 +81,5 @@ pub(super) fn enter(access: &Access) -> SysResult<()> {
     for directory in access.directories()? {
         allow(directory.as_raw_fd(), MAKE_SOCK)?;
     }
-    // It executes nothing that could gain by it.
-    pass!(PRCTL, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)?;
-    pass!(LANDLOCK_RESTRICT_SELF, rules.as_raw_fd(), LOG_SAME_EXEC_OFF).map(drop)
+    restrict(&rules)
 }

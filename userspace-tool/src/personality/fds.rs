@@ -112,6 +112,12 @@ impl Fds {
         Ok(new_fd(new as RawFd))
     }
 
+    /// What a descriptor that the guest named stands for, by a number of the broker's own: what is decided about it
+    /// is used, whatever other threads make of the guest's number meanwhile.
+    pub(super) fn pin(&self, fd: u64) -> SysResult<OwnedFd> {
+        self.duplicate(self.guest(fd)?)
+    }
+
     /// A descriptor that the guest named.
     pub fn guest(&self, fd: u64) -> SysResult<RawFd> {
         // The kernel takes an int: the upper half of the register does not count.
@@ -372,21 +378,14 @@ fn known_ioctl(request: u32) -> Option<(Way, usize)> {
 }
 
 pub(super) fn ioctl(task: &mut Task, [fd, request, argument, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
-    if let Some(result) = terminals::ioctl(task, fd, request as u32, argument) {
-        if result.is_err() {
-            // A descriptor that is not open comes first.
-            pass!(FCNTL, fd, libc::F_GETFD, 0)?;
-        }
-        return result;
-    }
-    if let Some(result) = interfaces::ioctl(task, fd, request as u32, argument) {
-        return result;
-    }
     let Some((way, len)) = known_ioctl(request as u32) else {
-        pass!(FCNTL, fd, libc::F_GETFD, 0)?;
-        return Err(Errno::ENOTTY);
+        let pinned = task.fds.pin(fd)?;
+        let fd = pinned.as_raw_fd();
+        return terminals::ioctl(task, fd, request as u32, argument)
+            .or_else(|| interfaces::ioctl(task, fd, request as u32, argument))
+            .unwrap_or(Err(Errno::ENOTTY));
     };
+    let fd = task.fds.guest(fd)?;
     let mut local = [0; 64];
     let bytes = local.get_mut(..len).ok_or(Errno::EINVAL)?;
     if matches!(way, Way::In) {

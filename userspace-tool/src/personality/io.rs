@@ -4,6 +4,8 @@
 //!
 //! The kernel is pointed at the guest's memory itself, so that data is copied once.
 
+use std::os::fd::AsRawFd;
+
 use super::{procfs, Args};
 use crate::errno::{Errno, SysResult};
 use crate::host;
@@ -180,7 +182,8 @@ pub(super) fn tee(task: &mut Task, [input, out, len, flags, ..]: Args) -> SysRes
 }
 
 pub(super) fn getdents(task: &mut Task, [fd, buffer, len, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     if let Some(hidden) = procfs::hidden(fd) {
         let call = (&host::GETDENTS, 18);
         return procfs::list(task, call, fd, [buffer, u64::from(len as u32)], hidden);
@@ -190,7 +193,8 @@ pub(super) fn getdents(task: &mut Task, [fd, buffer, len, ..]: Args) -> SysResul
 }
 
 pub(super) fn getdents64(task: &mut Task, [fd, buffer, len, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     if let Some(hidden) = procfs::hidden(fd) {
         let call = (&host::GETDENTS64, 19);
         return procfs::list(task, call, fd, [buffer, u64::from(len as u32)], hidden);

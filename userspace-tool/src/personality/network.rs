@@ -97,6 +97,8 @@ impl Network {
     /// From now on the calling thread, and all that it starts, reach sockets with paths, if the kernel can keep
     /// them to those that they open, and to where `access` lets files be changed.
     pub(crate) fn allow_paths(&self, access: &Access) {
+        // What it lacks, it lacks: the broker decides, too.
+        let _ = domain::enter_scopes();
         self.paths.store(domain::enter(access).is_ok(), Relaxed);
     }
 

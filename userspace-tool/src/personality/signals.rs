@@ -2,6 +2,8 @@
 
 //! Signals: what is done about them, who blocks them, and who may send which to whom.
 
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
 use super::actions::{Action, Disposition, MASK, SIGNALS};
 use super::Args;
 use crate::errno::{Errno, SysResult};
@@ -139,17 +141,41 @@ fn send(task: &Task, pid: u32, number: u64) -> SysResult {
 
 /// [`send`], with what is to come with it.
 fn send_with(task: &Task, pid: u32, number: u64, info: Option<signal::Info>) -> SysResult {
-    // Looked at with a handle on it, so that it is not another one by then.
-    let handle = pass!(PIDFD_OPEN, u64::from(pid), 0)?;
+    let handle = handle(task, pid)?;
     let number = number as u32 as i32;
     let mut info = info.or_else(|| (number == WAKE).then(signal::guests_wake));
-    let result = match task.is_member(pid.into()) {
-        true => pass!(PIDFD_SEND_SIGNAL, handle, number, &mut info, 0),
-        // Other processes are none of the task's business; whether they exist is not told.
-        false => Err(Errno::EPERM),
+    pass!(PIDFD_SEND_SIGNAL, handle.as_raw_fd(), number, &mut info, 0)
+}
+
+/// A handle on another process of the task.
+fn handle(task: &Task, pid: u32) -> SysResult<OwnedFd> {
+    // There is none on a process of others', not even for a moment, as long as the handle has a number of the guest's.
+    let member = || match task.is_member(pid.into()) {
+        true => Ok(()),
+        // Others are none of the task's business; whether they exist is not told.
+        false => Err(Errno::ESRCH),
     };
-    pass!(CLOSE, handle)?;
-    result
+    member()?;
+    let handle = task.fds.keep(pass!(PIDFD_OPEN, u64::from(pid), 0)?)?;
+    // What was moved may be what another thread has put in its place.
+    if process_of(handle.as_raw_fd())? != pid {
+        return Err(Errno::ESRCH);
+    }
+    // Nor was it another one by then.
+    member().map(|()| handle)
+}
+
+/// The process that a handle is on; an error if that has ended, or it is no such handle.
+fn process_of(handle: RawFd) -> SysResult<u32> {
+    /// `PIDFD_GET_INFO` with the first version of its structure, in which the process is the sixth word.
+    const GET_INFO: u64 = 0xc040_ff0b;
+    let mut info = [0; 64];
+    // What is to be filled in; the process always is.
+    info[..8].copy_from_slice(&1u64.to_le_bytes());
+    match pass!(IOCTL, handle, GET_INFO, &mut info) {
+        Ok(_) => Ok(word32(&info, 20)),
+        Err(_) => Err(Errno::ESRCH),
+    }
 }
 
 /// Sends a signal to those processes of the task for which `is_meant` is true; itself last.
@@ -161,7 +187,7 @@ fn send_to_many(task: &mut Task, number: u64, is_meant: impl Fn(u32) -> bool) ->
     for pid in task.others().into_iter().filter(|&pid| is_meant(pid)) {
         match send(task, pid, number) {
             // It has ended since.
-            Err(Errno::ESRCH | Errno::EPERM) => {}
+            Err(Errno::ESRCH) => {}
             sent => result = sent,
         }
     }
@@ -178,7 +204,7 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
         pid if pid > 0 => {
             match send(task, pid as u32, number) {
                 // A child that has ended is there until it is waited for.
-                Err(Errno::EPERM) if is_own_zombie(pid) => Ok(0),
+                Err(Errno::ESRCH) if is_own_zombie(pid) => Ok(0),
                 sent => sent,
             }
         }

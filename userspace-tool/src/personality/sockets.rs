@@ -6,7 +6,7 @@
 //! address, its own or its peer's. What then goes through it the kernel moves from and to the guest's memory.
 
 use std::ffi::CString;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::fds::give_pair;
@@ -152,7 +152,8 @@ fn check_peer(task: &Task, fd: RawFd, address: &[u8]) -> SysResult<()> {
 }
 
 pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     let mut name = address(task, name, len)?;
     task.network.check_own(fd)?;
     if let Some(path) = path_of(fd, &name)? {
@@ -163,7 +164,8 @@ pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
 }
 
 pub(super) fn connect(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     let mut name = address(task, name, len)?;
     check_peer(task, fd, &name)?;
     let len = name.len() as u64;
@@ -171,7 +173,8 @@ pub(super) fn connect(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
 }
 
 pub(super) fn listen(task: &mut Task, [fd, backlog, ..]: Args) -> SysResult {
-    let fd = task.fds.guest(fd)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     // Without an address it gets one.
     task.network.check_own(fd)?;
     pass!(LISTEN, fd, backlog as i32)
@@ -266,6 +269,8 @@ pub(super) fn sendto(task: &mut Task, [fd, buffer, len, flags, name, name_len]: 
     if name.is_empty() {
         return pass!(SENDTO, fd, buffer, len, flags, None, 0);
     }
+    let pinned = task.fds.duplicate(fd)?;
+    let fd = pinned.as_raw_fd();
     check_peer(task, fd, &name)?;
     let name_len = name.len() as u64;
     let name = name.as_mut_slice();
@@ -305,9 +310,13 @@ fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
     let vectors = header.vectors(&task.memory)?;
     let control = header.control(&task.memory)?;
     let control = outgoing(&control, task.fds.limit(), own_credentials)?;
-    if !name.is_empty() {
-        check_peer(task, fd, &name)?;
+    if name.is_empty() {
+        let mut message = Message::new(name, vectors, control);
+        return pass!(SENDMSG, fd, message.pointer(), flags);
     }
+    let pinned = task.fds.duplicate(fd)?;
+    let fd = pinned.as_raw_fd();
+    check_peer(task, fd, &name)?;
     let mut message = Message::new(name, vectors, control);
     pass!(SENDMSG, fd, message.pointer(), flags)
 }

@@ -5,7 +5,7 @@
 //! A terminal of its own is one whose master it has open. Only those it may open by their paths.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -97,12 +97,20 @@ pub(super) fn open(task: &mut Task, path: &CStr, flags: i32) -> Option<SysResult
 /// Opens a terminal of which the task has the master, or that it has open in another way.
 fn open_slave(fds: &Fds, number: u32, flags: i32) -> SysResult {
     let open = fds.all_open();
-    let mut open = open.into_iter().map(|(fd, _)| fd);
-    let fd = open.find_map(|fd| match number_of_master(fd) {
-        // Asked of the master, it is the master's, wherever the path leads to.
-        Some(master) if master == number => Some(pass!(IOCTL_NUMBER, fd, libc::TIOCGPTPEER, flags)),
-        _ if number_of_slave(fd) == Some(number) => Some(paths::reopen(fd, flags)),
-        _ => None,
+    // Another thread may give a number to something else meanwhile.
+    let mut open = open
+        .into_iter()
+        .filter_map(|(fd, _)| fds.duplicate(fd).ok());
+    let fd = open.find_map(|pinned| {
+        let fd = pinned.as_raw_fd();
+        match number_of_master(fd) {
+            // Asked of the master, it is the master's, wherever the path leads to.
+            Some(master) if master == number => {
+                Some(pass!(IOCTL_NUMBER, fd, libc::TIOCGPTPEER, flags))
+            }
+            _ if number_of_slave(fd) == Some(number) => Some(paths::reopen(fd, flags)),
+            _ => None,
+        }
     });
     fds.accept(fd.ok_or(Errno::EACCES)??)
 }

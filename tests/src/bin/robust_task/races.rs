@@ -331,6 +331,54 @@ fn others(time: Duration) -> Result<(), String> {
     })
 }
 
+/// The lowest number that a new descriptor gets.
+fn lowest() -> u64 {
+    let fd = must(libc::SYS_dup, &[0]);
+    close(fd as i64);
+    fd
+}
+
+/// What the broker opens for itself, and what it has looked at by its number, while another thread takes the number.
+fn numbers(time: Duration) -> Result<(), String> {
+    let (transient, stolen) = (lowest(), AtomicBool::new(false));
+    // One on a process that is not the task's is known by what may not be done with it.
+    let thief = |_: u64| {
+        let fd = call(libc::SYS_dup, &[transient]);
+        if fd >= 0 {
+            let foreign = call(libc::SYS_pidfd_send_signal, &[fd as u64, 0, 0, 0]);
+            stolen.fetch_or(foreign == -i64::from(libc::EPERM), Relaxed);
+            close(fd);
+        }
+    };
+    race("handles on processes", time, &["ESRCH"], thief, || {
+        let result = call(libc::SYS_kill, &[1, 0]);
+        match stolen.load(Relaxed) {
+            true => Err("one on the host's process 1 was taken".into()),
+            false => told(result),
+        }
+    })?;
+    let mut pair = [0i32; 2];
+    let kind = libc::SOCK_DGRAM as u64;
+    must(libc::SYS_socketpair, &[1, kind, 0, &raw mut pair as u64]);
+    let (half, own) = (pair[0] as u64, must(libc::SYS_socket, &[1, kind, 0]));
+    let flipped = must(libc::SYS_dup, &[own]);
+    let flip = |turn: u64| {
+        let socket = if turn % 2 == 0 { own } else { half };
+        call(libc::SYS_dup2, &[socket, flipped]);
+    };
+    // The host has a socket of that name, and the task has none.
+    let name = *b"\x01\0\0uvisor-race";
+    let (name, len) = (name.as_ptr() as u64, name.len() as u64);
+    let send = [flipped, name, 1, libc::MSG_DONTWAIT as u64, name, len];
+    let legal = ["ECONNREFUSED", "EACCES"];
+    race("sockets", time, &legal, flip, || {
+        told(call(libc::SYS_sendto, &send))
+    })?;
+    race("sockets to connect", time, &legal, flip, || {
+        told(call(libc::SYS_connect, &[flipped, name, len]))
+    })
+}
+
 /// A frame that changes while the handler returns by it: the process may die of that, as of what is forbidden there.
 fn frames(time: Duration) -> Result<(), String> {
     extern "C" fn handler(_: i32, _: u64, context: u64) {
@@ -382,6 +430,7 @@ pub fn main(milliseconds: u64) -> Result<(), String> {
     vectors(time)?;
     messages(time)?;
     others(time)?;
+    numbers(time)?;
     frames(time)?;
     println!("all were legal");
     Ok(())
