@@ -166,7 +166,8 @@ pub struct Serve {
 /// The page.
 ///
 /// User space may change it at any time. [`crate::RUN`] reads each input once, at its start, but for the
-/// general registers other than `rsp`: while it lasts, these may be anywhere between here and the guest.
+/// general registers other than `rsp`: while it lasts, these may be anywhere between here and the guest. [`Serve`] is
+/// read at each call that is served, whose registers are those here.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RunPage {
