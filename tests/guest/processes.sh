@@ -197,6 +197,19 @@ if pid == 0:
 print(os.waitpid(pid, 0)[1])
 '
 
+python 'a limit on descriptors that is below some' '
+import errno, os, resource, select
+r, w = os.pipe()
+high = os.dup2(w, 40)
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+def attempt(what, *arguments):
+    try: return what(*arguments)
+    except OSError as error: return errno.errorcode[error.errno]
+print(attempt(os.write, high, b"x"), os.read(r, 1), attempt(os.dup2, w, 30), attempt(os.dup2, high, high))
+print([attempt(os.dup, 0) for _ in range(30)][-1], select.select([], [high], [], 0))
+print(attempt(os.close, high), attempt(os.close, high))
+'
+
 # --- Signals
 
 shell 'traps' 'trap "echo USR1" USR1; trap "echo EXIT" EXIT; kill -USR1 $$; kill -USR1 $$; echo here'

@@ -19,7 +19,7 @@ const OWN: u64 = 320;
 /// Which descriptors are the guest's.
 #[derive(Debug)]
 pub struct Fds {
-    /// The first that is not the guest's.
+    /// The first that the guest gets no more; those that it has above, since before the limit was lowered, it keeps.
     limit: AtomicI32,
     /// The first of the broker's own.
     own: RawFd,
@@ -54,7 +54,12 @@ impl Fds {
         })
     }
 
-    /// The first descriptor that is not the guest's.
+    /// The first descriptor that is never the guest's.
+    pub fn end(&self) -> RawFd {
+        self.own
+    }
+
+    /// The first descriptor that the guest does not get.
     pub fn limit(&self) -> RawFd {
         self.limit.load(Relaxed)
     }
@@ -121,11 +126,17 @@ impl Fds {
     /// A descriptor that the guest named.
     pub fn guest(&self, fd: u64) -> SysResult<RawFd> {
         // The kernel takes an int: the upper half of the register does not count.
-        let fd = fd as u32 as RawFd;
-        if (0..self.limit()).contains(&fd) {
-            Ok(fd)
-        } else {
-            Err(Errno::EBADF)
+        match fd as u32 as RawFd {
+            fd if (0..self.own).contains(&fd) => Ok(fd),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// A number for a new descriptor of the guest's.
+    fn new_number(&self, fd: u64) -> SysResult<RawFd> {
+        match self.guest(fd)? {
+            fd if fd < self.limit() => Ok(fd),
+            _ => Err(Errno::EBADF),
         }
     }
 
@@ -197,7 +208,7 @@ impl Fds {
 
     /// Gives the guest a new descriptor, if it is one that it may have.
     pub fn accept(&self, fd: u64) -> SysResult {
-        if self.guest(fd).is_ok() {
+        if self.new_number(fd).is_ok() {
             return Ok(fd);
         }
         pass!(CLOSE, fd)?;
@@ -214,7 +225,7 @@ pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> Sy
     if first > last {
         return Err(Errno::EINVAL);
     }
-    let end = task.fds.limit() as u32;
+    let end = task.fds.end() as u32;
     if first >= end {
         return Ok(0);
     }
@@ -232,17 +243,17 @@ pub(super) fn dup(task: &mut Task, [fd, ..]: Args) -> SysResult {
 }
 
 pub(super) fn dup2(task: &mut Task, [old, new, ..]: Args) -> SysResult {
-    let (old, new) = (task.fds.guest(old)?, task.fds.guest(new)?);
-    if old == new {
+    let old = task.fds.guest(old)?;
+    if old == new as u32 as RawFd {
         // Only whether it is open matters then.
         pass!(FCNTL, old, libc::F_GETFD, 0)?;
-        return Ok(new as u64);
+        return Ok(old as u64);
     }
-    pass!(DUP3, old, new, 0)
+    pass!(DUP3, old, task.fds.new_number(new)?, 0)
 }
 
 pub(super) fn dup3(task: &mut Task, [old, new, flags, ..]: Args) -> SysResult {
-    pass!(DUP3, task.fds.guest(old)?, task.fds.guest(new)?, flags)
+    pass!(DUP3, task.fds.guest(old)?, task.fds.new_number(new)?, flags)
 }
 
 const F_SETOWN: i32 = 8;
@@ -256,7 +267,7 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
             // What is out of the guest's range is what no descriptor can be.
-            task.fds.guest(argument).map_err(|_| Errno::EINVAL)?;
+            task.fds.new_number(argument).map_err(|_| Errno::EINVAL)?;
             let new = pass!(FCNTL, fd, command, argument)?;
             task.fds.accept(new)
         }
@@ -318,7 +329,7 @@ pub(super) fn give_pair(task: &Task, address: u64, array: &[u8; 8]) -> SysResult
             let _ = pass!(CLOSE, end);
         }
     };
-    if ends.iter().any(|&end| task.fds.guest(end).is_err()) {
+    if ends.iter().any(|&end| task.fds.new_number(end).is_err()) {
         close();
         return Err(Errno::EMFILE);
     }

@@ -309,7 +309,7 @@ fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
     let name = task.memory.read_vec(header.name, header.name_len)?;
     let vectors = header.vectors(&task.memory)?;
     let control = header.control(&task.memory)?;
-    let control = outgoing(&control, task.fds.limit(), own_credentials)?;
+    let control = outgoing(&control, task.fds.end(), own_credentials)?;
     if name.is_empty() {
         let mut message = Message::new(name, vectors, control);
         return pass!(SENDMSG, fd, message.pointer(), flags);

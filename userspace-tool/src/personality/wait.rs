@@ -32,7 +32,7 @@ fn wait(
     let mut bytes: Vec<u8> = Vec::with_capacity(fds.len() * POLLFD);
     for poll in fds.iter() {
         let fd = match poll.fd {
-            fd if fd < 0 || fd < task.fds.limit() => fd,
+            fd if fd < 0 || fd < task.fds.end() => fd,
             _ => CLOSED,
         };
         bytes.extend(fd.to_le_bytes());
@@ -135,7 +135,7 @@ fn select_sets(
     mask: &mut Option<[u8; 8]>,
 ) -> SysResult {
     let count = usize::try_from(count as u32 as i32).map_err(|_| Errno::EINVAL)?;
-    let count = count.min(task.fds.limit() as usize);
+    let count = count.min(task.fds.end() as usize);
     let size = count.div_ceil(64) * 8;
     let mut sets = Vec::with_capacity(3);
     for address in addresses {

@@ -239,7 +239,7 @@ impl Task {
     fn served(&self) -> Serve {
         match self.trace {
             Some(_) => Serve::default(),
-            None => self.memory.serve(self.fds.limit() as u64),
+            None => self.memory.serve(self.fds.end() as u64),
         }
     }
 
