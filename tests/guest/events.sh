@@ -4,7 +4,7 @@
 # Events, timers, scheduling and what a task sees of itself: Python programs that print what system calls do,
 # natively and in a micro-VM; both must print the same. Behind them, what is refused.
 #
-# machines: bochs bochs2/long
+# machines: kvm bochs/long bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 export PYTHONDONTWRITEBYTECODE=1

@@ -5,7 +5,7 @@
 # they print, how they end, and what is in the directory afterwards must be the same. And programs that
 # try to change what they may not.
 #
-# machines: bochs bochs2/long
+# machines: kvm bochs/long bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 export PYTHONDONTWRITEBYTECODE=1

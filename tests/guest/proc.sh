@@ -4,7 +4,7 @@
 # What a task sees under /proc: its own processes as natively, with the files that they have mapped; of the host's,
 # and of the brokers, nothing.
 #
-# machines: bochs bochs2/long
+# machines: kvm bochs/long bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 chmod 755 "$work"

@@ -4,7 +4,7 @@
 # Processes, threads and signals of real programs in a micro-VM: output and status must be those of the same program
 # run natively; and nothing of a task is left when it has ended, however that was.
 #
-# machines: bochs bochs2 nested/long
+# machines: bochs bochs2/long nested/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 
