@@ -34,10 +34,23 @@ const SCOPES: u64 = 1 << 1 | 1;
 /// Keeps the calling thread, and all that it starts from now on, from sending signals to others and from reaching their
 /// sockets without paths, if the kernel can: a second wall, behind the broker's own decisions.
 pub(super) fn enter_scopes() -> SysResult<()> {
-    let mut attributes = [0; 24];
-    attributes[16..].copy_from_slice(&SCOPES.to_le_bytes());
-    let rules = new_fd(pass!(LANDLOCK_CREATE_RULESET, &mut attributes, 24, 0)? as i32);
+    let rules = rules_for(REFER, SCOPES)?;
+    allow_moves(&rules)?;
     restrict(&rules)
+}
+
+/// Lets names move from one directory to another: where to, the broker decides.
+fn allow_moves(rules: &OwnedFd) -> SysResult<()> {
+    allow(rules, std::fs::File::open("/")?.as_raw_fd(), REFER)
+}
+
+/// Allows something in a directory and below.
+fn allow(rules: &OwnedFd, directory: i32, what: u64) -> SysResult<()> {
+    let mut rule = [0; 12];
+    rule[..8].copy_from_slice(&what.to_le_bytes());
+    rule[8..].copy_from_slice(&directory.to_le_bytes());
+    let rules = rules.as_raw_fd();
+    pass!(LANDLOCK_ADD_RULE, rules, PATH_BENEATH, &mut rule, 0).map(drop)
 }
 
 /// Obeys rules from now on.
@@ -52,34 +65,28 @@ pub fn keeps_socket_paths_apart() -> bool {
     rules().is_ok()
 }
 
-/// A set of rules that allows nothing yet.
-fn rules() -> SysResult<OwnedFd> {
-    let mut handled = (REFER | MAKE_SOCK | RESOLVE_UNIX).to_le_bytes();
-    let rules = pass!(LANDLOCK_CREATE_RULESET, &mut handled, 8, 0)?;
+/// A set of rules that allows nothing yet of what it is about, and nothing outside of the domain that is in `scopes`.
+fn rules_for(handled: u64, scopes: u64) -> SysResult<OwnedFd> {
+    let mut attributes = [0; 24];
+    attributes[..8].copy_from_slice(&handled.to_le_bytes());
+    attributes[16..].copy_from_slice(&scopes.to_le_bytes());
+    let len = attributes.len() as u64;
+    let rules = pass!(LANDLOCK_CREATE_RULESET, &mut attributes, len, 0)?;
     Ok(new_fd(rules as i32))
+}
+
+/// The rules about sockets with paths, which allow none yet.
+fn rules() -> SysResult<OwnedFd> {
+    rules_for(REFER | MAKE_SOCK | RESOLVE_UNIX, 0)
 }
 
 /// Confines the calling thread, and all that it starts from now on, to sockets where `access` lets files be changed.
 /// An error says that the kernel cannot, and that nothing has changed.
 pub(super) fn enter(access: &Access) -> SysResult<()> {
     let rules = rules()?;
-    let allow = |directory: i32, what: u64| {
-        let mut rule = [0; 12];
-        rule[..8].copy_from_slice(&what.to_le_bytes());
-        rule[8..].copy_from_slice(&directory.to_le_bytes());
-        pass!(
-            LANDLOCK_ADD_RULE,
-            rules.as_raw_fd(),
-            PATH_BENEATH,
-            &mut rule,
-            0
-        )
-        .map(drop)
-    };
-    // Where files may go the broker decides.
-    allow(std::fs::File::open("/")?.as_raw_fd(), REFER)?;
+    allow_moves(&rules)?;
     for directory in access.directories()? {
-        allow(directory.as_raw_fd(), MAKE_SOCK)?;
+        allow(&rules, directory.as_raw_fd(), MAKE_SOCK)?;
     }
     restrict(&rules)
 }
