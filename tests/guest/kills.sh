@@ -4,7 +4,7 @@
 # What is killed, from inside and from outside: the others of a task see it as on Linux, and with the first process all
 # of the task goes.
 #
-# machines: bochs bochs2
+# machines: bochs bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 
