@@ -36,7 +36,7 @@ attack() {
 	check "$name: and nothing is listed" test "$(wc -l <ps.out)" -le 1
 }
 
-# is NAME TEXT: whether the output was this.
+# printed NAME TEXT: whether the output was this.
 printed() {
 	[ "$(cat out)" = "$2" ]
 	local result=$?

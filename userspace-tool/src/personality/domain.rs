@@ -75,13 +75,13 @@ fn rules_for(handled: u64, scopes: u64) -> SysResult<OwnedFd> {
     Ok(new_fd(rules as i32))
 }
 
-/// The rules about sockets with paths, which allow none yet.
+/// The rules about sockets with paths, which allow none yet; what knows them knows the scopes.
 fn rules() -> SysResult<OwnedFd> {
-    rules_for(REFER | MAKE_SOCK | RESOLVE_UNIX, 0)
+    rules_for(REFER | MAKE_SOCK | RESOLVE_UNIX, SCOPES)
 }
 
-/// Confines the calling thread, and all that it starts from now on, to sockets where `access` lets files be changed.
-/// An error says that the kernel cannot, and that nothing has changed.
+/// Confines the calling thread, and all that it starts from now on, to sockets where `access` lets files be changed,
+/// and as [`enter_scopes`] does. An error says that the kernel cannot, and that nothing has changed.
 pub(super) fn enter(access: &Access) -> SysResult<()> {
     let rules = rules()?;
     allow_moves(&rules)?;

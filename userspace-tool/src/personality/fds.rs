@@ -140,11 +140,6 @@ impl Fds {
         }
     }
 
-    /// Whether a descriptor with a number may be one of the guest's, in whatever process of the task.
-    pub(super) fn may_be_guests(&self, fd: u64) -> bool {
-        fd < self.own as u64
-    }
-
     /// A descriptor of the guest's that a path such as `/dev/fd/N` names; `ENOENT` if it is not open.
     pub fn open(&self, fd: RawFd) -> SysResult<RawFd> {
         let fd = self.guest(fd as u64).map_err(|_| Errno::ENOENT)?;

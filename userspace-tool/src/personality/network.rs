@@ -97,9 +97,12 @@ impl Network {
     /// From now on the calling thread, and all that it starts, reach sockets with paths, if the kernel can keep
     /// them to those that they open, and to where `access` lets files be changed.
     pub(crate) fn allow_paths(&self, access: &Access) {
-        // What it lacks, it lacks: the broker decides, too.
-        let _ = domain::enter_scopes();
-        self.paths.store(domain::enter(access).is_ok(), Relaxed);
+        let paths = domain::enter(access).is_ok();
+        if !paths {
+            // What it lacks, it lacks: the broker decides, too.
+            let _ = domain::enter_scopes();
+        }
+        self.paths.store(paths, Relaxed);
     }
 
     /// Whether the task has sockets with paths: what the kernel refuses then is what it must not have.

@@ -146,7 +146,7 @@ fn is_proc(fd: RawFd) -> bool {
 fn find_own(task: &Task, directory: RawFd, path: &CStr) -> Option<Entry> {
     let bytes = path.to_bytes();
     let process = |number| process(task, number);
-    let is_guests = |fd: u32| task.fds.may_be_guests(fd.into());
+    let is_guests = |fd: u32| task.fds.guest(fd.into()).is_ok();
     let found = |path: &[u8]| find(Path::new(OsStr::from_bytes(path)), process, is_guests);
     if bytes.starts_with(b"/") {
         return found(bytes);
@@ -410,7 +410,7 @@ pub(super) fn list(
     };
     let wanted = |name: &[u8]| match (std::str::from_utf8(name).ok().and_then(number), hidden) {
         (None, _) => true,
-        (Some(fd), Hidden::Descriptors) => task.fds.may_be_guests(fd.into()),
+        (Some(fd), Hidden::Descriptors) => task.fds.guest(fd.into()).is_ok(),
         (Some(pid), Hidden::Processes) => pid == crate::process::id() || members.contains(&pid),
     };
     let mut bytes = vec![0; len.min(32 << 10) as usize];

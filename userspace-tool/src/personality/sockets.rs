@@ -310,13 +310,15 @@ fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
     let vectors = header.vectors(&task.memory)?;
     let control = header.control(&task.memory)?;
     let control = outgoing(&control, task.fds.end(), own_credentials)?;
-    if name.is_empty() {
-        let mut message = Message::new(name, vectors, control);
-        return pass!(SENDMSG, fd, message.pointer(), flags);
-    }
-    let pinned = task.fds.duplicate(fd)?;
-    let fd = pinned.as_raw_fd();
-    check_peer(task, fd, &name)?;
+    let pinned;
+    let fd = match name.is_empty() {
+        true => fd,
+        false => {
+            pinned = task.fds.duplicate(fd)?;
+            check_peer(task, pinned.as_raw_fd(), &name)?;
+            pinned.as_raw_fd()
+        }
+    };
     let mut message = Message::new(name, vectors, control);
     pass!(SENDMSG, fd, message.pointer(), flags)
 }
