@@ -4,7 +4,7 @@
 
 use super::*;
 use std::ffi::CStr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 /// How often the other thread changes something.
 const ROUNDS: u32 = 100_000;
@@ -19,6 +19,9 @@ fn exchange(one: &CStr, other: &CStr) {
     assert_eq!(result, 0);
 }
 
+/// How often the other thread exchanges names between two rests. Odd, for each name to have its turn at the rests.
+const BETWEEN_RESTS: u32 = 999;
+
 /// Does something over and over while another thread exchanges two names, and counts what became of it: how often
 /// it was done, refused, and something else.
 fn while_exchanging(
@@ -28,19 +31,18 @@ fn while_exchanging(
     mut act: impl FnMut(&Tree) -> SysResult<()>,
 ) -> [u32; 3] {
     let (one, other) = (tree.path(one), tree.path(other));
-    let (done, both) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (done, acts) = (AtomicBool::new(false), AtomicU32::new(0));
     let mut counts = [0; 3];
     std::thread::scope(|threads| {
         threads.spawn(|| {
-            // Longer where the two threads do not meet, so that it does not depend on how fast they are.
-            for round in 0..20 * ROUNDS {
-                if round >= ROUNDS && both.load(Ordering::Relaxed) {
-                    break;
-                }
+            for round in 0..ROUNDS {
                 exchange(&one, &other);
-                // It rests now and then, for all of an act to fit in between.
-                if round % 1000 == 0 {
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+                if round % BETWEEN_RESTS == 0 {
+                    // Until one act has begun and ended in between: its result then depends on no one's speed.
+                    let before = acts.load(Ordering::Relaxed);
+                    while acts.load(Ordering::Relaxed).wrapping_sub(before) < 2 {
+                        std::thread::yield_now();
+                    }
                 }
             }
             done.store(true, Ordering::Relaxed);
@@ -51,7 +53,7 @@ fn while_exchanging(
                 Err(Errno::EROFS | Errno::EXDEV) => 1,
                 Err(_) => 2,
             }] += 1;
-            both.store(counts[0] > 0 && counts[1] > 0, Ordering::Relaxed);
+            acts.fetch_add(1, Ordering::Relaxed);
         }
     });
     println!("done, refused, other: {counts:?}");
@@ -87,8 +89,12 @@ fn names_that_become_links() {
         let own = tree.path("inside/own");
         // What a round left that came half the way, wherever it can be put right from here.
         let _ = scope.remove(AT, &new, libc::AT_REMOVEDIR);
-        let _ = scope.rename((AT, &own), (AT, &victim), libc::RENAME_NOREPLACE);
-        let _ = scope.remove(AT, &own, 0);
+        match scope.rename((AT, &own), (AT, &victim), libc::RENAME_NOREPLACE) {
+            Ok(_) | Err(Errno::ENOENT) => {}
+            // Both are there, and are one file.
+            Err(Errno::EEXIST) => scope.remove(AT, &own, 0).map(drop)?,
+            Err(errno) => return Err(errno),
+        }
         scope.make_directory(AT, &new, 0o755)?;
         scope.remove(AT, &new, libc::AT_REMOVEDIR)?;
         scope.link((AT, &victim), (AT, &own), 0)?;
