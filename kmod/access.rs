@@ -34,6 +34,7 @@ use crate::{
             self,
             Frame, //
         },
+        user,
         vma, //
     }, //
 };
@@ -44,7 +45,7 @@ fn errno(reason: NoPage) -> Error {
         NoPage::Busy => EAGAIN,
         NoPage::Frozen => EROFS,
         NoPage::Cause(MemoryCause::Limit) => ENOMEM,
-        NoPage::Cause(_) => EFAULT,
+        NoPage::Cause(_) | NoPage::User(_) => EFAULT,
     }
 }
 
@@ -109,8 +110,12 @@ pub(crate) fn read(memory: &Memory, at: i64, to: &mut IovIterDest<'_>) -> Result
                 frame::copy(bytes.as_mut_ptr(), from, len);
             }
         });
-        if let Err(reason) = copied {
-            return short(done, errno(reason));
+        let copied = match copied {
+            Err(NoPage::User(address)) => user::read(address, bytes).map_err(|_| EFAULT),
+            copied => copied.map_err(errno),
+        };
+        if let Err(error) = copied {
+            return short(done, error);
         }
         let n = to.copy_to_iter(bytes);
         done += n;
@@ -144,8 +149,12 @@ pub(crate) fn write(memory: &Memory, at: i64, from: &mut IovIterSource<'_>) -> R
                 frame::copy(to, bytes.as_ptr(), len);
             }
         });
-        if let Err(reason) = copied {
-            return short(done, errno(reason));
+        let copied = match copied {
+            Err(NoPage::User(address)) => user::write(address, bytes).map_err(|_| EFAULT),
+            copied => copied.map_err(errno),
+        };
+        if let Err(error) = copied {
+            return short(done, error);
         }
         done += len;
     }
@@ -204,7 +213,9 @@ pub(crate) unsafe fn fault(memory: &Memory, vmf: *mut bindings::vm_fault) -> bin
         Ok(code) => code,
         // The access faults again, after signals were looked at.
         Err(NoPage::Busy) => bindings::vm_fault_reason_VM_FAULT_NOPAGE,
-        Err(NoPage::Cause(_) | NoPage::Frozen) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
+        Err(NoPage::Cause(_) | NoPage::User(_) | NoPage::Frozen) => {
+            bindings::vm_fault_reason_VM_FAULT_SIGBUS
+        }
     }
 }
 

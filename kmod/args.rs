@@ -17,6 +17,7 @@ use kernel::{
 };
 
 use uvisor_uapi::{
+    Bind,
     CloneVm,
     Diff,
     DiffRange,
@@ -69,6 +70,7 @@ arguments! {
     Remap,
     Protect,
     Limits,
+    Bind,
     VcpuCreate: uvisor_uapi::VcpuFlags::all().bits(),
     Stats,
     CloneVm: uvisor_uapi::CloneFlags::all().bits(),

@@ -55,6 +55,9 @@ pub(crate) enum MemoryBacking {
         /// The number of the first one.
         first: u64,
     },
+    /// Memory of the process that the micro-VM is bound to, at the same distance from everywhere: see
+    /// [`crate::memory::Memory::bind`].
+    User,
 }
 
 impl MemoryBacking {
@@ -67,6 +70,8 @@ impl MemoryBacking {
                     || (perm.contains(Perm::W) && matches!(writes, Writes::Refused))
             }
             Self::Vvar { .. } => perm.intersects(Perm::W | Perm::X),
+            // Whether it may be executed, the process alone knows.
+            Self::User => perm.contains(Perm::X),
         };
         if is_refused {
             return Err(EACCES);
@@ -88,7 +93,7 @@ impl MemoryBacking {
     /// `at_hand`, this may sleep for I/O; `EAGAIN` if it is not.
     pub(crate) fn page(&self, at_hand: bool) -> Result<Frame> {
         match self {
-            Self::Anonymous => Err(ENXIO),
+            Self::Anonymous | Self::User => Err(ENXIO),
             Self::File {
                 file,
                 offset,
@@ -106,6 +111,7 @@ impl Backing for MemoryBacking {
     fn advance(&self, bytes: u64) -> Self {
         match self {
             Self::Anonymous => Self::Anonymous,
+            Self::User => Self::User,
             Self::File {
                 file,
                 offset,
@@ -125,7 +131,7 @@ impl Backing for MemoryBacking {
 
     fn continues(&self, bytes: u64, next: &Self) -> bool {
         match (self, next) {
-            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Anonymous, Self::Anonymous) | (Self::User, Self::User) => true,
             (
                 Self::File {
                     file,
@@ -164,8 +170,12 @@ impl Backing for MemoryBacking {
         match self {
             Self::Anonymous => false,
             Self::File { writes, .. } => matches!(writes, Writes::InPlace(_)),
-            // The kernel writes to it.
-            Self::Vvar { .. } => true,
+            // The kernel writes to it; and the process.
+            Self::Vvar { .. } | Self::User => true,
         }
+    }
+
+    fn is_user(&self) -> bool {
+        matches!(self, Self::User)
     }
 }

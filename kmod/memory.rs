@@ -67,6 +67,7 @@ mod reclaim;
 mod remap;
 mod seal;
 mod template;
+mod user;
 mod views;
 
 use views::{
@@ -76,6 +77,8 @@ use views::{
 };
 
 use mapped::Mapped;
+
+use user::Users;
 
 /// How many regions a micro-VM can have; as many as Linux gives a process.
 pub(crate) const MAX_REGIONS: usize = 65530;
@@ -89,6 +92,8 @@ pub(crate) enum NoPage {
     Busy,
     /// The micro-VM is a template.
     Frozen,
+    /// It is the calling process's own, at this address.
+    User(u64),
 }
 
 impl From<MemoryCause> for NoPage {
@@ -108,6 +113,9 @@ pub(crate) struct Memory {
     family: u64,
     #[pin]
     inner: Mutex<Inner>,
+    /// What of a process's memory the guest has.
+    #[pin]
+    users: Users,
     /// Bumped by each flush.
     generation: AtomicU64,
     /// The generation that each CPU flushed for last.
@@ -255,6 +263,7 @@ impl Memory {
             id,
             family,
             inner <- new_mutex!(inner),
+            users <- Users::new(),
             // Not 0, so that each CPU flushes before its first entry: the root's page may have been
             // another root before.
             generation: AtomicU64::new(1),
@@ -384,6 +393,7 @@ impl Memory {
         let space = space.as_mut().ok_or(ENXIO)?;
         // Before anything is copied for nothing.
         space.check_not_sealed(range).map_err(region_error)?;
+        self.forget_users(range);
         self.unshare_edges(space, pages, range)?;
         if how(space, pages)? == Taken::Something {
             self.take(*mapping, range);
@@ -445,6 +455,7 @@ impl Memory {
         }
         // Before anything is copied for nothing.
         space.check_protect(range, perm).map_err(region_error)?;
+        self.forget_users(range);
         self.unshare_all(space, pages, range)?;
         if space.protect(pages, range, perm).map_err(region_error)? == Taken::Something {
             self.take(*mapping, range);

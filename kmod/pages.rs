@@ -431,8 +431,8 @@ unsafe impl Host for Pages {
                     self.count_file();
                 }
                 Owner::Live => frame::get(frame.0)?,
-                // Views do not share tables.
-                Owner::Lent => {}
+                // Views do not share tables, and user memory is gone from them before.
+                Owner::Lent | Owner::User => {}
             }
         }
         Ok(())
@@ -454,7 +454,7 @@ unsafe impl Host for Pages {
                 drop(unsafe { Frame::from_raw(frame.0) });
                 self.freed(1);
             }
-            Owner::Lent => {}
+            Owner::Lent | Owner::User => {}
             Owner::Private | Owner::Shared => {
                 // SAFETY: As above.
                 if unsafe { put(frame.0) } {

@@ -91,6 +91,18 @@ int uvisor_file_page(struct file *file, u64 index, bool at_hand, bool dirty, phy
 ssize_t uvisor_file_io(unsigned int fd, bool write, void __user *buffer, size_t len,
 		       const loff_t *at);
 
+struct uvisor_user;
+typedef void uvisor_user_fn(void *owner, struct uvisor_user *user, unsigned long seq,
+			    unsigned long start, unsigned long end);
+
+struct uvisor_user *uvisor_user_bind(void *owner, uvisor_user_fn *take);
+void uvisor_user_unbind(struct uvisor_user *user);
+bool uvisor_user_is_current(const struct uvisor_user *user);
+unsigned long uvisor_user_begin(struct uvisor_user *user);
+bool uvisor_user_is_stale(struct uvisor_user *user, unsigned long seq);
+void uvisor_user_set_seq(struct uvisor_user *user, unsigned long seq);
+int uvisor_user_page(unsigned long address, bool write, phys_addr_t *phys);
+
 /* The kernel has one for each clock source's kind of data, and a few more. */
 #define UVISOR_VVAR_PAGES	8
 

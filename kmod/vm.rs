@@ -28,6 +28,7 @@ use uvisor_ept::{
 };
 use uvisor_uapi::{
     self as uapi,
+    Bind,
     CloneFlags,
     CloneVm,
     Diff,
@@ -207,6 +208,7 @@ impl Vm {
             uapi::LIMITS => self
                 .memory
                 .set_limit(args::read::<Limits>(arg)?.0.memory_limit)?,
+            uapi::BIND => self.memory.bind(args::read::<Bind>(arg)?.0.address)?,
             uapi::VCPU_CREATE => {
                 return Vcpu::create(self.into(), &args::read::<VcpuCreate>(arg)?.0)
             }
@@ -268,6 +270,12 @@ impl Vm {
     /// What is behind the region of a MAP.
     fn backing(map: &Map, perm: Perm) -> Result<MemoryBacking> {
         let flags = MapFlags::from_bits_truncate(map.flags);
+        if flags.contains(MapFlags::USER) {
+            if flags != MapFlags::USER || map.fd != 0 || map.offset != 0 {
+                return Err(EINVAL);
+            }
+            return Ok(MemoryBacking::User);
+        }
         let file = if flags.contains(MapFlags::FILE) {
             if flags.contains(MapFlags::VVAR) || map.offset % uapi::PAGE_SIZE != 0 {
                 return Err(EINVAL);
@@ -418,6 +426,7 @@ unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file)
     // SAFETY: From `into_foreign` in `file::install`; this is the last use of the file.
     let vm = unsafe { Arc::<Vm>::from_foreign((*file).private_data) };
     vm.memory.set_mapping(None);
+    vm.memory.unbind();
     0
 }
 

@@ -154,6 +154,17 @@ impl Range {
         })
     }
 
+    /// The smallest range of whole blocks of 2^`bits` bytes that has this one inside.
+    #[inline]
+    pub(crate) fn in_blocks(&self, bits: u32) -> Self {
+        let below = (1u64 << bits.clamp(PAGE_SHIFT, MAX_GPA_BITS)).saturating_sub(1);
+        // INVARIANT: multiples of the page's size, as the blocks' is; 2^48 is one of each block's.
+        Self {
+            start: self.start & !below,
+            end: self.end.saturating_add(below) & !below,
+        }
+    }
+
     /// The smallest range that has both inside.
     #[inline]
     pub(crate) fn joined(&self, other: &Self) -> Self {
@@ -216,6 +227,10 @@ mod tests {
         assert_eq!(r.before(&middle), Some(range(0x3000, 0x4000)));
         assert_eq!(r.after(&middle), Some(range(0x5000, 0x6000)));
         assert_eq!((r.before(&r), r.after(&r)), (None, None));
+        assert_eq!(r.in_blocks(14), range(0, 0x8000));
+        assert_eq!(r.in_blocks(12), r);
+        let last = range((1 << 48) - 0x1000, 1 << 48);
+        assert_eq!(last.in_blocks(21).end(), Gpa(1 << 48));
         assert_eq!(
             range(0, 0x1000).joined(&range(0x1000, 0x2000)),
             range(0, 0x2000)

@@ -39,6 +39,9 @@ pub enum Owner {
     Live,
     /// That of another tree, which has the reference: a view's leaf.
     Lent,
+    /// A page of user memory, on which nobody here has a reference: it goes when its owner says so (see
+    /// [`user`](crate::user)).
+    User,
 }
 
 impl Owner {
@@ -46,7 +49,7 @@ impl Owner {
     #[inline]
     pub(crate) fn limit(self, perm: Perm) -> Perm {
         match self {
-            Owner::Private | Owner::Live | Owner::Lent => perm,
+            Owner::Private | Owner::Live | Owner::Lent | Owner::User => perm,
             Owner::Shared | Owner::File => perm - Perm::W,
         }
     }
@@ -79,6 +82,8 @@ const SHARED: u64 = 1 << 55;
 const HIDDEN_PERM: u32 = 3;
 /// Ours: all who have the frame see what is written to it.
 const LIVE: u64 = 1 << 56;
+/// [`Owner::User`].
+const USER: u64 = FILE | LIVE;
 /// Ours: unmapped, and waits for a flush to be given back.
 const DETACHED: u64 = 1 << 54;
 
@@ -110,6 +115,7 @@ impl Entry {
             Owner::File => FILE,
             Owner::Live => LIVE,
             Owner::Lent => FILE | SHARED,
+            Owner::User => USER,
         };
         Self::new(leaf.frame, leaf.perm, WRITE_BACK | IGNORE_PAT | owner)
     }
@@ -224,6 +230,7 @@ impl Entry {
             SHARED => Owner::Shared,
             FILE => Owner::File,
             LIVE => Owner::Live,
+            USER => Owner::User,
             _ => Owner::Lent,
         };
         Leaf {
@@ -254,12 +261,13 @@ mod tests {
         (0..8).map(Perm::from_bits_truncate)
     }
 
-    const OWNERS: [Owner; 5] = [
+    const OWNERS: [Owner; 6] = [
         Owner::Private,
         Owner::Shared,
         Owner::File,
         Owner::Live,
         Owner::Lent,
+        Owner::User,
     ];
 
     /// Bits that must be clear in a leaf of 4 KiB: the address beyond a physical width of 46 bits.

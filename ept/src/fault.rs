@@ -65,6 +65,11 @@ pub enum Fault<B> {
         /// [`Owner::Live`] are the file's own page.
         owner: Owner,
     },
+    /// A page of user memory, for [`Space::user_entry`].
+    User {
+        /// The guest has it already; nobody else may use it by what the tables say.
+        mapped: bool,
+    },
     /// The tables on the way to it, which clones may have as well, must become the space's own, by
     /// [`Space::unshare`].
     Unshare,
@@ -146,6 +151,14 @@ where
     #[inline]
     fn wanted<H: Host>(&self, host: &H, region: &Region<B>, gpa: Gpa, write: bool) -> Fault<B> {
         let (leaf, own) = self.tree().look(host, gpa);
+        if region.backing.is_user() {
+            return match leaf {
+                _ if !own => Fault::Unshare,
+                leaf => Fault::User {
+                    mapped: leaf.is_some_and(|leaf| leaf.perm.contains(Perm::W) || !write),
+                },
+            };
+        }
         match leaf {
             // By the invariant, the leaf has all else that the region has.
             Some(_) if !write => Fault::Done,

@@ -4,6 +4,8 @@
 
 use core::ops::Range;
 
+use crate::addr::PAGE_SHIFT;
+
 /// How many entries a table has.
 pub(crate) const ENTRIES: usize = 512;
 
@@ -50,6 +52,13 @@ impl Level {
         let pages = 1 << self.shift();
         let start = page & !(pages - 1);
         start..start.saturating_add(pages)
+    }
+
+    /// The binary logarithm of how many bytes a table of this level spans.
+    #[inline]
+    pub(crate) fn table_bits(self) -> u32 {
+        // OVERFLOW: Small numbers.
+        self.0.wrapping_add(LEVEL_BITS).wrapping_add(PAGE_SHIFT)
     }
 
     /// How many pages `entries` entries span.

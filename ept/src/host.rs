@@ -52,7 +52,7 @@ pub unsafe trait Host {
     /// Whether a frame that is no file's has more than one reference, as [`Host::is_table_shared`].
     fn is_frame_shared(&self, frame: Hpa) -> bool;
 
-    /// Drops the reference that a leaf had on `frame`; one of [`Owner::Lent`] had none.
+    /// Drops the reference that a leaf had on `frame`; one of [`Owner::Lent`] or [`Owner::User`] had none.
     fn put_frame(&mut self, frame: Hpa, owner: Owner);
 
     /// Whether the CPU has execute-only pages; without them the permission `X` alone is refused.

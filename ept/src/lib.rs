@@ -36,6 +36,7 @@ mod tree;
 mod unmap;
 mod usage;
 mod used;
+pub mod user;
 mod view;
 
 pub use addr::{Gpa, Hpa, Range, PAGE_SIZE};
@@ -50,4 +51,5 @@ pub use share::Retired;
 pub use space::Space;
 pub use tree::{InsertError, Taken, Tree};
 pub use usage::{Count, Usage};
+pub use user::UserEntry;
 pub use view::{destroy_views, Slots, View, MAX_VIEWS};

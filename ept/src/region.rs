@@ -47,6 +47,12 @@ pub trait Backing: Clone {
     fn is_live(&self) -> bool {
         false
     }
+
+    /// Whether the pages are those of user memory, as long as its owner lets us have them ([`Owner::User`]).
+    /// Such a backing is live.
+    fn is_user(&self) -> bool {
+        false
+    }
 }
 
 /// A range with one backing and one permission.

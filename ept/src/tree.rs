@@ -75,7 +75,7 @@ pub enum InsertError<E> {
 /// reference for each entry that points to it, in all trees; all but the root,
 /// those from which pages of files were taken ([`Tree::detach_files`]), and those that are made for pages
 /// to be moved or out of which some were moved, have an entry in use.
-/// Each leaf has one reference on its frame, but for those of [`Owner::Lent`]. A table that others may have
+/// Each leaf has one reference on its frame, but for those of [`Owner::Lent`] and [`Owner::User`]. A table that others may have
 /// as well is pointed to without
 /// `W`, and is not changed (see [`share`](crate::share)) but by [`Tree::detach_common_files`].
 #[must_use = "its memory is given back by `destroy` only"]
@@ -309,6 +309,33 @@ impl Tree {
             }
         }
         taken
+    }
+
+    /// The entry for the page of `gpa`, whose tables are made if they are not there; none if they are not the
+    /// tree's own, or something waits there to be reaped.
+    pub(crate) fn entry<'h, H: Host>(
+        &mut self,
+        host: &'h mut H,
+        gpa: Gpa,
+    ) -> Result<Option<&'h AtomicU64>, H::Error> {
+        match self.insert_entry(host, gpa, Entry::UNUSED) {
+            Ok(()) | Err(InsertError::Occupied) => {}
+            Err(InsertError::Shared | InsertError::Range) => return Ok(None),
+            Err(InsertError::Host(error)) => return Err(error),
+        }
+        let Some(page) = gpa.page() else {
+            return Ok(None);
+        };
+        let mut table = self.root;
+        for level in Level::ABOVE_LEAVES {
+            let entry = load(slot(host, table, level.index(page)));
+            if !entry.is_mapped() || !entry.is_own_table() {
+                return Ok(None);
+            }
+            table = entry.address();
+        }
+        let slot = slot(host, table, Level::LEAVES.index(page));
+        Ok((!load(slot).is_detached()).then_some(slot))
     }
 
     /// The entry of the leaf that maps `gpa`, and whether the tables on the way are the tree's own.

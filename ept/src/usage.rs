@@ -131,8 +131,8 @@ impl Count {
             }
             let leaf = entry.to_leaf();
             *match leaf.owner {
-                // Counted where it is lent from.
-                Owner::Lent => continue,
+                // Counted where it is lent from, and by whose memory it is.
+                Owner::Lent | Owner::User => continue,
                 Owner::File | Owner::Live => &mut usage.file,
                 _ if own && !host.is_frame_shared(leaf.frame) => &mut usage.private,
                 _ => &mut usage.shared,

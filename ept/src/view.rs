@@ -9,7 +9,7 @@
 //!
 //! So a view follows the memory below it by forgetting: whatever takes a page or a permission away in view
 //! 0 takes the same range out of all views, before the one flush that serves them all; what it adds is found
-//! out by the next fault. Only a copy of a page is put into views in the place of the original. Tables of
+//! out by the next fault. User memory is in view 0 only. Only a copy of a page is put into views in the place of the original. Tables of
 //! views are never shared: a clone has the same limits, and fills its own.
 
 use crate::addr::{Gpa, Range};
@@ -274,8 +274,11 @@ where
         let Some(view) = self.view(number) else {
             return Fault::NoView;
         };
-        if self.regions().find(gpa).is_some() && !view.limit(gpa).contains(access) {
-            return Fault::Hidden;
+        match self.regions().find(gpa) {
+            Some(region) if region.backing.is_user() || !view.limit(gpa).contains(access) => {
+                return Fault::Hidden
+            }
+            _ => {}
         }
         match self.fault(host, gpa, access) {
             Fault::Done => {

@@ -82,6 +82,8 @@ enum Step {
     Again,
     /// A page of a file is wanted, to be read without the lock.
     Fetch(MemoryBacking),
+    /// A page of user memory is wanted, likewise.
+    User(Perm),
 }
 
 /// A frame for the tables, with a reference.
@@ -102,6 +104,8 @@ impl Memory {
             // A template does not run: what it is about is seen before the guest is entered again.
             Ok(()) | Err(NoPage::Busy | NoPage::Frozen) => Ok(()),
             Err(NoPage::Cause(cause)) => Err(cause),
+            // Which is for user space only.
+            Err(NoPage::User(_)) => Err(MemoryCause::Denied),
         }
     }
 
@@ -169,6 +173,14 @@ impl Memory {
                 // In other views the page is put last.
                 Step::Mapped if matches!(access, Access::Guest(0, _)) => return Ok(None),
                 Step::Mapped | Step::Again => {}
+                Step::User(perm) => {
+                    drop(inner);
+                    match self.user_fault(gpa, perm) {
+                        // Others change what is there, and a signal must be seen.
+                        Ok(()) | Err(NoPage::Busy) => return Ok(None),
+                        Err(why) => return Err(why),
+                    }
+                }
                 Step::Fetch(backing) => {
                     drop(inner);
                     let page = self.fetch(&backing)?;
@@ -214,6 +226,14 @@ impl Memory {
                     space
                         .fill(pages, view, gpa)
                         .map_err(|_| MemoryCause::Limit)?;
+                }
+            }
+            Fault::User { mapped } => {
+                return match access {
+                    Access::Guest(..) if mapped => Ok(Step::Mapped),
+                    Access::Guest(_, perm) => Ok(Step::User(perm)),
+                    Access::User(_) => Err(NoPage::User(self.user_address(gpa)?)),
+                    Access::Mapping(_) | Access::Own => Err(MemoryCause::Denied.into()),
                 }
             }
             Fault::Done => {

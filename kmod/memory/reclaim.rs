@@ -59,6 +59,7 @@ impl Memory {
         let files = space.detach_files(pages, *next_file, most.min(BATCH), parent);
         *next_file = files.next;
         if let Some(range) = files.range {
+            self.forget_users(range);
             self.take(*mapping, range);
             space.reap(pages, range);
             self.events.add(Event::FileGivenBack, files.count.into());
@@ -124,7 +125,11 @@ impl Memory {
         let Some(space) = space else {
             return Files::default();
         };
-        space.detach_common_files(pages, start, most.min(BATCH), parent)
+        let files = space.detach_common_files(pages, start, most.min(BATCH), parent);
+        if let Some(range) = files.range {
+            self.forget_users(range);
+        }
+        files
     }
 
     /// Second step, for each of the family: no CPU and no user mapping has what was taken out of `range` any

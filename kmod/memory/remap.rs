@@ -44,6 +44,8 @@ impl Memory {
         // Before anything is copied for nothing.
         let moved = space.moved(what).map_err(remap_error)?;
         moved.backing.check_len(moved.range.len())?;
+        self.forget_users(what.from());
+        self.forget_users(what.to());
         self.unshare_edges(space, pages, what.to())?;
         self.unshare_all(space, pages, what.from())?;
         let begun = self

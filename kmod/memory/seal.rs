@@ -65,7 +65,7 @@ impl Memory {
                     Ok(None) | Err(NoPage::Busy | NoPage::Frozen) => return Err(EINTR),
                     Err(NoPage::Cause(MemoryCause::Limit)) => return Err(ENOBUFS),
                     // The others are fetched all the same.
-                    Err(NoPage::Cause(_)) => done = Err(ENODATA),
+                    Err(NoPage::Cause(_) | NoPage::User(_)) => done = Err(ENODATA),
                 }
             }
             rest = part.after(&of_file);

@@ -44,6 +44,7 @@ impl Memory {
             } = &mut *inner;
             let space = space.as_mut().ok_or(ENXIO)?;
             let everything = self.everything()?;
+            self.forget_users(everything);
             let (clone, taken) = space.share(&mut pages, ViewSlots::new(), everything)?;
             if taken == Taken::Something {
                 // The clone is of the moment behind this, as nobody could write any more.
@@ -77,8 +78,10 @@ impl Memory {
         let inner = self.inner.lock();
         Self::check_not_sealing(&inner)?;
         self.frozen.store(true, Relaxed);
+        let everything = self.everything()?;
+        self.forget_users(everything);
         // A CPU that enters later sees it, and those that are inside leave.
-        self.take(inner.mapping, self.everything()?);
+        self.take(inner.mapping, everything);
         Ok(())
     }
 
@@ -96,6 +99,7 @@ impl Memory {
         } = &mut *inner;
         let space = space.as_mut().ok_or(ENXIO)?;
         let everything = self.everything()?;
+        self.forget_users(everything);
         let mut views = ViewSlots::new();
         // The younger one's lock comes first: a template is older than its clones.
         let mut template = template.inner.lock();
@@ -119,6 +123,7 @@ impl Memory {
         mut differs: impl FnMut(Gpa) -> bool,
     ) -> Result {
         let inner = self.inner.lock();
+        self.forget_users(self.everything()?);
         let space = inner.space.as_ref().ok_or(ENXIO)?;
         // As in `reset`.
         let template = template.inner.lock();

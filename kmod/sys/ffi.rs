@@ -61,6 +61,15 @@ pub(crate) struct Descriptor {
     pub(crate) base: u64,
 }
 
+/// C's, of which only C sees what is in it.
+#[repr(C)]
+pub(crate) struct User {
+    _opaque: [u8; 0],
+}
+
+/// What is told that user memory changes.
+pub(crate) type UserFn = unsafe extern "C" fn(*mut c_void, *mut User, c_ulong, c_ulong, c_ulong);
+
 /// What a shrinker is asked.
 pub(crate) type ShrinkerFn =
     unsafe extern "C" fn(*mut bindings::shrinker, *mut bindings::shrink_control) -> c_ulong;
@@ -127,6 +136,18 @@ extern "C" {
         index: u64,
         at_hand: bool,
         dirty: bool,
+        phys: *mut bindings::phys_addr_t,
+    ) -> c_int;
+
+    pub(crate) fn uvisor_user_bind(owner: *const c_void, take: UserFn) -> *mut User;
+    pub(crate) fn uvisor_user_unbind(user: *mut User);
+    pub(crate) fn uvisor_user_is_current(user: *const User) -> bool;
+    pub(crate) fn uvisor_user_begin(user: *mut User) -> c_ulong;
+    pub(crate) fn uvisor_user_is_stale(user: *mut User, seq: c_ulong) -> bool;
+    pub(crate) fn uvisor_user_set_seq(user: *mut User, seq: c_ulong);
+    pub(crate) fn uvisor_user_page(
+        address: c_ulong,
+        write: bool,
         phys: *mut bindings::phys_addr_t,
     ) -> c_int;
 

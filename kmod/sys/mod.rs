@@ -11,5 +11,6 @@ pub(crate) mod frame;
 pub(crate) mod irq;
 pub(crate) mod shrinker;
 pub(crate) mod task;
+pub(crate) mod user;
 pub(crate) mod vma;
 pub(crate) mod vvar;

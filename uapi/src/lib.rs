@@ -177,6 +177,14 @@ pub const REMAP: u32 = (IOCTL_TYPE << 8) | 0x1e;
 /// How many views a micro-VM can have, view 0 among them.
 pub const MAX_VIEWS: u32 = 512;
 
+/// VM: binds it to the calling process, as a [`Bind`] says: from now on, regions of [`MapFlags::USER`] show what
+/// this process has at the same addresses, plus [`Bind::address`].
+///
+/// It may be bound again, by this process or another one; who maps the regions, and who calls [`RUN`], must be
+/// the last to have done so. A clone is bound to nobody. What the micro-VM is bound to ends with the file, or the process. Errors:
+/// `EINVAL` for an address that is too large, or no multiple of the page size; `EOPNOTSUPP` if the kernel does not tell of changes
+/// (`CONFIG_MMU_NOTIFIER`); `EROFS` for a template; `EINTR`, `ENOMEM`.
+pub const BIND: u32 = (IOCTL_TYPE << 8) | 0x1f;
 /// VM: makes a vCPU from a [`VcpuCreate`]; returns its file descriptor (close-on-exec).
 ///
 /// Errors: `ENOSPC` beyond [`Info::max_vcpus`]; `EINVAL` for a `cr3` that is unaligned or out of
@@ -305,6 +313,13 @@ bitflags! {
         /// executable, and cannot be sealed, as the kernel writes to it. `[vvar_vclock]` is not in it, with the clocks
         /// of hypervisors. The time is that of the initial time namespace, whoever gets the micro-VM.
         const VVAR = 1 << 2;
+        /// Without the others: the region shows memory of the process that the micro-VM is bound to
+        /// ([`BIND`]), page by page, as long as the process has it, with the permission of both. An access makes a page
+        /// there as one of the process's own does, so that it may be one of any file that can be mapped; where that would
+        /// raise a signal in the process, it is an exit for [`MemoryCause::FileEnd`]. Such a region cannot be executed,
+        /// is in view 0 only, cannot be sealed, and is not copied by clones, which show what the process has that they are
+        /// bound to. Mappings of the VM's file do not show it; `pread(2)` and `pwrite(2)` of the file do, for the process.
+        const USER = 1 << 3;
     }
 
     /// Flags of a [`VcpuCreate`].
@@ -439,6 +454,18 @@ pub struct Limits {
     pub flags: u32,
     /// As [`VmCreate::memory_limit`].
     pub memory_limit: u64,
+}
+
+/// Where a process has what a micro-VM shows of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Bind {
+    /// The size of this structure.
+    pub size: u32,
+    /// Zero.
+    pub flags: u32,
+    /// What guest-physical address 0 would be in the process: at most 2^57.
+    pub address: u64,
 }
 
 /// What a vCPU has for life.
@@ -589,6 +616,7 @@ sized! {
     Remap = 40;
     Protect = 32;
     Limits = 16;
+    Bind = 16;
     VcpuCreate = 40, from 32;
     Stats = 272, from 256;
     CloneVm = 16;

@@ -116,12 +116,15 @@ pub enum MemoryCause {
     Unmapped = 1,
     /// The region does not allow it.
     Denied = 2,
-    /// The region's file has no such page any more, or it could not be read.
+    /// The region's file, or the process's memory, has no such page any more, or it could not be read.
     FileEnd = 3,
     /// The memory limit of the micro-VM is reached, or its memory cgroup's.
     Limit = 4,
     /// The region allows it, and the view does not.
     Hidden = 5,
+    /// The region is one of [`crate::MapFlags::USER`], and the micro-VM is not bound to the process that called `RUN`:
+    /// see [`crate::BIND`].
+    Elsewhere = 6,
 }
 
 /// What an exit says; which fields hold what depends on the reason.

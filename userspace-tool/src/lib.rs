@@ -45,6 +45,7 @@ mod stubs;
 mod sync;
 pub mod task;
 pub mod template;
+mod user;
 mod vcpu;
 mod vdso;
 mod views;

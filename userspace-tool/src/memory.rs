@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use uvisor_uapi::Serve;
 
 use crate::errno::{Errno, SysResult};
+use crate::user::IsBound;
 use crate::{GuestMemory, Mapping, Vm};
 
 /// The longest path that the kernel takes, with its NUL.
@@ -88,6 +89,7 @@ pub struct Memory {
     mapping: GuestMemory,
     vm: Vm,
     limit: u64,
+    pub(crate) is_bound: IsBound,
 }
 
 impl Memory {
@@ -96,6 +98,7 @@ impl Memory {
         Ok(Self {
             mapping: vm.memory()?,
             limit: limit.min(vm.size()),
+            is_bound: IsBound::default(),
             vm,
         })
     }

@@ -22,6 +22,8 @@ pub enum Backing {
     PrivateFile,
     /// A file as it is, or memory that processes have in common.
     SharedFile,
+    /// The same, where the broker has it mapped at the very place: see [`crate::user`].
+    BrokerFile,
     /// Pages of the kernel's own, which it changes.
     Kernel,
     /// Nothing; the range is only kept free.

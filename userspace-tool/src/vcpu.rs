@@ -283,6 +283,7 @@ fn cause(code: u64) -> Option<MemoryCause> {
         MemoryCause::FileEnd,
         MemoryCause::Limit,
         MemoryCause::Hidden,
+        MemoryCause::Elsewhere,
     ]
     .into_iter()
     .find(|cause| *cause as u64 == code)

@@ -127,7 +127,7 @@ impl Vm {
     }
 
     /// Maps a region.
-    fn map(&self, mut argument: Map) -> Result<()> {
+    pub(crate) fn map(&self, mut argument: Map) -> Result<()> {
         // SAFETY: This is the structure of this command.
         unsafe { ioctl(self.as_fd(), uapi::MAP, "MAP", &mut argument) }.map(drop)
     }

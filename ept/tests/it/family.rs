@@ -462,6 +462,7 @@ impl Family {
                 Fault::Denied => return Outcome::Denied,
                 Fault::Hidden => return Outcome::Hidden,
                 Fault::NoView => panic!("no view {view}"),
+                Fault::User { .. } => panic!("user memory"),
                 Fault::Fill => member.space.fill(&mut self.host, view, gpa(number)),
                 Fault::Done => Ok(()),
                 Fault::Reuse => {

@@ -74,7 +74,7 @@ impl Mapped {
     /// What the guest may do with the page as it is.
     pub fn page_perm(&self) -> Option<Perm> {
         Some(match self.page?.owner {
-            Owner::Private | Owner::Shared | Owner::Live | Owner::Lent => self.perm,
+            Owner::Private | Owner::Shared | Owner::Live | Owner::Lent | Owner::User => self.perm,
             Owner::File => self.perm - Perm::W,
         })
     }

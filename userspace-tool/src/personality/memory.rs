@@ -2,6 +2,7 @@
 
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, MutexGuard};
 
@@ -12,6 +13,7 @@ use super::Args;
 use super::{status, SharedMaps};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
+use crate::memory::word;
 use crate::pass;
 use crate::space::{Area, Backing, NamedFile, Piece, Space};
 use crate::task::{Child, Task};
@@ -66,6 +68,8 @@ enum Source<'a> {
     Private(BorrowedFd<'a>, u64),
     /// A file from an offset, as it is.
     Shared(BorrowedFd<'a>, u64),
+    /// The same, by the broker's own mapping.
+    Broker(BorrowedFd<'a>, u64),
     /// Memory that processes will have in common.
     Common(BorrowedFd<'a>),
 }
@@ -75,7 +79,7 @@ impl Source<'_> {
     fn named(&self, last: &Option<Arc<NamedFile>>) -> SysResult<Option<Arc<NamedFile>>> {
         let fd = match self {
             Self::Anonymous(_) => return Ok(None),
-            Self::Private(fd, _) | Self::Shared(fd, _) => fd.as_raw_fd(),
+            Self::Private(fd, _) | Self::Shared(fd, _) | Self::Broker(fd, _) => fd.as_raw_fd(),
             Self::Common(fd) => {
                 let named = NamedFile::called("/dev/zero (deleted)", fd.as_raw_fd());
                 return named.map(Arc::new).map(Some);
@@ -100,6 +104,15 @@ pub(crate) struct Book {
 }
 
 impl Book {
+    /// What is mapped by the broker's own mappings.
+    pub(crate) fn of_broker(&self) -> Vec<Range<u64>> {
+        let all = self.space.pieces(0, u64::MAX);
+        all.into_iter()
+            .filter(|piece| piece.backing == Backing::BrokerFile)
+            .map(|piece| piece.start..piece.end)
+            .collect()
+    }
+
     /// That of a process which has mapped `space` so far.
     pub(crate) fn new(space: Space, heap: Heap) -> Self {
         Self {
@@ -140,6 +153,10 @@ fn map(
             let result = vm.map_shared(start, len, prot, fd, offset);
             (result, Backing::SharedFile, offset)
         }
+        Source::Broker(fd, offset) => {
+            task.memory.show(start..end, prot, fd, offset)?;
+            (Ok(()), Backing::BrokerFile, offset)
+        }
         Source::Common(fd) => (
             vm.map_shared(start, len, prot, fd, 0),
             Backing::SharedFile,
@@ -147,7 +164,7 @@ fn map(
         ),
     };
     result.map_err(region_error)?;
-    if let Source::Shared(fd, _) | Source::Common(fd) = *source {
+    if let Source::Shared(fd, _) | Source::Broker(fd, _) | Source::Common(fd) = *source {
         // What the broker cannot write no other process waits for there.
         let _ = book.shared.insert((start, end), fd, offset);
     }
@@ -165,6 +182,11 @@ fn map(
 /// Unmaps a range.
 fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
     let pieces = book.space.pieces(start, end);
+    for piece in &pieces {
+        if piece.backing == Backing::BrokerFile {
+            task.memory.hide(piece.start..piece.end)?;
+        }
+    }
     if pieces
         .iter()
         .any(|piece| piece.backing != Backing::Reserved)
@@ -209,6 +231,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
             // error, or is another file of the guest's.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
             match shared {
+                true if is_for_broker(fd, prot)? => Source::Broker(fd, offset),
                 true => Source::Shared(fd, offset),
                 false => Source::Private(fd, offset),
             }
@@ -238,6 +261,18 @@ fn mappable(task: &Task, fd: u64) -> SysResult<Option<i32>> {
         true => Ok(None),
         false => Ok(Some(fd)),
     }
+}
+
+/// Whether a shared mapping of a file must be the broker's own for the guest to write to it, now or later: the
+/// module itself writes to files only that live in memory. What is executable is not written to.
+fn is_for_broker(fd: BorrowedFd<'_>, prot: Prot) -> SysResult<bool> {
+    let flags = pass!(FCNTL, fd.as_raw_fd(), libc::F_GETFL, 0)? as i32;
+    if flags & libc::O_ACCMODE != libc::O_RDWR || prot.contains(Prot::EXEC) {
+        return Ok(false);
+    }
+    let mut statfs = [0; 120];
+    pass!(FSTATFS, fd.as_raw_fd(), &mut statfs)?;
+    Ok(word(&statfs, 0) != libc::TMPFS_MAGIC as u64)
 }
 
 /// Chooses where a mapping goes.
@@ -294,6 +329,13 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     let pieces = book.space.pieces(start, end);
     if pieces.iter().all(|piece| piece.prot == prot) {
         return Ok(0);
+    }
+    let of_broker = |piece: &&Piece| piece.backing == Backing::BrokerFile;
+    for piece in pieces.iter().filter(of_broker) {
+        if prot.contains(Prot::EXEC) {
+            return Err(Errno::EACCES);
+        }
+        task.memory.protect(piece.start..piece.end, prot)?;
     }
     let vm = task.memory.vm();
     vm.protect(start, end - start, prot).map_err(region_error)?;
@@ -409,8 +451,16 @@ fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) 
         unmap(task, book, piece.start + new_len, piece.end)?;
     }
     let end = piece.end.min(piece.start + new_len);
+    let of_broker = piece.backing == Backing::BrokerFile;
+    if of_broker {
+        task.memory.carry(piece.start..end, new..new + new_len)?;
+    }
     let vm = task.memory.vm();
     let moved = vm.remap(piece.start..end, new..new + new_len);
+    if let (Err(_), true) = (&moved, of_broker) {
+        let back = piece.start..end;
+        task.memory.carry(new..new + (end - piece.start), back)?;
+    }
     moved.map_err(region_error)?;
     let file = book.space.file(piece.start);
     let file = file.map(|(named, offset)| (Arc::clone(named), offset));
@@ -459,10 +509,31 @@ pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysRes
 /// Gives a range's memory back; it is zero, or the file's, when it is next read.
 fn discard(task: &Task, book: &Book, start: u64, end: u64) -> SysResult {
     for piece in book.space.pieces(start, end) {
-        if !matches!(piece.backing, Backing::SharedFile | Backing::Kernel) {
+        let others = [Backing::SharedFile, Backing::BrokerFile, Backing::Kernel];
+        if !others.contains(&piece.backing) {
             let vm = task.memory.vm();
             let len = piece.end - piece.start;
             vm.discard(piece.start, len).map_err(region_error)?;
+        }
+    }
+    Ok(0)
+}
+
+/// `msync`: files that live in memory have nothing to write back.
+pub(super) fn msync(task: &mut Task, [start, len, flags, ..]: Args) -> SysResult {
+    let flags = flags as i32;
+    let known = libc::MS_ASYNC | libc::MS_INVALIDATE | libc::MS_SYNC;
+    let both = libc::MS_ASYNC | libc::MS_SYNC;
+    if flags & !known != 0 || flags & both == both {
+        return Err(Errno::EINVAL);
+    }
+    check_range(task, [start, len, 0, 0, 0, 0])?;
+    let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
+    // Not while the book is locked, as it takes long; what another thread unmaps meanwhile is written back by that.
+    let pieces = task.shared.book.lock().space.pieces(start, end);
+    for piece in pieces {
+        if piece.backing == Backing::BrokerFile {
+            task.memory.sync(piece.start..piece.end, flags)?;
         }
     }
     Ok(0)

@@ -134,7 +134,7 @@ fn area_line(piece: &Piece, file: Option<(&Arc<NamedFile>, u64)>, stack_top: u64
         false => '-',
     };
     let shared = match piece.backing {
-        Backing::SharedFile => 's',
+        Backing::SharedFile | Backing::BrokerFile => 's',
         _ => 'p',
     };
     let name = match (file, piece.backing) {
@@ -174,7 +174,7 @@ fn area_details(piece: &Piece) -> String {
         false => "",
     };
     let shared = match piece.backing {
-        Backing::SharedFile => "sh ",
+        Backing::SharedFile | Backing::BrokerFile => "sh ",
         _ => "",
     };
     format!(

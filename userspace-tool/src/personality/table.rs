@@ -109,7 +109,7 @@ table! {
     23 select "dxxxx" => Served(wait::select);
     24 sched_yield "" => Served(sched::sched_yield);
     25 mremap "xuuxx>x" => Served(memory::mremap);
-    26 msync "xux" => Served(memory::check_range);
+    26 msync "xux" => Served(memory::msync);
     27 mincore "xux" => Served(advice::mincore);
     28 madvise "xud" => Served(memory::madvise);
     29 shmget "" => Refused(Errno::ENOSYS, IPC);

@@ -64,6 +64,11 @@ impl Task {
                 self.end(End::MemoryLimit);
                 return Ok(());
             }
+            // Another process has the micro-VM as well, and was faster.
+            Exit::Memory {
+                cause: MemoryCause::Elsewhere,
+                ..
+            } if self.memory.bind().is_ok() => return Ok(()),
             exit => match fault(exit, rip) {
                 Some(fault) => fault,
                 None => {

@@ -252,6 +252,10 @@ impl Task {
                 if let Some((done, says_done)) = done {
                     drop(says_done);
                     self.wait_for_end(&done);
+                    if new.vfork && !self.shared.book.lock().of_broker().is_empty() {
+                        // It was the child's.
+                        let _ = self.memory.bind();
+                    }
                     // It is another program by now, or was killed.
                     stubs.free_all_of(pid as u32);
                 }
@@ -323,6 +327,13 @@ impl Task {
         self.fds.keep_own(&keep)?;
         let vcpu = vcpu.after_fork()?;
         let memory = Memory::new(vm, self.memory.limit())?;
+        let of_broker = self.shared.book.lock().of_broker();
+        for range in &of_broker {
+            memory.inherit(&self.memory, range.clone())?;
+        }
+        if !of_broker.is_empty() {
+            memory.bind()?;
+        }
         self.inbox.use_flag(vcpu.exit_flag());
         mem::forget(mem::replace(&mut self.vcpu, vcpu));
         mem::forget(mem::replace(&mut self.memory, Arc::new(memory)));

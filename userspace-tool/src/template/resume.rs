@@ -58,8 +58,11 @@ impl Task {
         if self.has_children() {
             return Err(TemplateError::Children);
         }
-        if !self.shared.book.lock().shared.is_empty() {
-            return Err(TemplateError::SharedMemory);
+        {
+            let book = self.shared.book.lock();
+            if !book.shared.is_empty() || !book.of_broker().is_empty() {
+                return Err(TemplateError::SharedMemory);
+            }
         }
         let captured = files::capture(&self.fds, stdio)?;
         let looking = "cannot look at the program's process";
