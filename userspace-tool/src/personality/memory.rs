@@ -13,7 +13,6 @@ use super::Args;
 use super::{status, SharedMaps};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
-use crate::memory::word;
 use crate::pass;
 use crate::space::{Area, Backing, NamedFile, Piece, Space};
 use crate::task::{Child, Task};
@@ -263,16 +262,11 @@ fn mappable(task: &Task, fd: u64) -> SysResult<Option<i32>> {
     }
 }
 
-/// Whether a shared mapping of a file must be the broker's own for the guest to write to it, now or later: the
-/// module itself writes to files only that live in memory. What is executable is not written to.
+/// Whether a shared mapping of a file is the broker's own: one to which the guest may write, now or later, so that all
+/// is as the file system has it. What is executable the module maps by itself.
 fn is_for_broker(fd: BorrowedFd<'_>, prot: Prot) -> SysResult<bool> {
     let flags = pass!(FCNTL, fd.as_raw_fd(), libc::F_GETFL, 0)? as i32;
-    if flags & libc::O_ACCMODE != libc::O_RDWR || prot.contains(Prot::EXEC) {
-        return Ok(false);
-    }
-    let mut statfs = [0; 120];
-    pass!(FSTATFS, fd.as_raw_fd(), &mut statfs)?;
-    Ok(word(&statfs, 0) != libc::TMPFS_MAGIC as u64)
+    Ok(flags & libc::O_ACCMODE == libc::O_RDWR && !prot.contains(Prot::EXEC))
 }
 
 /// Chooses where a mapping goes.

@@ -8,6 +8,7 @@ mod machine;
 mod moved;
 mod permissions;
 mod shared;
+mod user;
 mod vvar;
 
 use uvisor_tests::Tap;
@@ -32,6 +33,16 @@ fn main() {
     tap.test("its permission", shared::permission);
     tap.test("its seals", shared::seals);
     tap.test("clones of it, and a template", shared::clones);
+    tap.test("memory of the process's", user::follows);
+    tap.test("its memory that a child copies", user::forked);
+    tap.test("its files", user::files);
+    tap.test("its memory that is none", user::strange);
+    tap.test("what its memory cannot be", user::errors);
+    tap.test("its memory by pread and pwrite", user::by_the_file);
+    tap.test("its memory, of which parts are changed", user::changed);
+    tap.test("its memory in clones and views", user::clones_and_views);
+    tap.test("memory of another process's", user::elsewhere);
+    tap.test("its memory, and who goes first", user::endings);
     tap.test("a range that is moved", moved::anonymous);
     tap.test("a file's range that is moved", moved::file);
     tap.test("a clone's range that is moved", moved::of_a_clone);
