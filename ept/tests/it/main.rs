@@ -27,4 +27,5 @@ mod step;
 mod threads;
 mod tree;
 mod usage;
+mod user;
 mod views;

@@ -39,7 +39,7 @@ fn protection(prot: u64) -> SysResult<Prot> {
 }
 
 /// The error of a region call as Linux has it.
-fn region_error(error: crate::Error) -> Errno {
+pub(super) fn region_error(error: crate::Error) -> Errno {
     match Errno::from(error) {
         // Too many regions are too many mappings.
         Errno::ENOSPC | Errno::EEXIST => Errno::ENOMEM,
@@ -49,7 +49,7 @@ fn region_error(error: crate::Error) -> Errno {
 
 /// The pages that a call names by a start and a length; `beyond` is the error of a range that is
 /// not in the address space.
-fn pages(task: &Task, start: u64, len: u64, beyond: Errno) -> SysResult<(u64, u64)> {
+pub(super) fn pages(task: &Task, start: u64, len: u64, beyond: Errno) -> SysResult<(u64, u64)> {
     if start % PAGE_SIZE != 0 {
         return Err(Errno::EINVAL);
     }
@@ -61,7 +61,7 @@ fn pages(task: &Task, start: u64, len: u64, beyond: Errno) -> SysResult<(u64, u6
 }
 
 /// What a mapping is to show.
-enum Source<'a> {
+pub(super) enum Source<'a> {
     Anonymous(Backing),
     /// A file from an offset, copied when written.
     Private(BorrowedFd<'a>, u64),
@@ -124,7 +124,7 @@ impl Book {
 }
 
 /// The book of a task, to change the address space.
-fn change(task: &Task) -> SysResult<MutexGuard<'_, Book>> {
+pub(super) fn change(task: &Task) -> SysResult<MutexGuard<'_, Book>> {
     if task.child.as_ref().is_some_and(Child::shares_memory) {
         // The parent, whose memory it is, would not know.
         return Err(Errno::ENOMEM);
@@ -133,7 +133,7 @@ fn change(task: &Task) -> SysResult<MutexGuard<'_, Book>> {
 }
 
 /// Maps a free range.
-fn map(
+pub(super) fn map(
     task: &Task,
     book: &mut Book,
     (start, end): (u64, u64),
@@ -179,7 +179,7 @@ fn map(
 }
 
 /// Unmaps a range.
-fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
+pub(super) fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
     let pieces = book.space.pieces(start, end);
     for piece in &pieces {
         if piece.backing == Backing::BrokerFile {
@@ -270,7 +270,7 @@ fn is_for_broker(fd: BorrowedFd<'_>, prot: Prot) -> SysResult<bool> {
 }
 
 /// Chooses where a mapping goes.
-fn choose(task: &Task, book: &Book, address: u64, len: u64, flags: i32) -> SysResult {
+pub(super) fn choose(task: &Task, book: &Book, address: u64, len: u64, flags: i32) -> SysResult {
     let limit = task.memory.limit();
     if flags & (libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE) != 0 {
         let (start, end) = pages(task, address, len, Errno::ENOMEM)?;
@@ -377,99 +377,6 @@ fn move_break(task: &Task, book: &mut Book, address: u64) -> Option<()> {
     } else {
         unmap(task, book, new, old).ok()
     }
-}
-
-pub(super) fn mremap(task: &mut Task, args: Args) -> SysResult {
-    let [old, old_len, new_len, flags, new, _] = args;
-    let flags = flags as i32;
-    let (may_move, fixed) = (
-        flags & libc::MREMAP_MAYMOVE != 0,
-        flags & libc::MREMAP_FIXED != 0,
-    );
-    let known = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    if flags & !known != 0 || fixed && !may_move || old_len == 0 || new_len == 0 {
-        return Err(Errno::EINVAL);
-    }
-    let (old, old_end) = pages(task, old, old_len, Errno::EFAULT)?;
-    let new_len = page_up(new_len).ok_or(Errno::EINVAL)?;
-    let old_len = old_end - old;
-    let mut book = change(task)?;
-    let book = &mut *book;
-    let piece = match *book.space.pieces(old, old_end).as_slice() {
-        [piece] if (piece.start, piece.end) == (old, old_end) => piece,
-        _ => return Err(Errno::EFAULT),
-    };
-    let grows = new_len > old_len;
-    let plain = matches!(piece.backing, Backing::Anonymous | Backing::Heap);
-    if matches!(piece.backing, Backing::Reserved | Backing::Kernel) {
-        return Err(Errno::EFAULT);
-    }
-    if !fixed {
-        if !grows {
-            if new_len < old_len {
-                unmap(task, book, old + new_len, old_end)?;
-            }
-            return Ok(old);
-        }
-        let new_end = old.checked_add(new_len).ok_or(Errno::ENOMEM)?;
-        if plain && new_end <= task.memory.limit() && book.space.is_free(old_end, new_end) {
-            let source = Source::Anonymous(piece.backing);
-            map(task, book, (old_end, new_end), piece.prot, &source)?;
-            return Ok(old);
-        }
-        if !may_move {
-            return Err(Errno::ENOMEM);
-        }
-    }
-    let new = if fixed {
-        let (new, new_end) = pages(task, new, new_len, Errno::EINVAL)?;
-        if new < old_end && old < new_end {
-            return Err(Errno::EINVAL);
-        }
-        if new < MMAP_MIN {
-            return Err(Errno::EPERM);
-        }
-        unmap(task, book, new, new_end)?;
-        new
-    } else {
-        choose(task, book, 0, new_len, 0)?
-    };
-    relocate(task, book, piece, new, new_len)?;
-    Ok(new)
-}
-
-/// Moves an area to a free range of another length.
-fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) -> SysResult<()> {
-    let len = piece.end - piece.start;
-    if new_len < len {
-        unmap(task, book, piece.start + new_len, piece.end)?;
-    }
-    let end = piece.end.min(piece.start + new_len);
-    let of_broker = piece.backing == Backing::BrokerFile;
-    if of_broker {
-        task.memory.carry(piece.start..end, new..new + new_len)?;
-    }
-    let vm = task.memory.vm();
-    let moved = vm.remap(piece.start..end, new..new + new_len);
-    if let (Err(_), true) = (&moved, of_broker) {
-        let back = piece.start..end;
-        task.memory.carry(new..new + (end - piece.start), back)?;
-    }
-    moved.map_err(region_error)?;
-    let file = book.space.file(piece.start);
-    let file = file.map(|(named, offset)| (Arc::clone(named), offset));
-    book.space.remove(piece.start, end);
-    let area = Area {
-        end: new + new_len,
-        prot: piece.prot,
-        backing: piece.backing,
-    };
-    match file {
-        None => book.space.insert(new, area),
-        Some((named, offset)) => book.space.insert_file(new, area, &named, offset),
-    }
-    book.shared.relocate(piece.start, end, new);
-    Ok(())
 }
 
 pub(super) fn madvise(task: &mut Task, [start, len, advice, ..]: Args) -> SysResult {

@@ -20,6 +20,7 @@ mod interfaces;
 mod io;
 mod memory;
 mod message;
+mod mremap;
 mod netns;
 mod network;
 mod open;

@@ -4,8 +4,8 @@
 
 use super::Fate::{self, Refused, Served};
 use super::{
-    advice, attributes, change, children, events, exec, fds, files, futex, io, memory, open,
-    process, sched, signals, sockets, sockopt, time, timers, wait, Syscall,
+    advice, attributes, change, children, events, exec, fds, files, futex, io, memory, mremap,
+    open, process, sched, signals, sockets, sockopt, time, timers, wait, Syscall,
 };
 use crate::errno::Errno;
 
@@ -108,7 +108,7 @@ table! {
     22 pipe "x" => Served(fds::pipe);
     23 select "dxxxx" => Served(wait::select);
     24 sched_yield "" => Served(sched::sched_yield);
-    25 mremap "xuuxx>x" => Served(memory::mremap);
+    25 mremap "xuuxx>x" => Served(mremap::mremap);
     26 msync "xux" => Served(memory::msync);
     27 mincore "xux" => Served(advice::mincore);
     28 madvise "xud" => Served(memory::madvise);

@@ -83,7 +83,9 @@ fn outcome(number: u64, result: SysResult) -> String {
                 // What is read-only for the task need not be so for its user.
                 _ if errno == Errno::EROFS => text.push_str(" [see --rw]"),
                 Some(Fate::Served(_)) if errno == Errno::ENODEV && is_mmap(number) => {
-                    text.push_str(" [only files in memory can be mapped shared and written]");
+                    text.push_str(
+                        " [only files in memory can be mapped shared, written and executed]",
+                    );
                 }
                 _ => {}
             }
