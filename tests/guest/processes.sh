@@ -52,6 +52,13 @@ shell 'the environment and the directory' 'cd /tmp; export A=1; bash -c "pwd; ec
 shell 'a deep chain of forks' 'f() { [ "$1" = 0 ] && echo bottom || (f $(($1 - 1))); }; f 12'
 shell 'a coprocess' 'coproc cat; echo hello >&"${COPROC[1]}"; read -r line <&"${COPROC[0]}"; echo "$line"; kill $COPROC_PID; wait $COPROC_PID; echo $?'
 
+python 'limits of processes that there are not' '
+import os, resource
+print(resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE) == resource.getrlimit(resource.RLIMIT_NOFILE))
+for pid in -1, 4190000:
+    try: resource.prlimit(pid, resource.RLIMIT_AS)
+    except OSError as error: print(pid, error)'
+
 python 'fork, wait and memory of its own' '
 import os
 data = bytearray(b"x" * 100000)

@@ -211,8 +211,13 @@ fn present(address: u64) -> SysResult {
 }
 
 pub(super) fn prlimit64(task: &mut Task, [pid, resource, new, old, ..]: Args) -> SysResult {
+    let pid = u64::from(pid as u32);
     if pid != 0 && !task.is_own(pid) {
-        return Err(Errno::EPERM);
+        // Another's limits are its broker's to know.
+        return Err(match task.is_member(pid) {
+            true => Errno::EPERM,
+            false => Errno::ESRCH,
+        });
     }
     let index = resource as u32 as usize;
     if index >= LIMITS {

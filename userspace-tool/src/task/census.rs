@@ -87,9 +87,9 @@ fn owner(file: &OwnedFd, place: u64) -> u32 {
 
 /// Says what the process `pid` is; `is_member` tells whether a number is one of the task's.
 pub(super) fn tell(file: &OwnedFd, pid: u32, entry: &Entry, is_member: impl Fn(u32) -> bool) {
-    let own = || places(pid).find(|&place| owner(file, place) == pid);
-    let free = || places(pid).find(|&place| !is_member(owner(file, place)));
-    if let Some(place) = own().or_else(free) {
+    // Its own, or one that nobody has; of what it had behind that, this is the one that is found first.
+    let is_free = |owner: u32| owner == 0 || owner == pid || !is_member(owner);
+    if let Some(place) = places(pid).find(|&place| is_free(owner(file, place))) {
         let mut page = entry.to_page(pid);
         let len = page.len() as u64;
         // Without memory for it, it is not known.

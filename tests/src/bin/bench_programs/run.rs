@@ -9,7 +9,7 @@ use uvisor::Event;
 use uvisor_tests::bench::measure::{time, Samples, Summary};
 use uvisor_tests::bench::report::Events;
 
-/// How many runs come before those that count: they find cold caches.
+/// How many runs come before those that count, if these are more than one.
 const WARM_UP: usize = 2;
 
 /// A command without input and output.
@@ -39,8 +39,8 @@ fn judge(words: &[&str], output: std::io::Result<Output>) -> Result<Output, Stri
 /// Start to end of a program that succeeds, with what must be done before each run.
 pub fn program(words: &[&str], samples: usize, before: fn()) -> Result<Summary, String> {
     let mut all = Samples::with_capacity(samples);
-    // What runs long finds its caches warm soon enough.
-    let warm_up = if samples > 1 { WARM_UP } else { 0 };
+    // The first one reads the program, and what it works on, from the disk.
+    let warm_up = if samples > 1 { WARM_UP } else { 1 };
     for round in 0..samples + warm_up {
         before();
         let mut ready = command(words);
