@@ -121,12 +121,15 @@ void uvisor_user_set_seq(struct uvisor_user *user, unsigned long seq)
 /*
  * The page that the calling process has at @address, with a reference, which is
  * made there as by an access of its own: to @write, the file system is asked, and
- * the page is dirty. -EFAULT if there is none.
+ * the page is dirty, also where the process could have written to it without telling
+ * anybody (which the fast way of getting pages would leave so). -EFAULT if there is
+ * none, -EINTR if a signal came first.
  */
 int uvisor_user_page(unsigned long address, bool write, phys_addr_t *phys)
 {
 	struct page *page;
-	int got = get_user_pages_fast(address, 1, write ? FOLL_WRITE : 0, &page);
+	unsigned int flags = FOLL_INTERRUPTIBLE | (write ? FOLL_WRITE : 0);
+	long got = get_user_pages_unlocked(address, 1, &page, flags);
 
 	if (got != 1)
 		return got < 0 ? got : -EFAULT;

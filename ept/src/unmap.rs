@@ -79,7 +79,8 @@ fn detach_table<H: Host>(
             let inside = detach_table(host, (inner, below), part.pages, keep);
             taken = taken.and(inside);
             let is_kept = span.start < keep.end && keep.start < span.end;
-            if inside == Taken::Nothing || is_kept || maps_anything(host, inner) {
+            // One with nothing inside may have lost all before, such as pages of files or of user memory.
+            if is_kept || maps_anything(host, inner) {
                 continue;
             }
         }

@@ -42,6 +42,7 @@ use super::{
     NoPage, //
 };
 use crate::sys::{
+    irq,
     user::{
         self,
         UserMemory,
@@ -71,8 +72,19 @@ struct Leaves {
     base: u64,
     /// By their numbers.
     entries: RBTree<u64, UserEntry>,
-    /// How many are waiting for CPUs to forget pages that are not in `entries` any more.
+    /// How many take pages out, and may be waiting for CPUs to forget some that are not in `entries` any more.
     taking: u32,
+}
+
+impl Leaves {
+    /// Somebody begins to take pages out, who says so by [`Users::end_taking`] when CPUs have forgotten them; whether
+    /// others are at it.
+    fn begin_taking(&mut self) -> bool {
+        let others = self.taking != 0;
+        // There are fewer threads.
+        self.taking = self.taking.saturating_add(1);
+        others
+    }
 }
 
 /// What of a process's memory the guest has. Its locks come behind that of the micro-VM's memory.
@@ -103,9 +115,15 @@ impl Users {
         bound.pages.is_current().then_some(bound)
     }
 
-    /// Takes out pages, batch by batch: those that `first` says, by their numbers, with the lock held; none if it
-    /// says none. Whether there were any.
-    fn clear(&self, first: impl FnOnce(&mut Leaves) -> Range64) -> bool {
+    /// No CPU has what was taken out since [`Leaves::begin_taking`].
+    fn end_taking(&self) {
+        let mut leaves = self.leaves.lock();
+        leaves.taking = leaves.taking.saturating_sub(1);
+    }
+
+    /// Takes out pages, batch by batch: those that `first` says, by their numbers, with the lock held. Whether there
+    /// were any. If it `may_sleep`, others get the CPU in between.
+    fn clear(&self, may_sleep: bool, first: impl FnOnce(&mut Leaves) -> Range64) -> bool {
         let mut first = Some(first);
         let (mut pages, mut any) = (0..0, false);
         loop {
@@ -126,6 +144,10 @@ impl Users {
                 // it out before.
                 unsafe { entry.clear() };
                 any = true;
+            }
+            drop(leaves);
+            if may_sleep {
+                irq::cond_resched();
             }
         }
     }
@@ -231,15 +253,13 @@ impl Memory {
             return;
         }
         let range = tables_of(range);
-        self.users.clear(|leaves| {
-            // There are fewer threads.
-            leaves.taking = leaves.taking.saturating_add(1);
+        self.users.clear(true, |leaves| {
+            leaves.begin_taking();
             range.start().0 / PAGE_SIZE..range.end().0 / PAGE_SIZE
         });
         // In any case: what was taken out before this may have left a table empty.
         self.flush();
-        let mut leaves = self.users.leaves.lock();
-        leaves.taking = leaves.taking.saturating_sub(1);
+        self.users.end_taking();
     }
 }
 
@@ -247,16 +267,17 @@ impl UserMemory for Memory {
     fn take(&self, begin: impl FnOnce(), start: u64, end: u64) {
         let mut others = false;
         // The lock of the memory is not taken: who holds it may be waiting for memory, which is got by this.
-        let any = self.users.clear(|leaves| {
+        let any = self.users.clear(false, |leaves| {
             begin();
-            others = leaves.taking != 0;
+            others = leaves.begin_taking();
             // What is not the guest's is below its first page, or beyond its last one.
             let page = |address: u64| address.saturating_sub(leaves.base) / PAGE_SIZE;
             page(start)..page(end.saturating_add(PAGE_SIZE - 1))
         });
-        // CPUs have forgotten what others took out only when those are done.
+        // What others took out, this one's caller relies on as well, and CPUs may not have forgotten it yet.
         if any || others {
             self.flush();
         }
+        self.users.end_taking();
     }
 }

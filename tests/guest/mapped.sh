@@ -116,6 +116,35 @@ def threads():
     for worker in workers: worker.join()
     print(sorted(set(m[page * PAGE + round] == page % 4 + 1 for page in range(16) for round in range(200))))
 
+# What cannot be mapped leaves no hole in what the broker has of the guest's memory, and what moves makes none.
+def moved():
+    import socket
+    one, other = socket.socketpair()
+    libc.mmap.restype = ctypes.c_void_p
+    size = ctypes.c_long(1 << 30)
+    for fd in one.fileno(), os.open(".", os.O_RDONLY):
+        print(libc.mmap(None, size, 3, 1, fd, 0) == ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno()))
+    fd, m = new("moved", 64)
+    m.close()
+    done = []
+    def move():
+        for round in range(150):
+            address = libc.mmap(None, ctypes.c_long(64 * PAGE), 3, 1, fd, 0)
+            again = libc.mremap(ctypes.c_void_p(address), ctypes.c_long(64 * PAGE), ctypes.c_long((1 + round % 99) * PAGE), 1)
+            ctypes.memset(ctypes.c_void_p(again), round + 1, 8)
+            libc.munmap(ctypes.c_void_p(again), ctypes.c_long((1 + round % 99) * PAGE))
+        done.append(1)
+    libc.mremap.restype = ctypes.c_void_p
+    mover = threading.Thread(target=move)
+    mover.start()
+    random = os.open("/dev/zero", os.O_RDONLY)
+    while not done:
+        worker = threading.Thread(target=lambda: os.read(random, 65536))
+        worker.start()
+        worker.join()
+    mover.join()
+    print(os.pread(fd, 8, 0))
+
 # The disk has no room for all of it, which the one who writes is told.
 def full():
     fd, m = new("full", 32768)
@@ -198,7 +227,7 @@ for kind in overlay ext4 btrfs; do
 		report 1 "$kind: a file system"
 		continue
 	fi
-	for part in basic resized counted cut protected threads; do
+	for part in basic resized counted cut protected threads moved; do
 		same $kind "$part" /usr/bin/python3 /run/shared.py "$part"
 	done
 	# One of memory has as much room as that.

@@ -186,7 +186,19 @@ impl Memory {
             return Ok(());
         }
         self.range(address, bytes.len())?;
-        Ok(self.vm.read_at(address, bytes)?)
+        self.bound(|| self.vm.read_at(address, bytes))
+    }
+
+    /// Does something with the micro-VM's file; if it finds nothing there, once more when the micro-VM is certainly
+    /// bound to this process, and not to the child of a `vfork`.
+    fn bound(&self, mut act: impl FnMut() -> crate::Result<()>) -> SysResult<()> {
+        match act().map_err(Errno::from) {
+            Err(Errno::EFAULT) if self.is_bound() => {
+                self.bind()?;
+                Ok(act()?)
+            }
+            done => done,
+        }
     }
 
     /// Copies `len` bytes from `address`; the caller has bounded `len`.
@@ -221,7 +233,7 @@ impl Memory {
             return Ok(());
         }
         self.range(address, bytes.len())?;
-        Ok(self.vm.write_at(address, bytes)?)
+        self.bound(|| self.vm.write_at(address, bytes))
     }
 
     /// Fails with `EFAULT` where [`Self::write`] of so many bytes would, for what cannot be undone later.

@@ -56,22 +56,50 @@ fn host_prot(prot: Prot) -> i32 {
     result
 }
 
-/// Maps a file at a place of a mapping of the caller's, which nothing of Rust's is in.
-fn map_at(
+/// Puts something else at a place of the mapping of guest memory by `change`, which gives what the kernel said.
+///
+/// Where it fails half-way, the kernel leaves a hole, and whatever of the broker's comes there next the guest could
+/// reach: so the process ends then. Nothing of Rust's is at the place, and system calls see one thing or the other.
+fn change_at(
     place: *mut u8,
     len: usize,
-    prot: i32,
-    file: BorrowedFd<'_>,
-    offset: u64,
+    change: impl FnOnce() -> *mut libc::c_void,
 ) -> SysResult<()> {
-    let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
-    // SAFETY: The caller has the range mapped for accesses by system calls only, which see one file or the other.
-    let base = unsafe { libc::mmap(place.cast(), len, prot, flags, file.as_raw_fd(), offset) };
-    match base == libc::MAP_FAILED {
-        true => Err(Errno::last()),
-        false => Ok(()),
+    if change() != libc::MAP_FAILED {
+        return Ok(());
     }
+    let errno = Errno::last();
+    if !is_mapped(place, len) {
+        give_up(errno);
+    }
+    Err(errno)
+}
+
+/// The mapping of guest memory is not what the book says, and cannot be made so.
+fn give_up(errno: Errno) -> ! {
+    eprintln!("uvctl: the kernel has no memory for the mapping of the guest's memory: {errno}");
+    std::process::abort()
+}
+
+/// Whether there is no hole in a range of this process's.
+fn is_mapped(place: *mut u8, len: usize) -> bool {
+    const PIECE: usize = 1 << 28;
+    let mut pages = vec![0; PIECE / 4096];
+    (0..len).step_by(PIECE).all(|start| {
+        let part = (len - start).min(PIECE);
+        // SAFETY: There is room for a byte for each page; it only looks.
+        unsafe { libc::mincore(place.wrapping_add(start).cast(), part, pages.as_mut_ptr()) == 0 }
+    })
+}
+
+/// Moves a mapping, or with an old length of 0 maps the same of its file once more, to a place of the mapping of guest
+/// memory.
+fn move_to(place: *mut u8, len: usize, from: *mut libc::c_void, old_len: usize) -> SysResult<()> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: As `change_at` says; the other one is this function's caller's.
+    change_at(place, len, || unsafe {
+        libc::mremap(from, old_len, len, flags, place)
+    })
 }
 
 /// The length of a range, which is the guest's, and so one of this process's.
@@ -85,15 +113,27 @@ impl Memory {
         Ok(self.range(range.start, len(range))?.address())
     }
 
+    /// Whether [`Memory::bind`] was called.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.is_bound.0.load(Ordering::Relaxed)
+    }
+
     /// From now on, the guest has in regions of user memory what this process has.
     pub(crate) fn bind(&self) -> SysResult<()> {
         let base = self.range(0, 0)?.address();
-        self.vm().bind(base as u64)?;
+        loop {
+            match self.vm().bind(base as u64).map_err(Errno::from) {
+                // The kernel does not wait for locks then; whatever it was is seen to where signals are.
+                Err(Errno::EINTR) => {}
+                done => break done?,
+            }
+        }
         self.is_bound.0.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Maps a file from `offset` for the guest and for this process at one place.
+    /// Maps a file from `offset` for the guest and for this process at one place. If it fails, [`Memory::hide`] is
+    /// still to be called.
     pub(crate) fn show(
         &self,
         range: Range<u64>,
@@ -101,28 +141,44 @@ impl Memory {
         file: BorrowedFd<'_>,
         offset: u64,
     ) -> SysResult<()> {
-        if !self.is_bound.0.load(Ordering::Relaxed) {
+        if !self.is_bound() {
             self.bind()?;
         }
-        map_at(
-            self.place(&range)?,
-            len(&range),
-            host_prot(prot),
-            file,
-            offset,
-        )?;
-        let mapped = self.vm().map_user(range.start, len(&range) as u64, prot);
-        mapped.or_else(|error| {
-            self.hide(range)?;
-            Err(error.into())
-        })
+        let (place, len) = (self.place(&range)?, len(&range));
+        let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let (prot_here, fd) = (host_prot(prot), file.as_raw_fd());
+        // Somewhere first, as files may refuse to be mapped, and the kernel makes room before it asks them.
+        //
+        // SAFETY: The kernel chooses an unused place.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot_here, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        move_to(place, len, base, len).inspect_err(|_| {
+            // SAFETY: It is where it was, and nobody else's.
+            unsafe { libc::munmap(base, len) };
+        })?;
+        Ok(self.vm().map_user(range.start, len as u64, prot)?)
     }
 
-    /// Puts the guest's memory back to a place where a file was.
-    pub(crate) fn hide(&self, range: Range<u64>) -> SysResult<()> {
+    /// Puts the guest's memory back to a range in which files were, and in which none are to stay. What is there
+    /// otherwise, a system call of the guest's would find; so the process ends if the kernel cannot.
+    pub(crate) fn hide(&self, range: Range<u64>) {
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
         let both = libc::PROT_READ | libc::PROT_WRITE;
-        let vm = self.vm().as_fd();
-        map_at(self.place(&range)?, len(&range), both, vm, range.start)
+        let fd = self.vm().as_fd().as_raw_fd();
+        let hidden = self.place(&range).and_then(|place| {
+            let offset = libc::off_t::try_from(range.start).map_err(|_| Errno::EOVERFLOW)?;
+            let (at, len) = (place.cast(), len(&range));
+            // SAFETY: As `change_at` says.
+            change_at(place, len, || unsafe {
+                libc::mmap(at, len, both, flags, fd, offset)
+            })
+        });
+        if let Err(errno) = hidden {
+            give_up(errno);
+        }
     }
 
     /// What this process may do with a file that it has there; the guest's regions stay.
@@ -135,16 +191,16 @@ impl Memory {
         }
     }
 
-    /// Moves a file to another range, which it fills from its offset on; the guest's regions stay.
-    pub(crate) fn carry(&self, from: Range<u64>, to: Range<u64>) -> SysResult<()> {
-        move_mapping(self.place(&from)?, len(&from), self.place(&to)?, len(&to))?;
-        self.hide(from)
+    /// Shows a file also at another range, which it fills from its offset on; the guest's regions stay.
+    pub(crate) fn show_again(&self, from: Range<u64>, to: Range<u64>) -> SysResult<()> {
+        // It is not moved, as that would leave a hole until it is filled.
+        move_to(self.place(&to)?, len(&to), self.place(&from)?.cast(), 0)
     }
 
     /// Takes a file over that the parent of this process had there in its mapping of `parent`.
     pub(crate) fn inherit(&self, parent: &Self, range: Range<u64>) -> SysResult<()> {
-        let (from, to) = (parent.place(&range)?, self.place(&range)?);
-        move_mapping(from, len(&range), to, len(&range))
+        let (from, len) = (parent.place(&range)?, len(&range));
+        move_to(self.place(&range)?, len, from.cast(), len)
     }
 
     /// Writes back what was written to files in a range, as `msync`.
@@ -155,17 +211,6 @@ impl Memory {
             0 => Ok(()),
             _ => Err(Errno::last()),
         }
-    }
-}
-
-/// Moves a mapping to the place of another one.
-fn move_mapping(from: *mut u8, len: usize, to: *mut u8, new_len: usize) -> SysResult<()> {
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: As in `map_at`, for both places.
-    let moved = unsafe { libc::mremap(from.cast(), len, new_len, flags, to) };
-    match moved == libc::MAP_FAILED {
-        true => Err(Errno::last()),
-        false => Ok(()),
     }
 }
 
@@ -209,11 +254,12 @@ mod tests {
         Ok(byte[0])
     }
 
-    /// [`Memory::show`] without a micro-VM.
+    /// [`Memory::show`], which without a micro-VM does all but the last step.
     fn show(memory: &Memory, range: Range<u64>, file: &std::fs::File, offset: u64) {
-        let place = memory.place(&range).unwrap();
-        let prot = host_prot(Prot::READ | Prot::WRITE);
-        map_at(place, len(&range), prot, file.as_fd(), offset).unwrap();
+        memory.is_bound.0.store(true, Ordering::Relaxed);
+        let prot = Prot::READ | Prot::WRITE;
+        let shown = memory.show(range, prot, file.as_fd(), offset);
+        assert_eq!(shown, Err(Errno::ENOTTY));
     }
 
     #[test]
@@ -226,7 +272,9 @@ mod tests {
             [Ok(0), Ok(2), Ok(4), Ok(0)]
         );
         // What is behind the file is a fault, and not the guest's memory.
-        memory.carry(0x2000..0x5000, 0x8000..0xc000).unwrap();
+        memory.show_again(0x2000..0x5000, 0x8000..0xc000).unwrap();
+        assert_eq!(bytes(&[0x2000, 0x8000]), [Ok(2), Ok(2)]);
+        memory.hide(0x2000..0x5000);
         assert_eq!(
             bytes(&[0x2000, 0x4000, 0x8000, 0xafff, 0xb000, 0xc000]),
             [Ok(0), Ok(0), Ok(2), Ok(4), Err(Errno::EFAULT), Ok(0)]
@@ -237,8 +285,27 @@ mod tests {
             [Ok(2), Err(Errno::EFAULT), Ok(4)]
         );
         memory.sync(0x8000..0xb000, libc::MS_SYNC).unwrap();
-        memory.hide(0x8000..0xc000).unwrap();
+        memory.hide(0x8000..0xc000);
         assert_eq!(bytes(&[0x8000, 0x9000, 0xb000]), [Ok(0), Ok(0), Ok(0)]);
+    }
+
+    /// What cannot be mapped leaves all as it was, and no hole, to which anything of this process could come.
+    #[test]
+    fn what_cannot_be_mapped_makes_no_hole() {
+        let memory = memory(0x10000);
+        memory.is_bound.0.store(true, Ordering::Relaxed);
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let range = 0x2000..0x5000;
+        let shown = memory.show(range.clone(), Prot::READ, socket.as_fd(), 0);
+        assert_eq!(shown, Err(Errno::ENODEV));
+        assert!(is_mapped(memory.place(&range).unwrap(), len(&range)));
+        assert_eq!(byte(&memory, 0x3000), Ok(0));
+        // SAFETY: It is at the end of the mapping, and nobody else's.
+        unsafe { libc::munmap(memory.place(&(0x6000..0x7000)).unwrap().cast(), 4096) };
+        let around = memory.place(&(0x5000..0x8000)).unwrap();
+        assert!(!is_mapped(around, 3 * 4096));
+        memory.hide(0x6000..0x7000);
+        assert!(is_mapped(around, 3 * 4096));
     }
 
     #[test]

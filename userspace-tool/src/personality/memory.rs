@@ -103,6 +103,16 @@ pub(crate) struct Book {
 }
 
 impl Book {
+    /// The range around an address, below `limit`, in which nothing is mapped by the broker's own mappings. It is one
+    /// mapping of guest memory when it is hidden as a whole, however many it has become.
+    pub(super) fn without_files(&self, limit: u64, address: u64) -> Range<u64> {
+        let files = self.of_broker();
+        let below = files.iter().filter(|file| file.end <= address);
+        let above = files.iter().filter(|file| file.start > address);
+        let start = below.map(|file| file.end).max().unwrap_or(0);
+        start..above.map(|file| file.start).min().unwrap_or(limit)
+    }
+
     /// What is mapped by the broker's own mappings.
     pub(crate) fn of_broker(&self) -> Vec<Range<u64>> {
         let all = self.space.pieces(0, u64::MAX);
@@ -132,6 +142,10 @@ pub(super) fn change(task: &Task) -> SysResult<MutexGuard<'_, Book>> {
     Ok(task.shared.book.lock())
 }
 
+/// How many files there can be by the broker's own mappings, of which the kernel has some more for each, and no more
+/// than 65,530.
+const BROKER_FILES: usize = 10_000;
+
 /// Maps a free range.
 pub(super) fn map(
     task: &Task,
@@ -153,7 +167,14 @@ pub(super) fn map(
             (result, Backing::SharedFile, offset)
         }
         Source::Broker(fd, offset) => {
-            task.memory.show(start..end, prot, fd, offset)?;
+            if book.of_broker().len() >= BROKER_FILES {
+                return Err(Errno::ENOMEM);
+            }
+            let shown = task.memory.show(start..end, prot, fd, offset);
+            if let Err(errno) = shown {
+                task.memory.hide(start..end);
+                return Err(errno);
+            }
             (Ok(()), Backing::BrokerFile, offset)
         }
         Source::Common(fd) => (
@@ -181,11 +202,6 @@ pub(super) fn map(
 /// Unmaps a range.
 pub(super) fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysResult<()> {
     let pieces = book.space.pieces(start, end);
-    for piece in &pieces {
-        if piece.backing == Backing::BrokerFile {
-            task.memory.hide(piece.start..piece.end)?;
-        }
-    }
     if pieces
         .iter()
         .any(|piece| piece.backing != Backing::Reserved)
@@ -195,6 +211,13 @@ pub(super) fn unmap(task: &Task, book: &mut Book, start: u64, end: u64) -> SysRe
     }
     book.space.remove(start, end);
     book.shared.remove(start, end);
+    if pieces
+        .iter()
+        .any(|piece| piece.backing == Backing::BrokerFile)
+    {
+        task.memory
+            .hide(book.without_files(task.memory.limit(), start));
+    }
     Ok(())
 }
 
@@ -324,15 +347,24 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     if pieces.iter().all(|piece| piece.prot == prot) {
         return Ok(0);
     }
-    let of_broker = |piece: &&Piece| piece.backing == Backing::BrokerFile;
-    for piece in pieces.iter().filter(of_broker) {
-        if prot.contains(Prot::EXEC) {
-            return Err(Errno::EACCES);
-        }
-        task.memory.protect(piece.start..piece.end, prot)?;
+    let mut files = pieces;
+    files.retain(|piece| piece.backing == Backing::BrokerFile);
+    if prot.contains(Prot::EXEC) && !files.is_empty() {
+        return Err(Errno::EACCES);
     }
-    let vm = task.memory.vm();
-    vm.protect(start, end - start, prot).map_err(region_error)?;
+    let here = |file: &Piece, prot| task.memory.protect(file.start..file.end, prot);
+    let all = files.iter().try_for_each(|file| here(file, prot));
+    let all = all.and_then(|()| {
+        let vm = task.memory.vm();
+        vm.protect(start, end - start, prot).map_err(region_error)
+    });
+    if let Err(errno) = all {
+        // As far as it came; where there is less than before, the task is told so by a signal.
+        for file in &files {
+            let _ = here(file, file.prot);
+        }
+        return Err(errno);
+    }
     book.space.protect(start, end, prot);
     Ok(0)
 }
@@ -447,5 +479,31 @@ pub(super) fn check_range(task: &mut Task, [start, len, ..]: Args) -> SysResult 
         Ok(0)
     } else {
         Err(Errno::ENOMEM)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_without_files_end_at_files() {
+        let heap = Heap { start: 0, end: 0 };
+        let mut book = Book::new(Space::default(), heap);
+        let prot = Prot::READ;
+        for (start, end, backing) in [
+            (0x1000, 0x2000, Backing::Anonymous),
+            (0x3000, 0x4000, Backing::BrokerFile),
+            (0x5000, 0x6000, Backing::SharedFile),
+            (0x8000, 0x9000, Backing::BrokerFile),
+        ] {
+            book.space.insert(start, Area { end, prot, backing });
+        }
+        assert_eq!(book.of_broker(), [0x3000..0x4000, 0x8000..0x9000]);
+        let around = |address| book.without_files(0x10000, address);
+        assert_eq!(around(0x1000), 0..0x3000);
+        assert_eq!(around(0x4000), 0x4000..0x8000);
+        assert_eq!(around(0x7fff), 0x4000..0x8000);
+        assert_eq!(around(0x9000), 0x9000..0x10000);
     }
 }

@@ -79,13 +79,13 @@ fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) 
     let end = piece.end.min(piece.start + new_len);
     let of_broker = piece.backing == Backing::BrokerFile;
     if of_broker {
-        task.memory.carry(piece.start..end, new..new + new_len)?;
+        task.memory
+            .show_again(piece.start..end, new..new + new_len)?;
     }
     let vm = task.memory.vm();
     let moved = vm.remap(piece.start..end, new..new + new_len);
     if let (Err(_), true) = (&moved, of_broker) {
-        let back = piece.start..end;
-        task.memory.carry(new..new + (end - piece.start), back)?;
+        task.memory.hide(new..new + new_len);
     }
     moved.map_err(region_error)?;
     let file = book.space.file(piece.start);
@@ -101,5 +101,9 @@ fn relocate(task: &Task, book: &mut Book, piece: Piece, new: u64, new_len: u64) 
         Some((named, offset)) => book.space.insert_file(new, area, &named, offset),
     }
     book.shared.relocate(piece.start, end, new);
+    if of_broker {
+        task.memory
+            .hide(book.without_files(task.memory.limit(), piece.start));
+    }
     Ok(())
 }

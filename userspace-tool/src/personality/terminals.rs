@@ -145,7 +145,8 @@ pub(super) fn ioctl(task: &mut Task, fd: RawFd, request: u32, argument: u64) -> 
         // The one that it was started on is others' as well.
         EXCL | NXCL | XONC => match is_own(&task.fds, fd) {
             true => pass_on(argument),
-            false => Err(Errno::EPERM),
+            // What is none says so.
+            false => pass!(IOCTL, fd, libc::TCGETS, &mut [0; 64]).and(Err(Errno::EPERM)),
         },
         SPGRP => set_foreground(task, fd, argument),
         // What is no master does not know it.
