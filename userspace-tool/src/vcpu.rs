@@ -368,8 +368,9 @@ mod tests {
         assert_eq!(cause(1), Some(MemoryCause::Unmapped));
         assert_eq!(cause(4), Some(MemoryCause::Limit));
         assert_eq!(cause(5), Some(MemoryCause::Hidden));
+        assert_eq!(cause(6), Some(MemoryCause::Elsewhere));
         assert_eq!(cause(0), None);
-        assert_eq!(cause(6), None);
+        assert_eq!(cause(7), None);
     }
 
     #[test]
