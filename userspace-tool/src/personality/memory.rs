@@ -289,7 +289,11 @@ fn mappable(task: &Task, fd: u64) -> SysResult<Option<i32>> {
 /// is as the file system has it. What is executable the module maps by itself.
 fn is_for_broker(fd: BorrowedFd<'_>, prot: Prot) -> SysResult<bool> {
     let flags = pass!(FCNTL, fd.as_raw_fd(), libc::F_GETFL, 0)? as i32;
-    if flags & libc::O_ACCMODE != libc::O_RDWR || prot.contains(Prot::EXEC) {
+    let is_writable = flags & libc::O_ACCMODE == libc::O_RDWR;
+    if prot.contains(Prot::WRITE) && !is_writable {
+        return Err(Errno::EACCES);
+    }
+    if !is_writable || prot.contains(Prot::EXEC) {
         return Ok(false);
     }
     // What devices do when they are mapped is not for a task to have done.

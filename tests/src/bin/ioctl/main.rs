@@ -53,6 +53,7 @@ fn unknown_commands() -> Outcome {
         uapi::RESET,
         uapi::DISCARD,
         uapi::DIFF,
+        uapi::BIND,
         uapi::RUN,
         uapi::KICK,
         uapi::VCPU_RESET,
@@ -61,15 +62,15 @@ fn unknown_commands() -> Outcome {
     let strange = [
         unknown(0x03),
         unknown(0x0f),
-        unknown(0x1f),
+        unknown(0x2f),
         unknown(0x33),
         unknown(0xff),
         0xae80,
     ];
     let known = [
         ("device", guest.device.as_fd(), &all[..3]),
-        ("VM", guest.vm.as_fd(), &all[3..15]),
-        ("vCPU", guest.vcpu.as_fd(), &all[15..]),
+        ("VM", guest.vm.as_fd(), &all[3..16]),
+        ("vCPU", guest.vcpu.as_fd(), &all[16..]),
     ];
     for (name, fd, own) in known {
         for command in all.into_iter().chain(strange).filter(|c| !own.contains(c)) {

@@ -9,7 +9,7 @@ use uvisor_tests::raw::{fails, ioctl, mmap, munmap, works};
 use uvisor_tests::tap::Outcome;
 use uvisor_uapi as uapi;
 use uvisor_uapi::{
-    CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Remap, Reset, Stats, Unmap,
+    Bind, CloneVm, Diff, Info, Limits, List, ListEntry, Map, Protect, Remap, Reset, Stats, Unmap,
     VcpuCreate, ViewCreate, ViewDestroy, ViewProtect, VmCreate, VmFlags, PAGE_SIZE,
 };
 
@@ -142,6 +142,7 @@ pub(crate) fn calls() -> Vec<Call> {
             first: Stats::MIN_SIZE as usize,
             ..call("STATS", uapi::STATS, bytes(&Stats::new()))
         },
+        call("BIND", uapi::BIND, bytes(&Bind::new())),
         call("LIMITS", uapi::LIMITS, bytes(&Limits::new())),
         Call {
             returns_fd: true,

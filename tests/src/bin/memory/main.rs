@@ -36,6 +36,7 @@ fn main() {
     tap.test("memory of the process's", user::follows);
     tap.test("its memory that a child copies", user::forked);
     tap.test("its files", user::files);
+    tap.test("its pages that only the guest writes", user::kept);
     tap.test("its memory that is none", user::strange);
     tap.test("what its memory cannot be", user::errors);
     tap.test("its memory by pread and pwrite", user::by_the_file);

@@ -213,6 +213,34 @@ pub(crate) fn files() -> Outcome {
     machine.refused(Write, AT, MemoryCause::FileEnd)
 }
 
+/// Whether the kernel takes the page at an address for dirty (`/proc/kpageflags`).
+fn is_dirty(at: *const u8) -> Result<bool, String> {
+    const DIRTY: u64 = 1 << 4;
+    let entry = |path: &str, number: u64| {
+        let mut bytes = [0; 8];
+        let file = File::open(path).map_err(|e| format!("{path}: {e}"))?;
+        file.read_exact_at(&mut bytes, number * 8).map_err(text)?;
+        Ok::<_, String>(u64::from_le_bytes(bytes))
+    };
+    let frame = entry("/proc/self/pagemap", at as u64 / PAGE_SIZE)? & ((1 << 55) - 1);
+    check("a frame", frame != 0)?;
+    Ok(entry("/proc/kpageflags", frame)? & DIRTY != 0)
+}
+
+/// What only the guest wrote is dirty, also where the process could have written to it without a fault.
+pub(crate) fn kept() -> Outcome {
+    let mut machine = Machine::new();
+    let file = uvisor_tests::host::memory_file(&[]);
+    file.set_len(PAGE_SIZE).map_err(text)?;
+    let own = Own::new(1, Some(&file))?;
+    own.show(&machine)?;
+    equal("a hole", own.load(0)?, 0)?;
+    equal("read by the guest", machine.read(AT)?, 0)?;
+    equal("dirty", is_dirty(own.at)?, false)?;
+    machine.write(AT, 7)?;
+    equal("dirty when it is written", is_dirty(own.at)?, true)
+}
+
 /// What is no ordinary memory, the guest does not get.
 pub(crate) fn strange() -> Outcome {
     let mut machine = Machine::new();
