@@ -5,6 +5,8 @@
 use std::fmt::Debug;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
+use crate::host::{cpus, pin_to_cpu};
+
 /// Exit status of a program all of whose tests were skipped.
 const ALL_SKIPPED: i32 = 4;
 
@@ -51,6 +53,16 @@ impl Tap {
         self.number += 1;
         self.skipped += 1;
         println!("ok {} - {name} # SKIP {why}", self.number);
+    }
+
+    /// Runs the calling thread on the first of two CPUs; ends the program, with all skipped, where there is one.
+    pub fn on_two_cpus(mut self) -> Self {
+        if cpus() < 2 {
+            self.skip("all", "this machine has one CPU");
+            self.finish();
+        }
+        pin_to_cpu(0);
+        self
     }
 
     /// Prints the plan and ends the program.

@@ -8,11 +8,11 @@
 
 use std::ffi::CString;
 use std::marker::PhantomData;
+use std::sync::atomic::AtomicBool;
 
 use uvisor_uapi::Serve;
 
 use crate::errno::{Errno, SysResult};
-use crate::user::IsBound;
 use crate::{GuestMemory, Mapping, Vm};
 
 /// The longest path that the kernel takes, with its NUL.
@@ -89,7 +89,8 @@ pub struct Memory {
     mapping: GuestMemory,
     vm: Vm,
     limit: u64,
-    pub(crate) is_bound: IsBound,
+    /// Whether the micro-VM was bound to this process.
+    pub(crate) is_bound: AtomicBool,
 }
 
 impl Memory {
@@ -98,7 +99,7 @@ impl Memory {
         Ok(Self {
             mapping: vm.memory()?,
             limit: limit.min(vm.size()),
-            is_bound: IsBound::default(),
+            is_bound: AtomicBool::new(false),
             vm,
         })
     }

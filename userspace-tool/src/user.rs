@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use uvisor_uapi::{self as uapi, Bind, Map, MapFlags, Prot};
 
@@ -39,10 +39,6 @@ impl Vm {
         unsafe { ioctl(self.as_fd(), uapi::BIND, "BIND", &mut argument) }.map(drop)
     }
 }
-
-/// Whether a micro-VM was bound to this process.
-#[derive(Debug, Default)]
-pub(crate) struct IsBound(AtomicBool);
 
 /// What the broker may do with memory that the guest may use so. It executes nothing there.
 fn host_prot(prot: Prot) -> i32 {
@@ -115,7 +111,7 @@ impl Memory {
 
     /// Whether [`Memory::bind`] was called.
     pub(crate) fn is_bound(&self) -> bool {
-        self.is_bound.0.load(Ordering::Relaxed)
+        self.is_bound.load(Ordering::Relaxed)
     }
 
     /// From now on, the guest has in regions of user memory what this process has.
@@ -128,7 +124,7 @@ impl Memory {
                 done => break done?,
             }
         }
-        self.is_bound.0.store(true, Ordering::Relaxed);
+        self.is_bound.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -184,7 +180,7 @@ impl Memory {
     /// What this process may do with a file that it has there; the guest's regions stay.
     pub(crate) fn protect(&self, range: Range<u64>, prot: Prot) -> SysResult<()> {
         let place = self.place(&range)?;
-        // SAFETY: As in `map_at`: what a system call may not do there is an error of its.
+        // SAFETY: Nothing of Rust's is there, and what a system call may not do there is an error of its.
         match unsafe { libc::mprotect(place.cast(), len(&range), host_prot(prot)) } {
             0 => Ok(()),
             _ => Err(Errno::last()),
@@ -256,7 +252,7 @@ mod tests {
 
     /// [`Memory::show`], which without a micro-VM does all but the last step.
     fn show(memory: &Memory, range: Range<u64>, file: &std::fs::File, offset: u64) {
-        memory.is_bound.0.store(true, Ordering::Relaxed);
+        memory.is_bound.store(true, Ordering::Relaxed);
         let prot = Prot::READ | Prot::WRITE;
         let shown = memory.show(range, prot, file.as_fd(), offset);
         assert_eq!(shown, Err(Errno::ENOTTY));
@@ -293,7 +289,7 @@ mod tests {
     #[test]
     fn what_cannot_be_mapped_makes_no_hole() {
         let memory = memory(0x10000);
-        memory.is_bound.0.store(true, Ordering::Relaxed);
+        memory.is_bound.store(true, Ordering::Relaxed);
         let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let range = 0x2000..0x5000;
         let shown = memory.show(range.clone(), Prot::READ, socket.as_fd(), 0);

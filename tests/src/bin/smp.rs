@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use uvisor::{Exit, MemoryCause, Prot, PAGE_SIZE};
 use uvisor_tests::guest::live_word;
-use uvisor_tests::host::{cpus, memory_file, pin_to_cpu};
+use uvisor_tests::host::{memory_file, pin_to_cpu};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap, DATA};
 
@@ -103,12 +103,7 @@ fn taken(code: &[u8], access: Prot, take: fn(&uvisor::Vm) -> uvisor::Result<()>)
 }
 
 fn main() {
-    let mut tap = Tap::new();
-    if cpus() < 2 {
-        tap.skip("all", "this machine has one CPU");
-        tap.finish();
-    }
-    pin_to_cpu(0);
+    let mut tap = Tap::new().on_two_cpus();
 
     tap.test(
         "a vCPU runs on one CPU and then on the other, 400 times",

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use uvisor::{Event, Exit, MemoryCause, Prot, Vm, PAGE_SIZE};
-use uvisor_tests::host::{cpus, pin_to_cpu};
+use uvisor_tests::host::pin_to_cpu;
 use uvisor_tests::random::Random;
 use uvisor_tests::raw::{mmap, munmap};
 use uvisor_tests::tap::{check, Outcome};
@@ -116,6 +116,17 @@ fn wait(own: &Own, page: usize) -> Outcome {
     Ok(())
 }
 
+/// An error if the guest goes on counting in a page.
+fn stays(own: &Own, page: usize, round: usize) -> Outcome {
+    let then = own.word(page).load(Ordering::SeqCst);
+    std::thread::sleep(Duration::from_micros(200));
+    let now = own.word(page).load(Ordering::SeqCst);
+    check(
+        &format!("round {round}: counted {} on", now - then),
+        now == then,
+    )
+}
+
 /// A page that was moved away is not counted in any more, as of then.
 fn moved() -> Outcome {
     const ROUNDS: usize = 200;
@@ -129,13 +140,7 @@ fn moved() -> Outcome {
             let page = round % PAGES;
             wait(own, page)?;
             own.carry(page, PAGES + page)?;
-            let then = own.word(PAGES + page).load(Ordering::SeqCst);
-            std::thread::sleep(Duration::from_micros(200));
-            let now = own.word(PAGES + page).load(Ordering::SeqCst);
-            check(
-                &format!("round {round}: counted {} on", now - then),
-                now == then,
-            )?;
+            stays(own, PAGES + page, round)?;
             own.carry(PAGES + page, page)?;
         }
         // The other CPU is also interrupted for what the process itself has there, and an emulated one forgets more
@@ -160,13 +165,7 @@ fn protected() -> Outcome {
                 check("mprotect", result == 0)
             };
             protect(libc::PROT_READ)?;
-            let then = own.word(page).load(Ordering::SeqCst);
-            std::thread::sleep(Duration::from_micros(200));
-            let now = own.word(page).load(Ordering::SeqCst);
-            check(
-                &format!("round {round}: counted {} on", now - then),
-                now == then,
-            )?;
+            stays(own, page, round)?;
             protect(libc::PROT_READ | libc::PROT_WRITE)?;
         }
         Ok(())
@@ -181,13 +180,7 @@ fn unmapped() -> Outcome {
             wait(own, page)?;
             let at = AT + page as u64 * PAGE_SIZE;
             vm.unmap(at, PAGE_SIZE).map_err(text)?;
-            let then = own.word(page).load(Ordering::SeqCst);
-            std::thread::sleep(Duration::from_micros(200));
-            let now = own.word(page).load(Ordering::SeqCst);
-            check(
-                &format!("round {round}: counted {} on", now - then),
-                now == then,
-            )?;
+            stays(own, page, round)?;
             vm.map_user(at, PAGE_SIZE, RW).map_err(text)?;
         }
         Ok(())
@@ -273,12 +266,7 @@ fn all() -> Outcome {
 }
 
 fn main() {
-    let mut tap = Tap::new();
-    if cpus() < 2 {
-        tap.skip("all", "this machine has one CPU");
-        tap.finish();
-    }
-    pin_to_cpu(0);
+    let mut tap = Tap::new().on_two_cpus();
     tap.test("a page that the process moves away", moved);
     tap.test("a page that the process makes read-only", protected);
     tap.test("a page whose region goes", unmapped);

@@ -3,6 +3,7 @@
 //! Processes: a fork of the guest is a fork of its broker, with a clone of the micro-VM.
 
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -132,6 +133,14 @@ impl Task {
         }
     }
 
+    /// What is mapped by the broker's own mappings. A process that was never bound, as most, has nothing to look for.
+    fn of_broker(&self) -> Vec<Range<u64>> {
+        match self.memory.is_bound() {
+            true => self.shared.book.lock().of_broker(),
+            false => Vec::new(),
+        }
+    }
+
     /// Says it anew, if there are others.
     pub(super) fn tell_others(&self) {
         if let Some(tree) = self.tree.lock().as_ref() {
@@ -252,7 +261,7 @@ impl Task {
                 if let Some((done, says_done)) = done {
                     drop(says_done);
                     self.wait_for_end(&done);
-                    if new.vfork && !self.shared.book.lock().of_broker().is_empty() {
+                    if new.vfork && !self.of_broker().is_empty() {
                         // It was the child's.
                         let _ = self.memory.bind();
                     }
@@ -327,7 +336,7 @@ impl Task {
         self.fds.keep_own(&keep)?;
         let vcpu = vcpu.after_fork()?;
         let memory = Memory::new(vm, self.memory.limit())?;
-        let of_broker = self.shared.book.lock().of_broker();
+        let of_broker = self.of_broker();
         for range in &of_broker {
             memory.inherit(&self.memory, range.clone())?;
         }
