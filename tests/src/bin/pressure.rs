@@ -29,12 +29,19 @@ fn meminfo(name: &str) -> u64 {
     number.expect("a number") << 10
 }
 
+/// A number of /proc/vmstat.
+fn vmstat(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
+    let line = text
+        .lines()
+        .find(|line| line.split(' ').next() == Some(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.expect("a number")
+}
+
 /// How many processes the kernel ended for want of memory.
 fn killed() -> u64 {
-    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
-    let line = text.lines().find(|line| line.starts_with("oom_kill "));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    number.expect("oom_kill")
+    vmstat("oom_kill")
 }
 
 /// Adds large files below `dir` to `files` until these have `wanted` bytes in whole pages.
@@ -256,13 +263,21 @@ fn take_all(vm: &Vm, vcpu: &mut Vcpu) -> Result<u64, String> {
     vm.map_anonymous(FILL, 2 * total, rw).map_err(text)?;
     let regs = vcpu.regs_mut();
     (regs.rip, regs.rdi) = (FILL - PAGE_SIZE, FILL);
+    let before = vmstat("slabs_scanned");
     let exit = vcpu.run().map_err(text)?;
     let Exit::Memory { cause, .. } = exit else {
         return Err(format!("{exit:x?}"));
     };
     equal("why", cause, MemoryCause::Limit)?;
     let filled = vm.stats().map_err(text)?.private;
-    println!("# {} of {} MiB", filled >> 20, total >> 20);
+    let scanned = vmstat("slabs_scanned") - before;
+    println!(
+        "# {} of {} MiB, {scanned} objects of caches looked at",
+        filled >> 20,
+        total >> 20
+    );
+    // The kernel asks for what cannot be had, and must not be led to ask on: ten times as many, then.
+    check("not many", scanned < 100_000)?;
     Ok(filled)
 }
 
@@ -313,7 +328,8 @@ fn a_clone_gets_file_pages() -> Outcome {
     vcpu.reset().map_err(text)?;
     words.look(&mut vcpu)?;
     drop((vm, vcpu, guest));
-    check("a good part of it", filled > meminfo("MemTotal:") / 2)?;
+    // It ends where others need the rest, not where a file's page was once not to be had.
+    check("most of it", filled > meminfo("MemTotal:") * 2 / 3)?;
     equal("processes killed", killed(), before)?;
     equal("all is given back", held(), held_before)
 }
