@@ -19,12 +19,13 @@ fi
 unset PYTHONDONTWRITEBYTECODE
 mkdir start
 
-# run MODULE PREFIX...: its tests; how long they may take, in seconds of the machine's clock, is for both the same.
+# run MODULE PREFIX...: its tests, without those of UDP-Lite, which Linux has no more: they fail, and sometimes bring the
+# rest down with them. How long they may take, in seconds of the machine's clock, is for both the same.
 run() {
 	local module=$1
 	shift
 	(cd here && TMPDIR=$work/here timeout -k 5 "${UVISOR_MODULE_LIMIT:-300}" "$@" \
-		python3 -m test --junit-xml "$work/here/verdicts.xml" -o "$module" </dev/null >out 2>&1)
+		python3 -m test --junit-xml "$work/here/verdicts.xml" -i '*UDPLITE*' -o "$module" </dev/null >out 2>&1)
 }
 
 for module; do
