@@ -34,7 +34,7 @@ mod at {
 pub const FRAME: usize = at::END;
 
 /// Where the `siginfo_t` is in the frame, and where the `ucontext_t`.
-const INFO_AT: u64 = at::INFO as u64;
+pub const INFO_AT: u64 = at::INFO as u64;
 const CONTEXT_AT: u64 = at::FLAGS as u64;
 
 /// `UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS`.
@@ -48,6 +48,12 @@ const SS: u64 = 0x2b;
 const MAGIC1: u32 = 0x4650_5853;
 const MAGIC2: u32 = 0x4650_5845;
 const SOFTWARE: usize = 464;
+
+/// The size of the legacy area in bytes.
+pub const LEGACY: usize = 512;
+
+/// Bytes from the start of a frame to behind the legacy area, at most, where [`place`] put them.
+pub const FRAME_AND_LEGACY: usize = FRAME + 64 + LEGACY;
 
 /// The extended state that the guest has.
 #[derive(Clone, Copy, Debug)]
@@ -93,16 +99,8 @@ impl Extended {
         bytes
     }
 
-    /// What is to be written into an area at `address` once XSAVE has been there.
-    pub fn marks(&self, address: u64) -> [(u64, Vec<u8>); 2] {
-        [
-            (address + SOFTWARE as u64, self.software().to_vec()),
-            (address + self.size as u64, MAGIC2.to_le_bytes().to_vec()),
-        ]
-    }
-
     /// Whether what is in a legacy area says that an XSAVE area of ours is there.
-    pub fn is_marked(&self, legacy: &[u8; 512]) -> bool {
+    pub fn is_marked(&self, legacy: &[u8; LEGACY]) -> bool {
         word32(legacy, SOFTWARE) == MAGIC1 && word32(legacy, SOFTWARE + 16) as usize == self.size
     }
 }
@@ -151,8 +149,31 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Its bytes; the handler returns to `restorer`.
-    pub fn bytes(&self, restorer: u64, info: &Info, trap: Trap) -> [u8; FRAME] {
+    /// All that is at `place`, up to the end of the extended state: what is there before XSAVE writes that, of
+    /// which it leaves the marks as they are, and its header needs zeros. The handler returns to `restorer`.
+    pub fn image(
+        &self,
+        place: Place,
+        extended: Extended,
+        restorer: u64,
+        info: &Info,
+        trap: Trap,
+    ) -> Vec<u8> {
+        let state = place.state.saturating_sub(place.frame) as usize;
+        let mut bytes = vec![0; state + extended.size + Extended::TAIL];
+        let mut put = |at: usize, part: &[u8]| {
+            if let Some(slot) = bytes.get_mut(at..at + part.len()) {
+                slot.copy_from_slice(part);
+            }
+        };
+        put(0, &self.bytes(restorer, info, trap));
+        put(state + SOFTWARE, &extended.software());
+        put(state + extended.size, &MAGIC2.to_le_bytes());
+        bytes
+    }
+
+    /// The bytes of the frame itself.
+    fn bytes(&self, restorer: u64, info: &Info, trap: Trap) -> [u8; FRAME] {
         let mut bytes = [0; FRAME];
         let mut put = |at: usize, value: u64| {
             if let Some(slot) = bytes.get_mut(at..at + 8) {
@@ -216,6 +237,16 @@ fn ordered(regs: &mut Regs) -> [&mut u64; 18] {
         &mut regs.rip,
         &mut regs.rflags,
     ]
+}
+
+/// The legacy area at `state`, if it is in the bytes from a frame's address on.
+pub fn legacy_within(
+    bytes: &[u8; FRAME_AND_LEGACY],
+    frame: u64,
+    state: u64,
+) -> Option<[u8; LEGACY]> {
+    let at = usize::try_from(state.checked_sub(frame)?).ok()?;
+    bytes.get(at..at.checked_add(LEGACY)?)?.try_into().ok()
 }
 
 /// Makes the registers those of a handler whose frame is at `frame`.
@@ -283,6 +314,39 @@ mod tests {
     }
 
     #[test]
+    fn an_image_has_the_frame_and_the_marks() {
+        let extended = Extended {
+            components: 7,
+            size: 832,
+        };
+        let place = place(1 << 20, true, extended).unwrap();
+        let frame = Frame {
+            regs: Regs::default(),
+            mask: 6,
+            stack: [7; 24],
+            state: place.state,
+        };
+        let image = frame.image(place, extended, 9, &[10; INFO], Trap::default());
+        assert_eq!(image[..FRAME], frame.bytes(9, &[10; INFO], Trap::default()));
+        let state = (place.state - place.frame) as usize;
+        let mut start = [0; FRAME_AND_LEGACY];
+        start.copy_from_slice(&image[..FRAME_AND_LEGACY]);
+        let legacy = legacy_within(&start, place.frame, place.state).unwrap();
+        assert!(extended.is_marked(&legacy));
+        assert_eq!(image[state + LEGACY..state + 832], [0; 832 - LEGACY]);
+        assert_eq!(image[state + 832..], MAGIC2.to_le_bytes());
+        // Elsewhere it has to be looked for.
+        for elsewhere in [
+            0,
+            place.frame - 1,
+            place.frame + 100 + FRAME as u64,
+            u64::MAX,
+        ] {
+            assert_eq!(legacy_within(&start, place.frame, elsewhere), None);
+        }
+    }
+
+    #[test]
     fn frames_are_aligned_and_below() {
         let extended = Extended {
             components: 7,
@@ -294,6 +358,7 @@ mod tests {
             assert_eq!((place.frame + 8) % 16, 0);
             assert!(place.state + 836 <= top - RED_ZONE);
             assert!(place.frame + FRAME as u64 <= place.state);
+            assert!(place.state + LEGACY as u64 <= place.frame + FRAME_AND_LEGACY as u64);
         }
         assert_eq!(place(1000, true, extended), None);
     }

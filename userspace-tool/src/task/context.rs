@@ -7,7 +7,7 @@ use uvisor_uapi::{Regs, RunFlags};
 
 use super::{Task, TaskError};
 use crate::errno::{Errno, SysResult};
-use crate::frame::Extended;
+use crate::frame::{Extended, LEGACY};
 use crate::guest::Shim;
 use crate::stubs::Place;
 use crate::Exit;
@@ -39,27 +39,29 @@ impl Task {
         Ok(regs)
     }
 
-    /// Writes the guest's extended state to `address` in the form of a signal frame.
-    pub(super) fn store_extended(&mut self, address: u64, extended: Extended) -> SysResult<()> {
-        /// XSAVE writes one word of its header, and XRSTOR wants the rest to be zero.
-        const HEADER: (u64, [u8; 64]) = (512, [0; 64]);
-        self.memory.range(address, extended.size + Extended::TAIL)?;
-        self.memory.write(address + HEADER.0, &HEADER.1)?;
-        self.run_shim(Shim::STORE, address)?;
-        for (at, bytes) in extended.marks(address) {
-            self.memory.write(at, &bytes)?;
-        }
-        Ok(())
+    /// Writes the guest's extended state to `address`, where a frame's image is.
+    pub(super) fn store_extended(&mut self, address: u64) -> SysResult<()> {
+        self.run_shim(Shim::STORE, address)
     }
 
     /// Loads the guest's extended state from `address`, where a signal frame has it; the initial one if that is 0.
-    pub(super) fn load_extended(&mut self, address: u64, extended: Extended) -> SysResult<()> {
+    /// `legacy` is the legacy area there, if it was read already.
+    pub(super) fn load_extended(
+        &mut self,
+        address: u64,
+        legacy: Option<[u8; LEGACY]>,
+    ) -> SysResult<()> {
         if address == 0 {
             self.vcpu.set_flags(RunFlags::RESET_FPU);
             return Ok(());
         }
+        let extended = Extended::get();
         self.memory.range(address, extended.size)?;
-        if address % 64 != 0 || !extended.is_marked(&self.memory.read(address)?) {
+        let legacy = match legacy {
+            Some(legacy) => legacy,
+            None => self.memory.read(address)?,
+        };
+        if address % 64 != 0 || !extended.is_marked(&legacy) {
             return Err(Errno::EFAULT);
         }
         self.run_shim(Shim::LOAD, address)

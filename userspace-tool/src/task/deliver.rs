@@ -5,7 +5,7 @@
 use super::fault::{floating_point_code, is_floating_point, Fault};
 use super::{End, Ending, Task, TaskError};
 use crate::errno::{Errno, SysResult};
-use crate::frame::{self, Extended, Frame, Place, Trap, FRAME};
+use crate::frame::{self, Extended, Frame, Place, Trap, FRAME, FRAME_AND_LEGACY};
 use crate::personality::{Action, Disposition, AUTODISARM};
 use crate::signal::{self, bit, set_code, Info, Signal};
 
@@ -138,21 +138,22 @@ impl Task {
         let context = self.user_context().map_err(|_| Errno::EFAULT)?;
         let place = self.place(action).ok_or(Errno::EFAULT)?;
         let sp = context.rsp;
-        self.memory.range(place.frame, FRAME)?;
-        self.store_extended(place.state, Extended::get())?;
-        if is_floating_point(trap) {
-            // Only the guest's extended state says which it was.
-            let code = floating_point_code(trap.vector, &self.memory.read(place.state)?);
-            set_code(&mut info, code);
-        }
+        let extended = Extended::get();
         let frame = Frame {
             regs: context,
             mask: self.signals.mask,
             stack: self.signals.stack.shown(sp),
             state: place.state,
         };
-        let bytes = frame.bytes(action.restorer(), &info, trap);
-        self.memory.write(place.frame, &bytes)?;
+        let image = frame.image(place, extended, action.restorer(), &info, trap);
+        self.memory.write(place.frame, &image)?;
+        self.store_extended(place.state)?;
+        if is_floating_point(trap) {
+            // Only the guest's extended state says which it was.
+            let code = floating_point_code(trap.vector, &self.memory.read(place.state)?);
+            set_code(&mut info, code);
+            self.memory.write(place.frame + frame::INFO_AT, &info)?;
+        }
         if self.signals.stack.flags() & AUTODISARM != 0 {
             self.signals.stack.disarm();
         }
@@ -218,16 +219,26 @@ impl Task {
 
     /// Goes back by the frame at `address`.
     fn leave_handler(&mut self, address: u64) -> SysResult<()> {
-        let bytes = self.memory.read::<FRAME>(address)?;
+        let (bytes, both) = self.read_frame(address)?;
         let frame = Frame::read(&bytes, self.vcpu.regs());
         // What is not canonical cannot be gone to.
         if frame.regs.rip >> 47 != 0 {
             return Err(Errno::EFAULT);
         }
-        self.load_extended(frame.state, Extended::get())?;
+        let legacy = both.and_then(|both| frame::legacy_within(&both, address, frame.state));
+        self.load_extended(frame.state, legacy)?;
         *self.vcpu.regs_mut() = frame.regs;
         self.signals.stack.restore(&frame.stack);
         self.set_mask(frame.mask);
         Ok(())
+    }
+
+    /// The frame at `address`, with what is behind it if that is there: where we put it, the extended state is.
+    fn read_frame(&self, address: u64) -> SysResult<([u8; FRAME], Option<[u8; FRAME_AND_LEGACY]>)> {
+        let Ok(both) = self.memory.read::<FRAME_AND_LEGACY>(address) else {
+            return Ok((self.memory.read(address)?, None));
+        };
+        let (frame, _) = both.split_first_chunk().ok_or(Errno::EFAULT)?;
+        Ok((*frame, Some(both)))
     }
 }
