@@ -48,6 +48,8 @@ pub(crate) static FILE_PAGES: AtomicUsize = AtomicUsize::new(0);
 
 mod spare;
 
+pub(crate) use spare::Reserve;
+
 use spare::Spare;
 
 /// How many frames are given back before another task may run.
@@ -221,6 +223,8 @@ pub(crate) struct Pages {
     spare: Spare,
     /// Nothing may be asked of the kernel now.
     is_inside: bool,
+    /// The kernel may look for pages that it has not at hand.
+    may_wait: bool,
     /// Frames that are given back are kept for the next ones.
     keeps: bool,
     /// Frames given back since another task could run.
@@ -234,6 +238,7 @@ impl Pages {
             account: Account::new(hardware, pool)?,
             spare: Spare::new(),
             is_inside: false,
+            may_wait: true,
             keeps: false,
             freed: 0,
         })
@@ -248,7 +253,12 @@ impl Pages {
         if self.is_inside || self.account.room() == 0 {
             return Err(ENOMEM);
         }
-        Ok(self.account.charge(Frame::new(zeroed)?))
+        let page = if self.may_wait {
+            Frame::new(zeroed)?
+        } else {
+            Frame::at_hand(zeroed)?
+        };
+        Ok(self.account.charge(page))
     }
 
     /// A charged page for the guest, as [`Self::page`].
@@ -276,6 +286,21 @@ impl Pages {
         // SAFETY: By the caller's promise, and the new page is ours alone.
         unsafe { frame::copy_page(frame::virt(copy.phys()), frame::virt(from)) };
         Ok(copy)
+    }
+
+    /// Whether the kernel may look for pages that it has not at hand, from now on; if not, it fails with `ENOMEM`.
+    pub(crate) fn set_may_wait(&mut self, may_wait: bool) {
+        self.may_wait = may_wait;
+    }
+
+    /// What the pages are charged to.
+    pub(crate) fn account(&self) -> Arc<Account> {
+        self.account.clone()
+    }
+
+    /// Keeps frames for what is wanted next.
+    pub(crate) fn add(&mut self, reserve: Reserve) {
+        self.spare.add(reserve);
     }
 
     /// What `work` needs comes from what is kept, or it fails with `ENOMEM`: it neither asks the kernel for

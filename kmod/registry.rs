@@ -35,10 +35,7 @@ use crate::{
 
 mod shrink;
 
-pub(crate) use shrink::{
-    relieve,
-    AllMemory, //
-};
+pub(crate) use shrink::AllMemory;
 
 /// How many LIST looks at before the lock is given to others.
 const AT_ONCE: u32 = 64;

@@ -246,15 +246,6 @@ static bool uvisor_is_memory_short(void)
 }
 
 /*
- * Is memory to be had, but by taking it from what caches hold? Not so where a
- * memory cgroup is at its limit, which is nobody else's business.
- */
-bool uvisor_is_memory_in_caches(void)
-{
-	return uvisor_is_little_free() && !uvisor_is_little_available();
-}
-
-/*
  * A frame or table of a micro-VM. A failure is the micro-VM's to bear, so it
  * neither warns nor sends the OOM killer after anybody.
  */

@@ -79,7 +79,6 @@ void uvisor_copy(void *to, const void *from, size_t len);
 
 typedef unsigned long (*uvisor_shrinker_fn)(struct shrinker *, struct shrink_control *);
 struct shrinker *uvisor_shrinker_new(uvisor_shrinker_fn count, uvisor_shrinker_fn scan);
-bool uvisor_is_memory_in_caches(void);
 bool uvisor_shrinker_may_wait(const struct shrink_control *control);
 
 int uvisor_file_check(struct file *file);

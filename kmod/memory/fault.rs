@@ -31,17 +31,17 @@ use crate::{
     backing::MemoryBacking,
     pages::{
         Charged,
-        Pages, //
+        Pages,
+        Reserve, //
     },
-    registry,
     sys::frame::Frame, //
 };
 
 /// How often a fault is looked at again when other threads keep changing what it found.
 const MAX_RETRIES: u32 = 1000;
 
-/// How often it is tried again when the kernel has no memory and micro-VMs give some back.
-const MAX_RELIEVED: u32 = 4;
+/// How often it is tried again with frames that the kernel had to look for.
+const MAX_RESERVES: u32 = 4;
 
 /// Who wants a page, and for what.
 #[derive(Clone, Copy)]
@@ -142,23 +142,29 @@ impl Memory {
         // A file's page that was fetched without the lock.
         let mut fetched: Option<(MemoryBacking, Frame)> = None;
         let mut then = Some(then);
-        let mut relieved = 0;
+        let (mut reserve, mut reserves) = (None, 0);
         for round in 0..MAX_RETRIES {
             // A range that others keep changing must not hold up a signal.
             if round > 2 && current!().signal_pending() {
                 break;
             }
             let mut inner = self.inner.lock();
-            let step = match self.step(&mut inner, gpa, access, fetched.take()) {
+            if let Some(reserve) = reserve.take() {
+                inner.pages.add(reserve);
+            }
+            // Who waits for memory with the lock held keeps everybody from getting what this family can give back.
+            inner.pages.set_may_wait(false);
+            let step = self.step(&mut inner, gpa, access, fetched.take());
+            inner.pages.set_may_wait(true);
+            let step = match step {
                 Err(NoPage::Cause(MemoryCause::Limit))
-                    if relieved < MAX_RELIEVED && !inner.pages.is_at_limit() =>
+                    if reserves < MAX_RESERVES && !inner.pages.is_at_limit() =>
                 {
-                    // While we had the lock, nobody of the family could give anything back.
+                    let account = inner.pages.account();
                     drop(inner);
-                    if !registry::relieve() {
-                        return Err(MemoryCause::Limit.into());
-                    }
-                    relieved += 1;
+                    let found = Reserve::new(&account).map_err(|_| MemoryCause::Limit)?;
+                    reserve = Some(found);
+                    reserves += 1;
                     continue;
                 }
                 step => step?,

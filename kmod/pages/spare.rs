@@ -30,6 +30,29 @@ const MAX_ORDER: u32 = 4;
 /// How many of each kind are kept.
 const ROOM: usize = 1 << MAX_ORDER;
 
+/// How many frames a fault needs at most, with all tables on the way.
+const RESERVE: usize = 6;
+
+/// Zeroed frames for a fault for which the kernel had none at hand. It looks for them while this is made; nobody
+/// who does that may have the lock of a memory.
+pub(crate) struct Reserve(KVec<Charged>);
+
+impl Reserve {
+    /// As many as there are.
+    pub(crate) fn new(account: &Arc<Account>) -> Result<Self> {
+        let mut frames = KVec::with_capacity(ROOM, GFP_KERNEL_ACCOUNT)?;
+        while frames.len() < RESERVE && account.room() > 0 {
+            let Ok(page) = Frame::new(true) else { break };
+            // There is room.
+            let _ = frames.push_within_capacity(account.charge(page));
+        }
+        if frames.is_empty() {
+            return Err(ENOMEM);
+        }
+        Ok(Self(frames))
+    }
+}
+
 /// Frames to come.
 pub(super) struct Spare {
     /// Zeroed ones.
@@ -93,6 +116,13 @@ impl Spare {
                 // There is room: both were empty.
                 let _ = kind.push_within_capacity(account.charge(page));
             });
+        }
+    }
+
+    /// Keeps those of a reserve, if none are there.
+    pub(super) fn add(&mut self, Reserve(frames): Reserve) {
+        if self.zeroed.is_empty() {
+            self.zeroed = frames;
         }
     }
 

@@ -18,10 +18,7 @@ use super::{
 use crate::{
     memory::Memory,
     pages::FILE_PAGES,
-    sys::shrinker::{
-        is_memory_in_caches,
-        Reclaim, //
-    }, //
+    sys::shrinker::Reclaim, //
 };
 
 /// How much one call does, in units of about 200 instructions: a visit to an idle micro-VM.
@@ -39,22 +36,6 @@ const MAX_FAMILY: usize = if cfg!(CONFIG_LOCKDEP) { 32 } else { usize::MAX };
 /// Where the next search for memory begins.
 static NEXT_TO_SHRINK: AtomicU64 = AtomicU64::new(0);
 
-/// How many pages are given back for who found no memory: so many that it does not come again soon.
-const RELIEF: usize = 1024;
-
-/// Lets micro-VMs give back what the kernel, asked for memory by somebody who had the lock of one of them,
-/// could not get; false if there is nothing, or if that is not what was missing.
-///
-/// The caller must have no memory's lock, or those of its family are left alone.
-pub(crate) fn relieve() -> bool {
-    // Who has the list now may be at the very same, and is waited for.
-    is_memory_in_caches()
-        && ALL
-            .lock()
-            .as_ref()
-            .is_some_and(|all| give_back(all, RELIEF) > 0)
-}
-
 /// All micro-VMs.
 pub(crate) struct AllMemory;
 
@@ -64,71 +45,65 @@ impl Reclaim for AllMemory {
     }
 
     fn give_back(wanted: usize) -> Option<usize> {
-        // Who would be waited for here may be making or ending a micro-VM, and is the very task that looks for
-        // memory.
-        let given = give_back(ALL.try_lock()?.as_ref()?, wanted);
+        // With the lock held none of them goes, so that it is not for us to end one. Who is waited for here
+        // may be making or ending a micro-VM, and is the very task that looks for memory.
+        let all = ALL.try_lock()?;
+        let all = all.as_ref()?;
+        let (mut given, mut work) = (0, WORK);
+        let first = NEXT_TO_SHRINK.load(Relaxed);
+        let (mut next, mut is_around) = (first, false);
+        let mut busy = None;
+        while work > 0 {
+            // A template comes before its clones, and has what they have in common.
+            let Some(cursor) = all.cursor_lower_bound(&next) else {
+                next = 0;
+                if first == 0 || is_around {
+                    break;
+                }
+                is_around = true;
+                continue;
+            };
+            let (&id, entry) = cursor.current();
+            if is_around && id > first {
+                // All were looked at; the first one twice, as that may have begun in the middle of it.
+                break;
+            }
+            let memory = &*entry.memory;
+            let parent = all.get(&entry.parent).map(|parent| &*parent.memory);
+            let most = u32::try_from(wanted.saturating_sub(given)).unwrap_or(u32::MAX);
+            let mut files = memory.give_back_files(parent, most).unwrap_or_default();
+            spend(&mut work, 1, files.tables);
+            // CAST: A 32-bit number fits.
+            given = given.saturating_add(files.count as usize);
+            if let (Some(page), true) = (files.common, given < wanted) {
+                let most = u32::try_from(wanted.saturating_sub(given)).unwrap_or(u32::MAX);
+                if busy == Some(memory.family()) {
+                    // It will not be any better now.
+                } else if let Some(family) = Family::try_hold(all, memory.family(), &mut work) {
+                    files = family.give_back(id, entry.parent, page, most);
+                    spend(&mut work, 0, files.tables);
+                    // CAST: As above.
+                    given = given.saturating_add(files.count as usize);
+                } else {
+                    busy = Some(memory.family());
+                }
+            }
+            if given >= wanted {
+                // There may be more where these were.
+                next = id;
+                break;
+            }
+            // OVERFLOW: Numbers are given one by one.
+            next = if files.next == 0 {
+                id.wrapping_add(1)
+            } else {
+                id
+            };
+        }
+        NEXT_TO_SHRINK.store(next, Relaxed);
         // Without any, the kernel would ask again and again for as many as are counted.
         (given > 0).then_some(given)
     }
-}
-
-/// Gives back about so many pages, if there are, and says how many.
-///
-/// The list is locked, so none of them goes meanwhile, and it is not for us to end one.
-fn give_back(all: &RBTree<u64, Entry>, wanted: usize) -> usize {
-    let (mut given, mut work) = (0, WORK);
-    let first = NEXT_TO_SHRINK.load(Relaxed);
-    let (mut next, mut is_around) = (first, false);
-    let mut busy = None;
-    while work > 0 {
-        // A template comes before its clones, and has what they have in common.
-        let Some(cursor) = all.cursor_lower_bound(&next) else {
-            next = 0;
-            if first == 0 || is_around {
-                break;
-            }
-            is_around = true;
-            continue;
-        };
-        let (&id, entry) = cursor.current();
-        if is_around && id > first {
-            // All were looked at; the first one twice, as that may have begun in the middle of it.
-            break;
-        }
-        let memory = &*entry.memory;
-        let parent = all.get(&entry.parent).map(|parent| &*parent.memory);
-        let most = u32::try_from(wanted.saturating_sub(given)).unwrap_or(u32::MAX);
-        let mut files = memory.give_back_files(parent, most).unwrap_or_default();
-        spend(&mut work, 1, files.tables);
-        // CAST: A 32-bit number fits.
-        given = given.saturating_add(files.count as usize);
-        if let (Some(page), true) = (files.common, given < wanted) {
-            let most = u32::try_from(wanted.saturating_sub(given)).unwrap_or(u32::MAX);
-            if busy == Some(memory.family()) {
-                // It will not be any better now.
-            } else if let Some(family) = Family::try_hold(all, memory.family(), &mut work) {
-                files = family.give_back(id, entry.parent, page, most);
-                spend(&mut work, 0, files.tables);
-                // CAST: As above.
-                given = given.saturating_add(files.count as usize);
-            } else {
-                busy = Some(memory.family());
-            }
-        }
-        if given >= wanted {
-            // There may be more where these were.
-            next = id;
-            break;
-        }
-        // OVERFLOW: Numbers are given one by one.
-        next = if files.next == 0 {
-            id.wrapping_add(1)
-        } else {
-            id
-        };
-    }
-    NEXT_TO_SHRINK.store(next, Relaxed);
-    given
 }
 
 /// Counts work that was done.

@@ -117,7 +117,6 @@ extern "C" {
         count: ShrinkerFn,
         scan: ShrinkerFn,
     ) -> *mut bindings::shrinker;
-    pub(crate) fn uvisor_is_memory_in_caches() -> bool;
     pub(crate) fn uvisor_shrinker_may_wait(control: *const bindings::shrink_control) -> bool;
 
     pub(crate) fn uvisor_file_io(

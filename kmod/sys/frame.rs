@@ -124,6 +124,13 @@ impl Frame {
         virt(self.0)
     }
 
+    /// Allocates a page that the kernel has at hand, as [`Self::new`].
+    pub(crate) fn at_hand(zero: bool) -> Result<Self> {
+        let mut found = None;
+        Self::at_once(zero, 0, |page, _| found = Some(page));
+        found.ok_or(ENOMEM)
+    }
+
     /// Allocates 2^`order` pages that the kernel has at hand, as [`Self::new`], and gives them to `each`
     /// with whether they are zeroed; or none.
     pub(crate) fn at_once(zero: bool, order: u32, mut each: impl FnMut(Self, bool)) {

@@ -25,12 +25,6 @@ pub(crate) trait Reclaim {
     fn give_back(pages: usize) -> Option<usize>;
 }
 
-/// Whether the machine's memory is in caches, so that it helps if we let go of them.
-pub(crate) fn is_memory_in_caches() -> bool {
-    // SAFETY: It has no preconditions.
-    unsafe { ffi::uvisor_is_memory_in_caches() }
-}
-
 /// The kernel asks `T` while this lives.
 ///
 /// # Invariants

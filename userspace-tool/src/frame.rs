@@ -52,6 +52,9 @@ const SOFTWARE: usize = 464;
 /// The size of the legacy area in bytes.
 pub const LEGACY: usize = 512;
 
+/// The size of the header behind it.
+const HEADER: usize = 64;
+
 /// Bytes from the start of a frame to behind the legacy area, at most, where [`place`] put them.
 pub const FRAME_AND_LEGACY: usize = FRAME + 64 + LEGACY;
 
@@ -85,7 +88,7 @@ impl Extended {
         })
     }
 
-    /// The part behind the area that says where it ends.
+    /// The size of the part behind the area.
     pub const TAIL: usize = 4;
 
     /// What the kernel writes at [`SOFTWARE`].
@@ -97,6 +100,11 @@ impl Extended {
         bytes[8..16].copy_from_slice(&self.components.to_le_bytes());
         bytes[16..20].copy_from_slice(&(self.size as u32).to_le_bytes());
         bytes
+    }
+
+    /// What is behind the area, which says that it ends there.
+    pub fn tail(&self) -> [u8; Self::TAIL] {
+        MAGIC2.to_le_bytes()
     }
 
     /// Whether what is in a legacy area says that an XSAVE area of ours is there.
@@ -135,6 +143,20 @@ pub struct Trap {
     pub address: u64,
 }
 
+/// The start of what is where a frame goes: see [`Frame::image`].
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    bytes: [u8; FRAME_AND_LEGACY + HEADER],
+    len: usize,
+}
+
+impl Image {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
 /// What a frame holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
@@ -149,8 +171,9 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// All that is at `place`, up to the end of the extended state: what is there before XSAVE writes that, of
-    /// which it leaves the marks as they are, and its header needs zeros. The handler returns to `restorer`.
+    /// What is at `place`, up to behind the header of the extended state, before XSAVE writes that: it leaves the
+    /// marks in the legacy area as they are, and of the header all but the first word has to be zero. The handler
+    /// returns to `restorer`.
     pub fn image(
         &self,
         place: Place,
@@ -158,9 +181,9 @@ impl Frame {
         restorer: u64,
         info: &Info,
         trap: Trap,
-    ) -> Vec<u8> {
+    ) -> Image {
         let state = place.state.saturating_sub(place.frame) as usize;
-        let mut bytes = vec![0; state + extended.size + Extended::TAIL];
+        let mut bytes = [0; FRAME_AND_LEGACY + HEADER];
         let mut put = |at: usize, part: &[u8]| {
             if let Some(slot) = bytes.get_mut(at..at + part.len()) {
                 slot.copy_from_slice(part);
@@ -168,8 +191,8 @@ impl Frame {
         };
         put(0, &self.bytes(restorer, info, trap));
         put(state + SOFTWARE, &extended.software());
-        put(state + extended.size, &MAGIC2.to_le_bytes());
-        bytes
+        let len = bytes.len().min(state + LEGACY + HEADER);
+        Image { bytes, len }
     }
 
     /// The bytes of the frame itself.
@@ -327,14 +350,14 @@ mod tests {
             state: place.state,
         };
         let image = frame.image(place, extended, 9, &[10; INFO], Trap::default());
+        let image = image.bytes();
         assert_eq!(image[..FRAME], frame.bytes(9, &[10; INFO], Trap::default()));
         let state = (place.state - place.frame) as usize;
         let mut start = [0; FRAME_AND_LEGACY];
         start.copy_from_slice(&image[..FRAME_AND_LEGACY]);
         let legacy = legacy_within(&start, place.frame, place.state).unwrap();
         assert!(extended.is_marked(&legacy));
-        assert_eq!(image[state + LEGACY..state + 832], [0; 832 - LEGACY]);
-        assert_eq!(image[state + 832..], MAGIC2.to_le_bytes());
+        assert_eq!(image[state + LEGACY..], [0; HEADER]);
         // Elsewhere it has to be looked for.
         for elsewhere in [
             0,

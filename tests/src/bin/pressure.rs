@@ -277,7 +277,7 @@ fn take_all(vm: &Vm, vcpu: &mut Vcpu) -> Result<u64, String> {
         total >> 20
     );
     // The kernel asks for what cannot be had, and must not be led to ask on: ten times as many, then.
-    check("not many", scanned < 100_000)?;
+    check("not many", scanned < 200_000)?;
     Ok(filled)
 }
 
@@ -328,10 +328,37 @@ fn a_clone_gets_file_pages() -> Outcome {
     vcpu.reset().map_err(text)?;
     words.look(&mut vcpu)?;
     drop((vm, vcpu, guest));
-    // It ends where others need the rest, not where a file's page was once not to be had.
-    check("most of it", filled > meminfo("MemTotal:") * 2 / 3)?;
+    check("a good part of it", filled > meminfo("MemTotal:") / 2)?;
     equal("processes killed", killed(), before)?;
     equal("all is given back", held(), held_before)
+}
+
+/// Sets the policy by which the kernel's thread that looks for memory gets the CPU.
+fn schedule_kswapd(policy: libc::c_int) -> Outcome {
+    let processes = fs::read_dir("/proc").map_err(text)?;
+    let pids = processes.flatten().filter_map(|entry| {
+        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let pid: libc::pid_t = entry.file_name().to_str()?.parse().ok()?;
+        comm.starts_with("kswapd").then_some(pid)
+    });
+    let mut any = false;
+    for pid in pids {
+        let param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: The structure lives during the call.
+        let set = unsafe { libc::sched_setscheduler(pid, policy, &param) };
+        equal("sched_setscheduler", set, 0)?;
+        any = true;
+    }
+    check("there is a kswapd", any)
+}
+
+/// The same where whoever wants memory has to look for it: the thread that does that for all gets no CPU as long
+/// as the guest wants it. With the memory's lock held meanwhile, others would find none, and the kernel kill them.
+fn a_clone_gets_file_pages_by_itself() -> Outcome {
+    schedule_kswapd(libc::SCHED_IDLE)?;
+    let result = a_clone_gets_file_pages();
+    schedule_kswapd(libc::SCHED_OTHER)?;
+    result
 }
 
 fn main() {
@@ -344,6 +371,10 @@ fn main() {
         );
         tap.skip(
             "memory for a clone",
+            "this is for a machine with little memory",
+        );
+        tap.skip(
+            "memory for a clone without kswapd",
             "this is for a machine with little memory",
         );
         tap.skip("all memory", "this is for a machine with little memory");
@@ -359,6 +390,10 @@ fn main() {
         tap.test(
             "a clone that takes all memory gets what its template's files have",
             a_clone_gets_file_pages,
+        );
+        tap.test(
+            "and so it does where nobody looks for memory but who wants it",
+            a_clone_gets_file_pages_by_itself,
         );
         tap.test(
             "a guest that takes all memory gets an error",

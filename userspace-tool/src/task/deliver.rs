@@ -146,7 +146,11 @@ impl Task {
             state: place.state,
         };
         let image = frame.image(place, extended, action.restorer(), &info, trap);
-        self.memory.write(place.frame, &image)?;
+        let tail = place.state + extended.size as u64;
+        self.memory
+            .range(place.frame, (tail - place.frame) as usize + Extended::TAIL)?;
+        self.memory.write(place.frame, image.bytes())?;
+        self.memory.write(tail, &extended.tail())?;
         self.store_extended(place.state)?;
         if is_floating_point(trap) {
             // Only the guest's extended state says which it was.
