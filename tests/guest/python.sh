@@ -25,10 +25,12 @@ run() {
 	local module=$1
 	shift
 	(cd here && TMPDIR=$work/here timeout -k 5 "${UVISOR_MODULE_LIMIT:-300}" "$@" \
-		python3 -m test --junit-xml "$work/here/verdicts.xml" -i '*UDPLITE*' -o "$module" </dev/null >out 2>&1)
+		python3 -m test --junit-xml "$work/here/verdicts.xml" -i '*UDPLITE*' -o "${options[@]}" "$module" </dev/null >out 2>&1)
 }
 
-for module; do
+for line; do
+	read -r module rest <<<"$line"
+	read -ra options <<<"$rest"
 	rm -rf here native.xml guest.xml
 	cp -a start here
 	from=${EPOCHREALTIME/./}
