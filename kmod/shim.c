@@ -226,23 +226,17 @@ static unsigned long uvisor_spare(void)
 	return clamp(totalram_pages() / 32, SZ_8M / PAGE_SIZE, SZ_256M / PAGE_SIZE);
 }
 
-static bool uvisor_is_little_free(void)
-{
-	return global_zone_page_state(NR_FREE_PAGES) <= 2 * uvisor_spare();
-}
-
-static bool uvisor_is_little_available(void)
-{
-	return si_mem_available() + get_nr_swap_pages() < (long)uvisor_spare();
-}
-
 /*
  * Is there hardly more memory than what others need to go on? A micro-VM's is none
  * that the OOM killer finds: with the last of it taken, it would end somebody else.
  */
 static bool uvisor_is_memory_short(void)
 {
-	return uvisor_is_little_free() && uvisor_is_little_available();
+	unsigned long spare = uvisor_spare();
+
+	/* The first look is the cheap one. */
+	return global_zone_page_state(NR_FREE_PAGES) <= 2 * spare &&
+	       si_mem_available() + get_nr_swap_pages() < (long)spare;
 }
 
 /*

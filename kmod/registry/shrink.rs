@@ -57,7 +57,7 @@ impl Reclaim for AllMemory {
             // A template comes before its clones, and has what they have in common.
             let Some(cursor) = all.cursor_lower_bound(&next) else {
                 next = 0;
-                if first == 0 || is_around {
+                if is_around {
                     break;
                 }
                 is_around = true;

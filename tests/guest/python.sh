@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Python's own tests, natively and in a micro-VM: the verdict of each of them must be the same, but for those in
-# python/differences, which has the reason for each. Given names are the modules to run.
+# python/differences, which has the reason for each. Given are the modules to run, as in python/modules.
 #
 # machines: slow/long
 # shellcheck source=tests/guest/common
@@ -29,8 +29,9 @@ run() {
 }
 
 for line; do
-	read -r module rest <<<"$line"
-	read -ra options <<<"$rest"
+	read -ra options <<<"$line"
+	module=${options[0]}
+	unset 'options[0]'
 	rm -rf here native.xml guest.xml
 	cp -a start here
 	from=${EPOCHREALTIME/./}

@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod kvm;
 pub mod own_state;
 pub mod probe;
+pub mod proc;
 pub mod random;
 pub mod raw;
 pub mod tap;

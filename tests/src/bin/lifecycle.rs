@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use uvisor::{Device, Exit, MemoryCause, Prot, Vcpu, PAGE_SIZE};
 use uvisor_tests::host::{alarm_in_ms, on_alarm};
+use uvisor_tests::proc::number;
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap};
 
@@ -37,12 +38,9 @@ fn held() -> (u64, u64) {
     (info.vms, info.memory)
 }
 
-/// Free memory of the machine in KiB, by /proc/meminfo.
+/// Free memory of the machine in KiB.
 fn available() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let line = text.lines().find(|l| l.starts_with("MemAvailable:"));
-    let number = line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok());
-    number.expect("MemAvailable")
+    number("/proc/meminfo", "MemAvailable:")
 }
 
 /// A vCPU still runs.

@@ -11,6 +11,7 @@ use uvisor::uapi::{MemoryCause, Stats};
 use uvisor::{Event, Exit, GuestMemory, Prot, Vcpu, Vm, PAGE_SIZE};
 use uvisor_tests::guest::load;
 use uvisor_tests::heap::{held, step, sum, text, HEAP};
+use uvisor_tests::proc::number;
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, Tap};
 
@@ -23,20 +24,12 @@ code! { fill:
 
 /// A number of /proc/meminfo, in bytes.
 fn meminfo(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
-    let line = text.lines().find(|line| line.starts_with(name));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    number.expect("a number") << 10
+    number("/proc/meminfo", name) << 10
 }
 
 /// A number of /proc/vmstat.
 fn vmstat(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/vmstat").expect("vmstat");
-    let line = text
-        .lines()
-        .find(|line| line.split(' ').next() == Some(name));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    number.expect("a number")
+    number("/proc/vmstat", name)
 }
 
 /// How many processes the kernel ended for want of memory.
