@@ -21,6 +21,8 @@ m*lock* End                a range that wraps is one that is not mapped
 futex* ReadOnly            a read-only page of its own serves as well as any other
 *v*1.16 Top                the address space ends below, which is found before the first vector is filled
 mremap(fixed) 4 Null       the first page is nobody's, not even root's
+bind good                  a port below 1024 takes a capability, also in a network of its own, and a broker has none
+bind 1 ReadOnly            likewise
 read(nothing)* Top         the address space ends below
 read(nothing)* Behind      likewise
 futex(own*) * Top          likewise
@@ -58,6 +60,12 @@ done <only
 report $((unlisted > 0)) "bad pointers come to the same ($(wc -l <only) of $(wc -l <native.out) are known to differ)"
 sed 's/   .*//' differences | grep -vxFf used >stale
 report $(($(wc -l <stale) > 0)) "no difference is listed that is none ($(tr '\n' ';' <stale))"
+
+# --- A process belongs to its task
+
+got=$(timeout -s KILL 60 uvctl run -- "$task" apart 2>&1)
+is 'a process does not leave its task by a table of descriptors of its own' \
+	$'alone: exit 0\nbeside another thread: EINVAL\nkilled: signal 9' "$got"
 
 # --- What calls use while another thread changes it
 

@@ -221,6 +221,13 @@ pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> Sy
         return Err(Errno::EINVAL);
     }
     let end = task.fds.end() as u32;
+    // Alone it has a table of its own already. Beside others it would leave the locks behind that say whose it is.
+    let alone = task.shared.threads.is_alone();
+    let flags = match flags as u32 & libc::CLOSE_RANGE_UNSHARE {
+        0 => flags as u32,
+        _ if alone => flags as u32 & !libc::CLOSE_RANGE_UNSHARE,
+        _ => return Err(Errno::EINVAL),
+    };
     if first >= end {
         return Ok(0);
     }
@@ -228,7 +235,7 @@ pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> Sy
         CLOSE_RANGE,
         u64::from(first),
         u64::from(last.min(end - 1)),
-        flags
+        u64::from(flags)
     )
 }
 

@@ -4,8 +4,9 @@
 //!
 //! `walk` makes every system call that is served with bad pointers in each argument, and prints what comes of it.
 //! `forks`, `threads`, `descriptors`, `signals` and `memory` take all that there is of these.
-//! `races` changes what calls use while they do, and `fuzz` makes calls at random.
+//! `apart` tries to leave its task, `races` changes what calls use while they do, and `fuzz` makes calls at random.
 
+mod apart;
 mod arena;
 mod call;
 mod cases;
@@ -22,6 +23,7 @@ fn part(words: &[&str]) -> Result<(), String> {
         ["races", time] => return races::main(number(time)),
         ["fuzz", time, seed] => return fuzz::main(number(time), number(seed)),
         ["forks"] => hogs::forks(),
+        ["apart"] => apart::main(),
         ["threads"] => hogs::threads(),
         ["descriptors"] => hogs::descriptors(),
         ["signals"] => hogs::signals(),
