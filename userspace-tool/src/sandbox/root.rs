@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A root directory of the task's own, in which what the rules do not mention does not exist.
+//!
+//! All objects are looked up on the host's tree first. The new root is mounted upon the host's, which goes on to be
+//! this process's until `pivot_root`, so no path means anything else half-way. Then the host's tree is let go.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{mkdirat, open, openat, Mode, OFlags};
+use rustix::mount::{unmount, UnmountFlags};
+use rustix::process::{chdir, fchdir, getcwd, pivot_root};
+use thiserror::Error;
+
+use super::devices;
+use super::mount::{self, attach, copy, is_directory, set_attributes, Tmpfs, PLAIN};
+use super::namespaces::{self, Namespaces};
+use super::place::{resolve, Make, Resolved, Tree};
+use super::{Skipped, Why};
+use crate::errno::{Errno, SysResult};
+use crate::profile::{FileAccess, Rules, Write};
+
+/// Which step failed, on what.
+#[derive(Debug, Error)]
+#[error("{step} {}: {source}", path.display())]
+pub struct RootError {
+    step: &'static str,
+    path: PathBuf,
+    source: Errno,
+}
+
+/// Names the step that a result is of.
+pub(super) trait Step<T> {
+    /// The step, and what it was done to.
+    fn step(self, step: &'static str, path: impl Into<PathBuf>) -> Result<T, RootError>;
+}
+
+impl<T, E: Into<Errno>> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str, path: impl Into<PathBuf>) -> Result<T, RootError> {
+        self.map_err(|error| RootError {
+            step,
+            path: path.into(),
+            source: error.into(),
+        })
+    }
+}
+
+/// Whether there is a new root.
+#[derive(Debug)]
+pub enum Entered {
+    /// There is.
+    Yes {
+        /// Rules that have no effect in it.
+        skipped: Vec<Skipped>,
+        /// What the host lacks for more.
+        lacks: Vec<String>,
+    },
+    /// There is none, as the host does not let the broker make one, and this says why.
+    No(String),
+}
+
+/// The most that files in a directory in memory may have; the task's limit if that is less.
+const MEMORY: u64 = 1 << 30;
+
+/// The files that the root itself consists of are empty, so this is for directories and links.
+const ROOT: Tmpfs = Tmpfs {
+    mode: 0o755,
+    bytes: 1 << 20,
+};
+
+/// A rule, and what it is about.
+struct Planned<'a> {
+    path: &'a Path,
+    access: FileAccess,
+    found: Resolved,
+}
+
+impl Planned<'_> {
+    /// Whether something below is visible although this is not.
+    fn has_visible(&self, all: &[Planned<'_>]) -> bool {
+        all.iter().any(|other| {
+            other.access != FileAccess::Hidden
+                && other.found.real != self.found.real
+                && other.found.real.starts_with(&self.found.real)
+        })
+    }
+}
+
+/// The attributes of the mount of what is the host's.
+fn attributes(execute: bool, write: Write) -> u64 {
+    let mut attributes = PLAIN;
+    if !execute {
+        attributes |= libc::MOUNT_ATTR_NOEXEC;
+    }
+    if write == Write::No {
+        attributes |= libc::MOUNT_ATTR_RDONLY;
+    }
+    attributes
+}
+
+/// Looks all rules up on the host. What lies below others comes behind them, wherever links lead.
+fn plan<'a>(
+    rules: &'a Rules,
+    host: BorrowedFd<'_>,
+    skipped: &mut Vec<Skipped>,
+) -> Vec<Planned<'a>> {
+    let mut plan = Vec::new();
+    for (path, rule) in &rules.files.0 {
+        let mut skip = |why| {
+            let path = path.clone();
+            skipped.push(Skipped { path, why });
+        };
+        match resolve(host, path) {
+            Err(errno) => skip(Why::Lookup(errno)),
+            Ok(found) if is_own(&found.real, rule.access) => skip(Why::Own),
+            Ok(found) => plan.push(Planned {
+                path,
+                access: rule.access,
+                found,
+            }),
+        }
+    }
+    // A rule that names a thing as it is counts more than one that names a link to it.
+    plan.sort_by(|one, other| {
+        let key = |planned: &Planned<'_>| (planned.found.real.clone(), planned.found.links.len());
+        let ((one, fewer), (other, more)) = (key(one), key(other));
+        one.cmp(&other).then(more.cmp(&fewer))
+    });
+    plan
+}
+
+/// Whether a path is in what the sandbox makes itself. In `/proc` things may be hidden, but `/proc` may not.
+fn is_own(real: &Path, access: FileAccess) -> bool {
+    let hidden_in_proc = access == FileAccess::Hidden && real != Path::new("/proc");
+    real.starts_with("/dev") || real.starts_with("/proc") && !hidden_in_proc
+}
+
+/// Something that is not there: an empty directory and an empty file, both closed to all.
+struct Blank {
+    directory: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Blank {
+    /// Made in a file system of its own, which is attached at a directory of the host's tree that is not used any
+    /// more: what is not attached cannot be copied.
+    fn new(at: BorrowedFd<'_>) -> SysResult<Self> {
+        let blank = mount::tmpfs(ROOT)?;
+        attach(blank.as_fd(), at)?;
+        mkdirat(&blank, c"directory", Mode::empty())?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(&blank, c"file", flags, Mode::empty())?;
+        Ok(Self {
+            directory: mount::open(blank.as_fd(), "directory".as_ref())?,
+            file: mount::open(blank.as_fd(), "file".as_ref())?,
+        })
+    }
+
+    /// Puts it over something.
+    fn cover(&self, what: BorrowedFd<'_>) -> SysResult<()> {
+        let blank = match is_directory(what)? {
+            true => &self.directory,
+            false => &self.file,
+        };
+        attach(
+            copy(blank.as_fd(), attributes(false, Write::No))?.as_fd(),
+            what,
+        )
+    }
+}
+
+/// The root while it is made.
+pub(super) struct Builder {
+    pub(super) tree: Tree,
+    /// What nothing may be written to when all is done.
+    sealed: Vec<OwnedFd>,
+    /// What a directory in memory may have.
+    pub(super) bytes: u64,
+}
+
+impl Builder {
+    /// Makes a directory for places at a path, of the mode that places have. In what is the host's, it is upon the
+    /// directory that is there.
+    pub(super) fn directory(&mut self, path: &Path) -> SysResult<Option<OwnedFd>> {
+        let Some(place) = self.tree.place(path, true)? else {
+            return Ok(None);
+        };
+        if self.tree.is_own(place.as_fd())? {
+            return Ok(Some(place));
+        }
+        self.cover(place.as_fd()).map(Some)
+    }
+
+    /// Makes places in the root, in which else nothing is, and where only a rule lets the task make more.
+    fn own(&mut self, changes: bool) -> SysResult<()> {
+        let root = self.tree.root().try_clone_to_owned()?;
+        self.tree.own(root.as_fd())?;
+        if !changes {
+            self.sealed.push(root);
+        }
+        Ok(())
+    }
+
+    /// Puts a directory for places over one.
+    fn cover(&mut self, place: BorrowedFd<'_>) -> SysResult<OwnedFd> {
+        let made = mount::tmpfs(ROOT)?;
+        attach(made.as_fd(), place)?;
+        self.tree.own(made.as_fd())?;
+        self.sealed.push(made.try_clone()?);
+        Ok(made)
+    }
+
+    /// Does what a rule says; the root itself is there.
+    fn apply(
+        &mut self,
+        planned: &Planned<'_>,
+        all: &[Planned<'_>],
+        blank: Option<&Blank>,
+    ) -> SysResult<Result<(), Why>> {
+        let real = &planned.found.real;
+        match planned.access {
+            FileAccess::Host { execute, write } => {
+                let Some(object) = &planned.found.object else {
+                    return Ok(Err(Why::Missing));
+                };
+                let Some(place) = self.tree.place(real, is_directory(object.as_fd())?)? else {
+                    return Ok(Err(Why::NoPlace));
+                };
+                let copy = copy(object.as_fd(), attributes(execute, write))?;
+                attach(copy.as_fd(), place.as_fd())?;
+            }
+            FileAccess::Tmpfs => {
+                let Some(place) = self.tree.place(real, true)? else {
+                    return Ok(Err(Why::NoPlace));
+                };
+                let made = mount::tmpfs(Tmpfs {
+                    mode: 0o1777,
+                    bytes: self.bytes,
+                })?;
+                attach(made.as_fd(), place.as_fd())?;
+                self.tree.own(made.as_fd())?;
+            }
+            FileAccess::Hidden => {
+                // What is not there need not be hidden.
+                let Some(place) = self.tree.find(real, Make::Nothing)? else {
+                    return Ok(Ok(()));
+                };
+                if planned.has_visible(all) {
+                    self.cover(place.as_fd())?;
+                } else if let Some(blank) = blank {
+                    blank.cover(place.as_fd())?;
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Opens a path of the host's without using it.
+fn handle(path: &str) -> Result<OwnedFd, RootError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).step("opening", path)
+}
+
+/// What the root is by the rule about it, and whether it is empty.
+fn base(
+    access: Option<FileAccess>,
+    host: BorrowedFd<'_>,
+    bytes: u64,
+) -> SysResult<(OwnedFd, bool)> {
+    Ok(match access {
+        Some(FileAccess::Host { execute, write }) => {
+            (copy(host, attributes(execute, write))?, false)
+        }
+        Some(FileAccess::Tmpfs) => {
+            let mode = 0o1777;
+            (mount::tmpfs(Tmpfs { mode, bytes })?, true)
+        }
+        Some(FileAccess::Hidden) | None => (mount::tmpfs(ROOT)?, true),
+    })
+}
+
+/// Makes the root that the rules describe, and enters it.
+pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
+    let directory = getcwd(Vec::new()).ok();
+    let is_host = match namespaces::enter()? {
+        Namespaces::Refused(why) => return Ok(Entered::No(why)),
+        Namespaces::Host => true,
+        Namespaces::User => false,
+    };
+    let host = handle("/")?;
+    let proc = handle("/proc")?;
+    let mut skipped = Vec::new();
+    let plan = plan(rules, host.as_fd(), &mut skipped);
+    let devices = devices::find(&rules.devices, host.as_fd(), &mut skipped);
+    let mut lacks = Vec::new();
+    // In a container, user 0 may be refused it as well.
+    let mounted_proc = match is_host.then(mount::proc) {
+        Some(Ok(own)) => own,
+        Some(Err(_)) | None => {
+            lacks.push("a /proc of its own, so other processes are to be seen there".to_owned());
+            let attributes = attributes(false, Write::No);
+            copy(proc.as_fd(), attributes).step("copying", "/proc")?
+        }
+    };
+    let bytes = rules.limits.memory.unwrap_or(MEMORY).min(MEMORY);
+    let is_root = |one: &&Planned<'_>| one.found.real == Path::new("/");
+    let access = plan.iter().find(is_root).map(|root| root.access);
+    let changes = access == Some(FileAccess::Tmpfs);
+    let (root, is_new) = base(access, host.as_fd(), bytes).step("making the root", "/")?;
+    attach(root.as_fd(), host.as_fd()).step("attaching the root", "/")?;
+
+    let mut builder = Builder {
+        tree: Tree::new(root),
+        sealed: Vec::new(),
+        bytes,
+    };
+    if is_new {
+        builder.own(changes).step("looking at the root", "/")?;
+    }
+    let place = builder.tree.place(Path::new("/proc"), true);
+    let place = place.and_then(|place| place.ok_or(Errno::ENOENT));
+    place
+        .and_then(|place| attach(mounted_proc.as_fd(), place.as_fd()))
+        .step("attaching", "/proc")?;
+    devices::attach_all(&mut builder, &devices, &mut skipped)?;
+
+    let hides = plan.iter().any(|one| one.access == FileAccess::Hidden);
+    let blank = hides.then(|| Blank::new(proc.as_fd()));
+    let blank = blank.transpose().step("making a blank on", "/proc")?;
+    for planned in plan.iter().filter(|one| !is_root(one)) {
+        let applied = builder.apply(planned, &plan, blank.as_ref());
+        if let Err(why) = applied.step("placing", planned.path)? {
+            let path = planned.path.to_owned();
+            skipped.push(Skipped { path, why });
+        }
+    }
+    for (at, target) in plan.iter().flat_map(|planned| &planned.found.links) {
+        builder.tree.link(at, target).step("linking", at)?;
+    }
+    for mount in &builder.sealed {
+        set_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
+            .step("sealing the root", "/")?;
+    }
+    change(builder.tree.root()).step("changing the root to", "/")?;
+    let directory = directory.as_deref().unwrap_or(c"/");
+    if chdir(directory).is_err() {
+        chdir("/").step("going to", "/")?;
+    }
+    Ok(Entered::Yes { skipped, lacks })
+}
+
+/// Makes a mount upon the root the root, and lets go of what was it.
+fn change(root: BorrowedFd<'_>) -> SysResult<()> {
+    fchdir(root)?;
+    // The old root lies upon the new one then.
+    pivot_root(c".", c".")?;
+    unmount(c".", UnmountFlags::DETACH)?;
+    Ok(chdir(c"/")?)
+}
