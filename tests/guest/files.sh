@@ -320,7 +320,7 @@ kernel: hostname EROFS
 kernel: sysrq EACCES
 kernel: sysfs EROFS
 kernel: a name in /dev EROFS
-kernel: a device EACCES
+kernel: a device ENOENT
 False False True
 may write DONE
 write from there EROFS

@@ -36,6 +36,15 @@ pub(crate) fn new_fd(value: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(value as RawFd) }
 }
 
+/// What a micro-VM's page tables depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// How many bits a guest-physical address has.
+    pub(crate) gpa_bits: u32,
+    /// Whether guests have pages of 1 GiB.
+    pub(crate) guest_1g: bool,
+}
+
 /// The device: what micro-VMs are made from.
 #[derive(Debug)]
 pub struct Device {
@@ -75,6 +84,15 @@ impl Device {
     /// What the module and the CPU offer, as of now.
     pub fn info(&self) -> Result<Info> {
         read_info(self.as_fd())
+    }
+
+    /// What page tables of its micro-VMs depend on.
+    pub(crate) fn machine(&self) -> Machine {
+        let features = uapi::Features::from_bits_truncate(self.info.features);
+        Machine {
+            gpa_bits: self.info.gpa_bits,
+            guest_1g: features.contains(uapi::Features::GUEST_1G),
+        }
     }
 
     /// How many bits a guest-physical address has.

@@ -12,8 +12,9 @@ use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
-use uvisor_uapi::{Features, Prot, PAGE_SIZE};
+use uvisor_uapi::{Prot, PAGE_SIZE};
 
+use crate::device::Machine;
 use crate::layout::GIB;
 use crate::{Device, Error, Result, Vcpu, Vm};
 
@@ -193,9 +194,12 @@ pub struct Guest {
 impl Guest {
     /// Those that fit `device`; they serve any number of its micro-VMs.
     pub fn new(device: &Device) -> Result<Self> {
-        let features = Features::from_bits_truncate(device.info()?.features);
-        let image = Image::new(device.gpa_bits(), features.contains(Features::GUEST_1G));
-        Self::from_image(&image)
+        Self::for_machine(device.machine())
+    }
+
+    /// Those for micro-VMs of a machine.
+    pub(crate) fn for_machine(machine: Machine) -> Result<Self> {
+        Self::from_image(&Image::new(machine.gpa_bits, machine.guest_1g))
     }
 
     /// Puts an image into a file.

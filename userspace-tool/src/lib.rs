@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+pub mod confine;
 mod device;
 pub mod errno;
 mod error;
@@ -38,6 +39,8 @@ mod named;
 mod parts;
 pub mod personality;
 mod process;
+pub mod profile;
+pub mod sandbox;
 mod signal;
 pub mod space;
 pub mod stack;

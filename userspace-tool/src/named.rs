@@ -64,6 +64,11 @@ impl NamedFile {
         })
     }
 
+    /// The path that it was mapped by.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
     /// Whether it is an open file.
     pub(crate) fn is(&self, fd: RawFd) -> bool {
         identity(fd) == Ok((self.device, self.inode))

@@ -45,6 +45,17 @@ struct Vdso {
 /// What was found out once.
 static FOUND: OnceLock<Option<Vdso>> = OnceLock::new();
 
+/// Whether the host's clock is the time-stamp counter, which guests can read as well.
+///
+/// Who is about to lose sight of `/sys` asks before.
+pub(crate) fn clock_is_tsc() -> bool {
+    static IS_TSC: OnceLock<bool> = OnceLock::new();
+    *IS_TSC.get_or_init(|| {
+        let source = std::fs::read_to_string(CLOCK_SOURCE);
+        source.is_ok_and(|source| source.trim() == "tsc")
+    })
+}
+
 /// The vDSO of this machine; nothing if the host makes system calls for the time, or its pages are not to be had.
 ///
 /// Whoever forks while it may be the first time in another thread finds out before.
@@ -99,8 +110,7 @@ pub(crate) fn install(
 
 impl Vdso {
     fn new(fds: &Fds) -> Option<Self> {
-        let source = std::fs::read_to_string(CLOCK_SOURCE).ok()?;
-        if source.trim() != "tsc" {
+        if !clock_is_tsc() {
             return None;
         }
         let maps = std::fs::read_to_string("/proc/self/maps").ok()?;

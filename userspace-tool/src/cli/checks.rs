@@ -91,6 +91,7 @@ pub(crate) fn all() -> Vec<Check> {
     checks.push(module(loaded));
     checks.push(node(device.as_ref().err(), device_group().as_deref()));
     checks.push(paths_of_sockets());
+    checks.push(sandbox(super::trial::lacks()));
     checks.extend(info.as_ref().map(speed));
     checks.push(memory_cgroup(super::cgroup::missing()));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
@@ -314,6 +315,22 @@ fn paths_of_sockets() -> Check {
         false => Check::new(name, Level::Warn, "with paths there are none for tasks")
             .advise("boot with Landlock (lsm=landlock,...), as of Linux 7.1"),
     }
+}
+
+/// Whether the process that serves a task confines itself with all that there is for it.
+fn sandbox(lacks: Result<Vec<String>, String>) -> Check {
+    let name = "sandbox";
+    let all = "a root, no capabilities, Landlock, a filter of system calls";
+    let check = match lacks {
+        Ok(lacks) if lacks.is_empty() => return Check::new(name, Level::Ok, all),
+        Ok(lacks) => Check::new(name, Level::Warn, lacks.join("; ")),
+        // Then no task runs.
+        Err(why) => Check::new(name, Level::Fail, why),
+    };
+    check.advise(
+        "a task has but one wall then; `uvctl run --require` refuses that. User namespaces and Landlock are the \
+         kernel's to give (kernel.unprivileged_userns_clone, lsm=landlock,...)",
+    )
 }
 
 fn node(error: Option<&Error>, owner: Option<&str>) -> Check {

@@ -4,28 +4,30 @@
 
 mod cgroup;
 mod checks;
+mod confinement;
 mod doctor;
+mod explain;
 mod info;
+mod privileges;
+mod profile;
 mod ps;
 mod relay;
 mod run;
+mod steward;
 mod style;
 mod syscalls;
 mod template;
+mod trial;
 mod verify;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// The status of `uvctl`'s own failures.
 const FAILURE: u8 = 125;
-
-/// How many processes and threads a task may have, if nothing else is said.
-const PIDS: u32 = 512;
 
 /// Runs a program in a micro-VM of its own.
 #[derive(Debug, Parser)]
@@ -39,6 +41,7 @@ const PIDS: u32 = 512;
   uvctl template create sorter -- sort   start a program once,
   uvctl run --from sorter <words.txt     and go on from there any number of times
   uvctl ps                               which micro-VMs are there?
+  uvctl explain default                  what may a task touch under a profile?
   uvctl syscalls --refused               which system calls does no program get?
   uvctl doctor                           can this machine run micro-VMs?
 
@@ -64,6 +67,11 @@ enum Command {
     Ps(ps::Ps),
     /// Print what micro-VMs hold.
     Stats(ps::Stats),
+    /// Look at profiles: what tasks may touch.
+    #[command(subcommand)]
+    Profile(profile::Command),
+    /// Print all that a task could touch under a profile.
+    Explain(explain::Explain),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -118,26 +126,8 @@ struct Run {
     /// Go on with a template instead of starting a program; the ARGs are what it reads at its checkpoint.
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "no_aslr")]
     from: Option<String>,
-    /// Limit the memory of all processes of the program together to SIZE bytes; K, M and G are understood.
-    #[arg(long, value_name = "SIZE", value_parser = run::size)]
-    memory: Option<u64>,
-    /// Limit how many processes and threads there are at a time; more fail with EAGAIN.
-    #[arg(long, value_name = "N", default_value_t = PIDS, value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
-    pids: u32,
-    /// Which network the program has.
-    #[arg(long, value_name = "NETWORK", value_enum, default_value_t)]
-    net: Net,
-    /// Let the program change PATH: a file, or a directory and all below it; may be given several times.
-    #[arg(
-        long,
-        value_name = "PATH",
-        long_help = "Let the program change PATH: a file, or a directory and all below it; may be given several times.
-
-It can do there what the user who runs uvctl can: write, make, remove, rename and link files, and change their modes, \
-times and user.* attributes. It cannot make programs that are setuid or setgid, or devices, or give files to others, \
-and it cannot change anything of /proc, /sys and /dev, whatever PATH is."
-    )]
-    rw: Vec<PathBuf>,
+    #[command(flatten)]
+    privileges: privileges::Privileges,
     /// Give the program a terminal of its own, with job control; for shells and other interactive programs.
     #[arg(short = 't', long)]
     tty: bool,
@@ -166,16 +156,6 @@ and it cannot change anything of /proc, /sys and /dev, whatever PATH is."
     command: Vec<OsString>,
 }
 
-/// What `--net` can be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Net {
-    /// A loopback of its own, and nothing else.
-    #[default]
-    None,
-    /// What the host reaches, its loopback included; but not its Unix sockets.
-    Host,
-}
-
 /// Does what the command line says.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -195,6 +175,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Ps(ps) => ps::list(&ps),
         Command::Stats(stats) => ps::stats(&stats),
         Command::Syscalls(syscalls) => syscalls::main(&syscalls),
+        Command::Profile(command) => profile::main(&command),
+        Command::Explain(explain) => explain::main(&explain),
         Command::Completions { shell } => {
             // To memory first: what writes to a pipe that nobody reads any more panics.
             let mut script = Vec::new();
@@ -272,22 +254,6 @@ mod tests {
     fn a_template_takes_the_place_of_the_program() {
         assert!(run(&["--from", "x"]).command.is_empty());
         assert_eq!(run(&["--from", "x", "--", "-a", "b"]).command, ["-a", "b"]);
-    }
-
-    #[test]
-    fn there_is_no_network_by_default() {
-        assert_eq!(run(&["ls"]).net, Net::None);
-        assert_eq!(run(&["--net", "host", "ls"]).net, Net::Host);
-        assert!(Cli::try_parse_from(["uvctl", "run", "--net", "bridge", "ls"]).is_err());
-    }
-
-    #[test]
-    fn several_paths_can_be_allowed() {
-        assert!(run(&["ls"]).rw.is_empty());
-        assert_eq!(
-            run(&["--rw", ".", "--rw=/tmp", "ls"]).rw,
-            [".", "/tmp"].map(PathBuf::from)
-        );
     }
 
     #[test]

@@ -9,16 +9,19 @@ use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 
 use uvisor::loader::Program;
-use uvisor::task::{Access, End, Options, Policy, Task, TaskError};
+use uvisor::profile::Rules;
+use uvisor::sandbox::Layer;
+use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
 use super::cgroup::Cgroup;
-use super::{relay, Net, Run};
+use super::confinement::Confinement;
+use super::steward::{self, Duties};
+use super::{privileges, relay, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -32,44 +35,36 @@ extern "C" fn note_sigpipe() {
 #[link_section = ".init_array"]
 static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
 
-impl From<Net> for Policy {
-    fn from(net: Net) -> Self {
-        match net {
-            Net::None => Self::None,
-            Net::Host => Self::Host,
-        }
+/// Why a program does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// What it may touch cannot be said, or enforced.
+    #[error("{0}")]
+    Privileges(String),
+    /// It cannot be started.
+    #[error(transparent)]
+    Start(#[from] TemplateError),
+}
+
+impl From<TaskError> for RunError {
+    fn from(error: TaskError) -> Self {
+        Self::Start(error.into())
     }
 }
 
-/// Reads a size with a suffix.
-pub(crate) fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        suffix => return Err(format!("{suffix} is no unit; K, M and G are")),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "a size is a number, with K, M or G behind it or not".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|&bytes| bytes >= uvisor::PAGE_SIZE)
-        .ok_or_else(|| "the size must be at least a page, and less than 2^64".to_owned())
+impl RunError {
+    /// The status of `uvctl` for it.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Privileges(_) => super::FAILURE,
+            Self::Start(error) => error.status(),
+        }
+    }
 }
 
 /// Runs a program; returns its status.
 pub(crate) fn main(run: Run) -> ExitCode {
     close_inherited();
-    let access = match Access::new(&run.rw) {
-        Ok(access) => Arc::new(access),
-        Err(error) => {
-            eprintln!("uvctl: {error}");
-            return ExitCode::from(super::FAILURE);
-        }
-    };
     if run.tty {
         match relay::part() {
             Ok(relay::Side::Broker) => {}
@@ -80,7 +75,7 @@ pub(crate) fn main(run: Run) -> ExitCode {
             }
         }
     }
-    match execute(&run, access) {
+    match execute(&run) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("uvctl: {error}");
@@ -89,72 +84,73 @@ pub(crate) fn main(run: Run) -> ExitCode {
     }
 }
 
-/// What a task may touch besides itself.
-#[derive(Debug)]
-pub(crate) struct Grants {
-    /// The network.
-    pub(crate) network: Policy,
-    /// The files that it may change.
-    pub(crate) access: Arc<Access>,
-    /// How many processes and threads it may have.
-    pub(crate) pids: u32,
+/// A program to start, and what is to be seen of it.
+pub(crate) struct Start<'a> {
+    /// The program and its arguments.
+    pub(crate) command: &'a [OsString],
+    /// Whether its parts are placed at the same addresses each time.
+    pub(crate) no_aslr: bool,
+    /// Whether its system calls are printed.
+    pub(crate) trace: bool,
 }
 
-impl Default for Grants {
-    fn default() -> Self {
-        Self {
-            network: Policy::default(),
-            access: Arc::default(),
-            pids: super::PIDS,
-        }
-    }
-}
-
-/// Puts the program of a command line into a micro-VM.
+/// Puts a program into a micro-VM, by `rules`, which do not know it yet. The layers of the sandbox that are
+/// `confined` are entered before.
 pub(crate) fn start(
-    command: &[OsString],
-    memory_limit: Option<u64>,
-    no_aslr: bool,
-    trace: bool,
-    grants: Grants,
-) -> Result<Task, TaskError> {
+    start: &Start<'_>,
+    mut rules: Rules,
+    confinement: &Confinement,
+) -> Result<Task, RunError> {
     let empty = OsString::new();
-    let options = Options {
-        environment: std::env::vars_os().map(variable).collect(),
-        memory_limit: memory_limit.unwrap_or(0),
-        pids: grants.pids,
-        aslr: !no_aslr && !randomisation_is_off(),
-        trace: trace.then(stderr),
-        pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
-        network: grants.network,
-        access: grants.access,
-    };
     // The command line has at least a program in it.
-    let (program, arguments) = command.split_first().unwrap_or((&empty, &[]));
-    let found = Program::find(program, &bytes(arguments))?;
+    let (name, arguments) = start.command.split_first().unwrap_or((&empty, &[]));
+    let arguments = bytes(arguments);
+    let find = || Program::find(name, &arguments).map_err(TaskError::from);
+    let mut program = find()?;
+    privileges::allow_program(&mut rules, &program).map_err(RunError::Privileges)?;
     let device = Device::open().map_err(TaskError::from)?;
-    Task::new(device, found, options)
+    let environment = rules.environment.of(std::env::vars_os());
+    let limits = rules.limits;
+    let confined = confinement.enter(rules)?;
+    if confined.report.entered.has(Layer::Root) {
+        // What was open is of the host's root.
+        program = find()?;
+    }
+    let options = Options {
+        environment: environment.into_iter().map(variable).collect(),
+        memory_limit: limits.memory.unwrap_or(0),
+        pids: limits.pids.unwrap_or(0),
+        aslr: !start.no_aslr && !randomisation_is_off(),
+        trace: start.trace.then(stderr),
+        pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
+        confined,
+    };
+    Ok(Task::new(device, program, options)?)
 }
 
-/// Goes on with the template `name`.
+/// Goes on with the template `name`, by `rules`.
 pub(crate) fn resume(
     name: &str,
     arguments: &[OsString],
-    memory_limit: Option<u64>,
     trace: bool,
-    grants: Grants,
-) -> Result<Task, TemplateError> {
+    rules: Rules,
+    confinement: &Confinement,
+) -> Result<Task, RunError> {
     let name = name.parse()?;
     let template = Directory::open()?.get(&name)?;
-    template.resume(Resume {
+    let device = Device::open().map_err(TaskError::from)?;
+    let limits = rules.limits;
+    // What is open in a template was opened in the host's root, and its paths are those of that.
+    let confined = confinement.but_the_root().enter(rules)?;
+    Ok(template.resume(Resume {
         arguments: bytes(arguments),
-        memory_limit,
-        pids: grants.pids,
+        memory_limit: limits.memory,
+        pids: limits.pids.unwrap_or(0),
         trace: trace.then(stderr),
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
-        network: grants.network,
-        access: grants.access,
-    })
+        device,
+        confined,
+    })?)
 }
 
 /// Arguments as programs get them.
@@ -164,24 +160,34 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// Runs a program and says what there is to say.
-fn execute(run: &Run, access: Arc<Access>) -> Result<u8, TemplateError> {
-    // Where it cannot be had, `doctor` says so: the module's limit holds in any case.
-    let _cgroup = run.memory.and_then(|bytes| Cgroup::enter(bytes).ok());
-    let trace = run.trace_syscalls;
-    let grants = Grants {
-        network: run.net.into(),
-        access,
-        pids: run.pids,
-    };
-    let (mut task, name) = match &run.from {
-        Some(name) => {
-            let task = resume(name, &run.command, run.memory, trace, grants)?;
-            (task, name.clone())
-        }
+fn execute(run: &Run) -> Result<u8, RunError> {
+    let rules = run.privileges.rules().map_err(RunError::Privileges)?;
+    let limits = rules.limits;
+    let name = match &run.from {
+        Some(name) => name.clone(),
         None => {
-            let task = start(&run.command, run.memory, run.no_aslr, trace, grants)?;
             let program = run.command.first().map(|name| name.to_string_lossy());
-            (task, program.unwrap_or_default().into_owned())
+            program.unwrap_or_default().into_owned()
+        }
+    };
+    steward::spawn(Duties {
+        name: name.clone(),
+        time: limits.time,
+        // Where it cannot be had, `doctor` says so: the module's limit holds in any case.
+        cgroup: limits.memory.and_then(|bytes| Cgroup::enter(bytes).ok()),
+    })
+    .map_err(RunError::Privileges)?;
+    let confinement = Confinement::new(run.privileges.require);
+    let trace = run.trace_syscalls;
+    let mut task = match &run.from {
+        Some(name) => resume(name, &run.command, trace, rules, &confinement)?,
+        None => {
+            let program = Start {
+                command: &run.command,
+                no_aslr: run.no_aslr,
+                trace,
+            };
+            start(&program, rules, &confinement)?
         }
     };
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.
@@ -312,16 +318,6 @@ fn json(stats: &Stats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size("4096"), Ok(4096));
-        assert_eq!(size("64M"), Ok(64 << 20));
-        assert_eq!(size("2GiB"), Ok(2 << 30));
-        for text in ["", "M", "1", "1T", "-1", "1.5G", "99999999999G"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn statistics_have_both_forms() {

@@ -12,8 +12,12 @@ use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 use uvisor::task::{End, TaskError};
 use uvisor::template::directory::{Directory, Found, Name};
-use uvisor::template::{holder, OpenFile, Point, Template, TemplateError};
+use uvisor::template::holder::{self, Holder};
+use uvisor::template::{OpenFile, Point, Template, TemplateError};
 
+use super::confinement::Confinement;
+use super::privileges::Privileges;
+use super::run::RunError;
 use super::style::{printable, size};
 use super::{run, style, Output, FAILURE};
 
@@ -47,7 +51,7 @@ Examples:
 )]
 pub(crate) enum Command {
     /// Run a program up to a point, and make it a template.
-    Create(Create),
+    Create(Box<Create>),
     /// List the templates.
     List(Output),
     /// Print what is known about a template.
@@ -103,9 +107,8 @@ pub(crate) struct Create {
     /// Where the program stops: stdin, checkpoint, or a time.
     #[arg(long, value_name = "POINT", default_value = "stdin")]
     until: Point,
-    /// Limit the memory of the micro-VM, and by default that of each run, to SIZE bytes.
-    #[arg(long, value_name = "SIZE", value_parser = run::size)]
-    memory: Option<u64>,
+    #[command(flatten)]
+    privileges: Privileges,
     /// Place the program's parts at the same addresses each time.
     #[arg(long)]
     no_aslr: bool,
@@ -169,7 +172,7 @@ fn create_main(create: &Create) -> ExitCode {
 }
 
 /// Makes a template; `console` is moved out of the program's reach.
-fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, TemplateError> {
+fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, RunError> {
     let name: Name = create.name.parse()?;
     // Now rather than when the program has run.
     Directory::open()?.check_free(&name)?;
@@ -178,13 +181,17 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, T
         _ => None,
     };
     let command = &create.command;
-    let mut task = run::start(
+    let rules = create.privileges.rules().map_err(RunError::Privileges)?;
+    let mut holder = Holder::start(&name, &["template", "hold"])?;
+    let start = run::Start {
         command,
-        create.memory,
-        create.no_aslr,
-        create.trace_syscalls,
-        run::Grants::default(),
-    )?;
+        no_aslr: create.no_aslr,
+        trace: create.trace_syscalls,
+    };
+    // What is open in a template is opened again in each run, which has another root.
+    let confinement = Confinement::new(create.privileges.require).but_the_root();
+    let mut task = run::start(&start, rules, &confinement)?;
+    *holder.socket() = task.own_fd(holder.socket().as_fd())?.into();
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {
         Some(writer) => Some(task.own_fd(writer.as_fd())?),
@@ -196,7 +203,7 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, T
     }
     let words = command.iter().map(|word| word.to_string_lossy().into());
     let template = task.into_template(&stdio, create.until, words.collect())?;
-    holder::spawn(template, &name, &["template", "hold"])?;
+    holder.hold(template)?;
     Ok(None)
 }
 

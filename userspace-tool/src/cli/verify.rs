@@ -16,7 +16,9 @@ use uvisor::template::directory::{Directory, Found, Name};
 use uvisor::template::verify::{Bounds, Change, Ran, Report};
 use uvisor::template::TemplateError;
 
-use super::run;
+use super::confinement::Confinement;
+use super::privileges;
+use super::run::{self, RunError};
 
 /// The status of a clone that differs.
 const DIFFERENT: u8 = 1;
@@ -52,6 +54,14 @@ pub(crate) struct Verify {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// The profile that says what the clone may touch, as of `uvctl run`.
+    #[arg(
+        long,
+        value_name = "PROFILE",
+        env = "UVCTL_PROFILE",
+        default_value = "default"
+    )]
+    profile: OsString,
     /// What the program reads behind its checkpoint.
     #[arg(value_name = "ARG", last = true)]
     arguments: Vec<OsString>,
@@ -96,7 +106,7 @@ pub(crate) fn main(verify: Verify) -> ExitCode {
 }
 
 /// Verifies, and prints what was found.
-fn execute(verify: &Verify, console: &mut File) -> Result<bool, TemplateError> {
+fn execute(verify: &Verify, console: &mut File) -> Result<bool, RunError> {
     let setup = |error: rustix::io::Errno| TaskError::Setup(error.into());
     // The program's output goes nowhere; ours is moved out of its reach.
     let mut output = File::from(rustix::io::dup(std::io::stdout()).map_err(setup)?);
@@ -110,8 +120,10 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, TemplateError> {
     let directory = Directory::open()?;
     let holder = holder(&directory, &name)?;
     drop(directory);
-    let grants = run::Grants::default();
-    let task = run::resume(&verify.name, &verify.arguments, None, false, grants)?;
+    let rules = privileges::of_profile(&verify.profile).map_err(RunError::Privileges)?;
+    // It looks for the template once more behind the run.
+    let confinement = Confinement::NONE;
+    let task = run::resume(&verify.name, &verify.arguments, false, rules, &confinement)?;
     for file in [&mut output, console] {
         *file = task.own_fd(file.as_fd())?;
     }
@@ -123,7 +135,7 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, TemplateError> {
     // The program does not run any more, so that the template may have descriptors within its reach.
     let template = match Directory::open()?.find(&name)? {
         Found::Template(template, pid) if pid == holder => template,
-        _ => return Err(TemplateError::Dead(name.to_string())),
+        _ => return Err(TemplateError::Dead(name.to_string()).into()),
     };
     let report = reset.compare(&template, verify.change.map(Change::from))?;
     let text = match verify.json {

@@ -122,6 +122,8 @@ struct Image {
 pub struct Program {
     image: Image,
     interpreter: Option<Image>,
+    /// The scripts that led to it.
+    scripts: Vec<(PathBuf, File)>,
     /// Its arguments; a script's are those of its interpreter.
     pub arguments: Vec<Vec<u8>>,
     /// The path that the caller meant (`AT_EXECFN`).
@@ -170,6 +172,7 @@ impl Program {
             .into_iter()
             .chain(arguments.iter().cloned())
             .collect();
+        let mut scripts = Vec::new();
         for _ in 0..=MAX_SCRIPTS {
             let file = find::open(&path)?;
             let Some((interpreter, argument)) = find::script(&file, &path)? else {
@@ -178,6 +181,7 @@ impl Program {
                 return Ok(Self {
                     image,
                     interpreter,
+                    scripts,
                     arguments,
                     name: found,
                 });
@@ -193,9 +197,21 @@ impl Program {
                     interpreter: next,
                 });
             }
-            path = next;
+            scripts.push((std::mem::replace(&mut path, next), file));
         }
         Err(LoadError::ScriptLoop(found))
+    }
+
+    /// All files that are executed for it, each with the path that it was opened by: scripts, the program, and what
+    /// loads that.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &File)> {
+        let scripts = self
+            .scripts
+            .iter()
+            .map(|(path, file)| (path.as_path(), file));
+        let images = [Some(&self.image), self.interpreter.as_ref()];
+        let images = images.into_iter().flatten();
+        scripts.chain(images.map(|image| (image.path.as_path(), &image.file)))
     }
 
     /// The executable file's path.

@@ -116,7 +116,8 @@ impl Scope<'_> {
             None => path,
         };
         let flags = if follow { 0 } else { libc::O_NOFOLLOW };
-        self.handle(directory, path, flags, 0)
+        let (handle, ..) = self.seen(directory, path, flags, 0)?;
+        Ok(handle)
     }
 }
 

@@ -27,6 +27,10 @@ impl Scope<'_> {
         if self.access.contains(place.directory())? {
             return Ok(place);
         }
+        let status = status_of(place.directory())?;
+        // What is in a directory that only leads somewhere is not told.
+        let right = self.access.decide(place.directory(), &status);
+        right.check_read().map_err(|_| Errno::EROFS)?;
         let flags = libc::AT_SYMLINK_NOFOLLOW;
         match status_at(place.directory(), &place.plain_name(), flags) {
             Ok(_) => Err(Errno::EEXIST),
@@ -74,6 +78,8 @@ impl Scope<'_> {
             return Err(Errno::EINVAL);
         }
         let place = self.place_to_change(directory, path)?;
+        self.access
+            .check_free(place.directory(), &place.plain_name())?;
         pass!(UNLINKAT, place.directory(), &*place.name, flags)
     }
 
@@ -94,6 +100,8 @@ impl Scope<'_> {
         let new = self.place(new_directory, new, 0)?;
         let (from, to) = (old.directory(), new.directory());
         self.check_both(self.access.contains(from)?, self.access.contains(to)?)?;
+        self.access.check_free(from, &old.plain_name())?;
+        self.access.check_free(to, &new.plain_name())?;
         pass!(
             RENAMEAT2,
             from,

@@ -99,6 +99,9 @@ fn make(task: &mut Task, args: CloneArgs) -> SysResult {
         }
         return task.spawn(args.thread());
     }
+    if !task.access.rules().fork {
+        return Err(Errno::EPERM);
+    }
     let vfork = args.flags & (VM | VFORK) == VM | VFORK;
     // A process that has the caller's memory and runs beside it, or its descriptors, would need one broker for two.
     let known = args.flags & !(VM | VFORK | TELLING) == 0 && (vfork || args.flags & VM == 0);
@@ -205,19 +208,25 @@ pub(super) fn clone3(task: &mut Task, [args, size, ..]: Args) -> SysResult {
     )
 }
 
+/// The options of a call that waits for children. All of a task's are of one kind, which say SIGCHLD when they end; what
+/// are of the other kind are processes of the broker's own.
+fn waits_for(options: u64) -> SysResult<i32> {
+    let options = options as u32 as i32;
+    match options & (libc::__WALL | libc::__WCLONE) {
+        libc::__WCLONE => Err(Errno::ECHILD),
+        _ => Ok(options & !(libc::__WALL | libc::__WCLONE)),
+    }
+}
+
 pub(super) fn wait4(task: &mut Task, [pid, status, options, usage, ..]: Args) -> SysResult {
+    let options = waits_for(options)?;
     let status = task.memory.optional(status, 4)?;
     let usage = task.memory.optional(usage, 144)?;
-    pass!(
-        WAIT4,
-        pid as u32 as i32,
-        status,
-        options as u32 as i32,
-        usage
-    )
+    pass!(WAIT4, pid as u32 as i32, status, options, usage)
 }
 
 pub(super) fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args) -> SysResult {
+    let options = waits_for(options)?;
     let id = match kind as i32 {
         // A descriptor of the guest's.
         3 => task.fds.guest(id)?,
@@ -225,14 +234,7 @@ pub(super) fn waitid(task: &mut Task, [kind, id, info, options, usage, _]: Args)
     };
     let info = task.memory.optional(info, 128)?;
     let usage = task.memory.optional(usage, 144)?;
-    pass!(
-        WAITID,
-        kind as u32 as i32,
-        id,
-        info,
-        options as u32 as i32,
-        usage
-    )
+    pass!(WAITID, kind as u32 as i32, id, info, options, usage)
 }
 
 pub(super) fn setpgid(task: &mut Task, [pid, group, ..]: Args) -> SysResult {

@@ -10,7 +10,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use super::writable::Access;
+use super::access::Access;
 use crate::device::new_fd;
 use crate::errno::SysResult;
 use crate::pass;

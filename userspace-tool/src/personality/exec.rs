@@ -3,7 +3,7 @@
 //! `execve`: the task becomes another program, in a micro-VM as new as its first.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -93,6 +93,10 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
     let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
+    if !task.access.executes_all() {
+        let mut files = program.files();
+        files.try_for_each(|(_, file)| task.scope().check_execute(file.as_fd()))?;
+    }
     match task.successor(program, environment) {
         Ok(successor) => task.succeed(successor),
         Err(TaskError::Load(error)) => Err(errno(&error)),

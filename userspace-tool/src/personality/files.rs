@@ -85,16 +85,22 @@ pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
     let [directory, path, buffer, flags, ..] = args;
     let at = target(task, directory, path, flags as i32)?;
     let mut stat = [0; 144];
+    if !task.access.reads_all() {
+        let handle = look_at(task, &at)?;
+        let flags = at.flags | libc::AT_EMPTY_PATH;
+        pass!(NEWFSTATAT, handle.as_raw_fd(), c"", &mut stat, flags)?;
+        return task.memory.write(buffer, &stat).map(|()| 0);
+    }
     pass!(NEWFSTATAT, at.directory, &*at.path, &mut stat, at.flags)?;
     if word(&stat, 0) == procfs::device() {
-        let handle = look_at_process(task, &at)?;
+        let handle = look_at(task, &at)?;
         pass!(FSTAT, handle.as_raw_fd(), &mut stat)?;
     }
     task.memory.write(buffer, &stat).map(|()| 0)
 }
 
-/// A handle on what is in `/proc`, if it is of the task's own: a link may have led there.
-fn look_at_process(task: &Task, at: &Target) -> SysResult<OwnedFd> {
+/// A handle on what exists for the task; what is in `/proc` must be of its own: a link may have led there.
+fn look_at(task: &Task, at: &Target) -> SysResult<OwnedFd> {
     let flags = at.flags & (libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH);
     let handle = task.scope().look(at.directory, &at.path, flags)?;
     procfs::check_somebodys(task, handle.as_raw_fd())?;
@@ -104,9 +110,15 @@ fn look_at_process(task: &Task, at: &Target) -> SysResult<OwnedFd> {
 pub(super) fn statx(task: &mut Task, [directory, path, flags, mask, buffer, _]: Args) -> SysResult {
     let at = target(task, directory, path, flags as i32)?;
     let mut statx = [0; 256];
+    if !task.access.reads_all() {
+        let handle = look_at(task, &at)?;
+        let flags = at.flags | libc::AT_EMPTY_PATH;
+        pass!(STATX, handle.as_raw_fd(), c"", flags, mask, &mut statx)?;
+        return task.memory.write(buffer, &statx).map(|()| 0);
+    }
     pass!(STATX, at.directory, &*at.path, at.flags, mask, &mut statx)?;
     if libc::makedev(word32(&statx, 136), word32(&statx, 140)) == procfs::device() {
-        let handle = look_at_process(task, &at)?;
+        let handle = look_at(task, &at)?;
         let flags = libc::AT_EMPTY_PATH;
         pass!(STATX, handle.as_raw_fd(), c"", flags, mask, &mut statx)?;
     }
@@ -136,10 +148,30 @@ pub(super) fn faccessat(task: &mut Task, [directory, path, mode, ..]: Args) -> S
 pub(super) fn faccessat2(task: &mut Task, args: Args) -> SysResult {
     let [directory, path, mode, flags, ..] = args;
     let at = target(task, directory, path, flags as i32)?;
-    let value = pass!(FACCESSAT2, at.directory, &*at.path, mode, at.flags)?;
+    let value = match task.access.reads_all() {
+        true => pass!(FACCESSAT2, at.directory, &*at.path, mode, at.flags)?,
+        false => may_access(task, &at, mode)?,
+    };
     // The host would let it be written; here it must be a file that the task may change as well.
     if mode & libc::W_OK as u64 != 0 && !may_write(task, &at)? {
         return Err(Errno::EROFS);
+    }
+    Ok(value)
+}
+
+/// [`faccessat2`] of what exists for the task.
+fn may_access(task: &Task, at: &Target, mode: u64) -> SysResult {
+    let flags = at.flags & libc::AT_SYMLINK_NOFOLLOW;
+    let handle = look_at(task, at)?;
+    let flags = at.flags & !flags | libc::AT_EMPTY_PATH;
+    let value = pass!(FACCESSAT2, handle.as_raw_fd(), c"", mode, flags)?;
+    if mode & libc::X_OK as u64 != 0 && !at.path.is_empty() {
+        let follow = at.flags & libc::AT_SYMLINK_NOFOLLOW;
+        let flags = if follow == 0 { 0 } else { libc::O_NOFOLLOW };
+        let (_, status, right) = task.scope().seen(at.directory, &at.path, flags, 0)?;
+        if status.kind() == libc::S_IFREG {
+            right.check_execute()?;
+        }
     }
     Ok(value)
 }
@@ -210,7 +242,7 @@ pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
             procfs::goes_to(fd);
             return pass!(FCHDIR, fd);
         }
-        _ => task.scope().handle(at, &path, libc::O_DIRECTORY, 0)?,
+        _ => task.scope().seen(at, &path, libc::O_DIRECTORY, 0)?.0,
     };
     procfs::check_somebodys(task, directory.as_raw_fd())?;
     procfs::goes_to(directory.as_raw_fd());

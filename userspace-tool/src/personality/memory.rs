@@ -241,7 +241,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         0 => mappable(task, fd)?,
         _ => None,
     };
-    let memory;
+    let (memory, executed);
     let source = match (file, shared) {
         (None, false) => Source::Anonymous(Backing::Anonymous),
         (None, true) => {
@@ -251,7 +251,12 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         (Some(fd), shared) => {
             // SAFETY: The descriptor was open, as `mappable` saw; one that another thread closes meanwhile gives an
             // error, or is another file of the guest's.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            let mut fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            if prot.contains(Prot::EXEC) && !task.access.executes_all() {
+                executed = task.fds.own(fd)?;
+                fd = executed.as_fd();
+                task.scope().check_execute(fd)?;
+            }
             match shared {
                 true if is_for_broker(fd, prot)? => Source::Broker(fd, offset),
                 true => Source::Shared(fd, offset),
@@ -354,6 +359,14 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     let pieces = book.space.pieces(start, end);
     if pieces.iter().all(|piece| piece.prot == prot) {
         return Ok(0);
+    }
+    if prot.contains(Prot::EXEC) && !task.access.executes_all() {
+        for piece in &pieces {
+            let is_file = matches!(piece.backing, Backing::PrivateFile | Backing::SharedFile);
+            if let Some((file, _)) = book.space.file(piece.start).filter(|_| is_file) {
+                task.scope().check_execute_mapped(file)?;
+            }
+        }
     }
     let mut files = pieces;
     files.retain(|piece| piece.backing == Backing::BrokerFile);

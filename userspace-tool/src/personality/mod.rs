@@ -5,7 +5,9 @@
 //! A call that is not in [`table::TABLE`] as served does nothing. A served one gets its arguments as
 //! numbers; its handler copies what they point to, checks it, and only then uses it.
 
+mod access;
 mod actions;
+mod addresses;
 mod advice;
 mod attributes;
 mod change;
@@ -18,6 +20,7 @@ mod files;
 mod futex;
 mod interfaces;
 mod io;
+mod kernels;
 mod memory;
 mod message;
 mod mremap;
@@ -42,8 +45,8 @@ mod time;
 mod timers;
 mod trace;
 mod wait;
-mod writable;
 
+pub use access::{Access, AccessError};
 pub use actions::{is_ignored, SignalState, Signals};
 pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
 pub use domain::keeps_socket_paths_apart;
@@ -52,7 +55,7 @@ pub(crate) use futex::wake_one;
 pub(crate) use memory::Book;
 pub use memory::Heap;
 pub use message::MessagePointer;
-pub use network::{Network, Policy};
+pub use network::{Domain, Network, Policy};
 pub(crate) use paths::{path_of, reopen, special, Special};
 pub(crate) use process::short_name;
 pub use process::{LimitState, Limits};
@@ -61,7 +64,6 @@ use shared::SharedMaps;
 pub(crate) use sockopt::waits_for_a_time;
 pub(crate) use timers::Timers;
 pub use trace::{describe, Trace};
-pub use writable::{Access, AccessError};
 
 use crate::errno::{Errno, SysResult};
 use crate::task::Task;
@@ -96,6 +98,9 @@ pub struct Syscall {
 
 /// Serves a system call of `task`.
 pub fn serve(task: &mut Task, number: u64, args: Args) -> SysResult {
+    if task.access.refuses(number) {
+        return Err(Errno::EPERM);
+    }
     match table::find(number).map(|call| call.fate) {
         Some(Fate::Served(handler)) => handler(task, args),
         Some(Fate::Refused(errno, _)) => Err(errno),

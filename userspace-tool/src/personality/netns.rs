@@ -67,17 +67,18 @@ fn end(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Makes a copy of this process, of which `wait` does not tell; 0 in the copy, which has this thread only.
+/// Makes a copy of this process of which nobody is told when it ends; 0 in the copy, which has this thread only.
 fn fork() -> SysResult<libc::c_int> {
     // SAFETY: Without CLONE_VM the copy has memory of its own. What it may do there, as the copy of a
-    // process with threads, is up to the callers: both follow here.
+    // process with threads, is up to the caller, which follows here.
     let value = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
     check(value as libc::c_int)
 }
 
-/// Starts the helper, which is nobody's child, and answers what comes to the other side of `service`.
+/// Starts the helper, which answers what comes to the other side of `service`. It is a child of this process that says
+/// no SIGCHLD, and that who waits for children does not see.
 pub(super) fn spawn(service: BorrowedFd<'_>) -> SysResult<()> {
-    // Handlers of the broker's must not run in the copies.
+    // Handlers of the broker's must not run in the copy.
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut old = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: The sets are there for the writing; the first is full when it is read.
@@ -85,29 +86,13 @@ pub(super) fn spawn(service: BorrowedFd<'_>) -> SysResult<()> {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
     }
-    let middle = fork();
-    if middle == Ok(0) {
-        match fork() {
-            Ok(0) => run(service),
-            Ok(_) => end(0),
-            Err(_) => end(1),
-        }
+    let helper = fork();
+    if helper == Ok(0) {
+        run(service);
     }
     // SAFETY: The call above has filled it.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old.as_ptr(), std::ptr::null_mut()) };
-    let middle = middle?;
-    let mut status = 0;
-    loop {
-        // SAFETY: The status is there for the writing.
-        let waited = check(unsafe { libc::waitpid(middle, &mut status, libc::__WCLONE) });
-        match waited {
-            Err(Errno::EINTR) => {}
-            Ok(_) if status != 0 => return Err(Errno::ENOBUFS),
-            // Without a child, somebody who waits for all kinds of them was faster.
-            Ok(_) | Err(Errno::ECHILD) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-    }
+    helper.map(drop)
 }
 
 /// What the helper does.
@@ -126,10 +111,9 @@ fn run(service: BorrowedFd<'_>) -> ! {
     }
     // SAFETY: It was just made, and is open for as long as this process lives.
     let service = unsafe { BorrowedFd::borrow_raw(0) };
-    // Whoever asks is told if that failed.
-    let prepared = enter().and_then(|()| loopback()).and_then(|()| disarm());
+    let mut prepared = None;
     loop {
-        match answer(service, prepared) {
+        match answer(service, &mut prepared) {
             Ok(true) | Err(rustix::io::Errno::INTR) => {}
             // There is no broker any more.
             Ok(false) => end(0),
@@ -202,7 +186,10 @@ pub(super) fn without_capabilities<T>(call: impl FnOnce() -> SysResult<T>) -> Sy
 }
 
 /// Answers one request; false if there will be no more.
-fn answer(service: BorrowedFd<'_>, prepared: Result<(), Errno>) -> Result<bool, rustix::io::Errno> {
+fn answer(
+    service: BorrowedFd<'_>,
+    prepared: &mut Option<SysResult<()>>,
+) -> Result<bool, rustix::io::Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 12];
@@ -218,6 +205,9 @@ fn answer(service: BorrowedFd<'_>, prepared: Result<(), Errno>) -> Result<bool, 
     let Some(reply) = reply else {
         return Ok(true);
     };
+    // Namespaces are expensive, so there is one when it is wanted. Whoever asks is told if that failed.
+    let prepare = || enter().and_then(|()| loopback()).and_then(|()| disarm());
+    let prepared = *prepared.get_or_insert_with(prepare);
     let opened = prepared.and_then(|()| open(Request::from_bytes(&bytes)));
     let error = opened.as_ref().err().map_or(0, |error| error.number());
     let error = error.to_le_bytes();

@@ -3,33 +3,29 @@
 //! Which network a task has.
 //!
 //! Sockets that may reach nothing outside of the task are opened in a network namespace of its own, by a
-//! process that is there for that alone ([`super::netns`]). Namespaces are expensive, so it is started
-//! when the first such socket is wanted. Where a socket belongs, the kernel says itself (the cookie of
+//! process that is there for that alone ([`super::netns`]). It is there from the start, as a broker that is confined
+//! cannot start one; namespaces are expensive, so it makes its own when the first such socket is wanted. Where a socket belongs, the kernel says itself (the cookie of
 //! its namespace); so it does not matter how the task came by it.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_timeout, Timeout};
 use rustix::net::{
-    recv, recvmsg, send, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer,
-    RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType,
+    recvmsg, sendmsg, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage,
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 use super::{domain, netns, Access, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
+use crate::profile::NetworkRules;
 
 /// How long the broker waits for a socket.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What lies in the queue of [`Network::asking`] until somebody has taken it, who then starts the helper.
-const TOKEN: &[u8] = b"T";
 
 /// What a task can reach with `AF_INET` and `AF_INET6`. Its `AF_UNIX` sockets reach the task's only,
 /// whatever this is: by their names as they are in a network of its own, by their paths as [`domain`] has it.
@@ -42,24 +38,49 @@ pub enum Policy {
     Host,
 }
 
+/// Who keeps sockets with paths apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Domain {
+    /// A Landlock domain that this process is in already.
+    Entered,
+    /// One that it is to enter.
+    Enter,
+    /// Nobody, so that the task has none.
+    None,
+}
+
+impl Policy {
+    /// Where rules have sockets be: those that may reach some of what the host does are the host's, and their addresses
+    /// are looked at.
+    pub fn of(rules: &NetworkRules) -> Self {
+        match rules {
+            NetworkRules::None => Self::None,
+            NetworkRules::Host | NetworkRules::Only(_) => Self::Host,
+        }
+    }
+}
+
 /// The network of a task. All of its processes share it, by descriptors that they inherit.
 #[derive(Debug)]
 pub struct Network {
     policy: Policy,
     /// Where requests for sockets are sent.
     asking: OwnedFd,
-    /// The other side, for the helper.
-    answering: OwnedFd,
     /// The cookie of the host's network namespace.
     host: u64,
-    /// Whether the kernel keeps sockets with paths apart, since the task runs ([`domain`]).
-    paths: AtomicBool,
+    /// Whether the kernel keeps sockets with paths apart ([`domain`]).
+    paths: bool,
 }
 
-/// A pair of connected sockets in the broker's own range.
-fn own_pair(fds: &Fds) -> SysResult<(OwnedFd, OwnedFd)> {
+/// A pair of connected sockets.
+fn pair() -> SysResult<(OwnedFd, OwnedFd)> {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let (one, other) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+    Ok(socketpair(AddressFamily::UNIX, kind, flags, None)?)
+}
+
+/// The same in the broker's own range.
+fn own_pair(fds: &Fds) -> SysResult<(OwnedFd, OwnedFd)> {
+    let (one, other) = pair()?;
     Ok((fds.own(one.as_fd())?, fds.own(other.as_fd())?))
 }
 
@@ -80,39 +101,52 @@ fn cookie(fd: RawFd) -> SysResult<u64> {
 }
 
 impl Network {
-    /// A network for a new task whose descriptors are `fds`.
-    pub fn new(policy: Policy, fds: &Fds) -> SysResult<Self> {
-        let (asking, answering) = own_pair(fds)?;
+    /// The network of a new task, with the process that opens its sockets if it `has_sockets`.
+    ///
+    /// From now on the calling thread, and all that it starts, reach sockets with paths, if the kernel can keep
+    /// them to those that they open, and to where `access` lets files be changed.
+    pub fn start(access: &Access, has_sockets: bool, domain: Domain) -> SysResult<Self> {
+        let paths = match domain {
+            Domain::None => false,
+            Domain::Entered => true,
+            Domain::Enter => {
+                let paths = domain::enter(access).is_ok();
+                if !paths {
+                    // What it lacks, it lacks: the broker decides, too.
+                    let _ = domain::enter_scopes();
+                }
+                paths
+            }
+        };
+        let (asking, answering) = pair()?;
         set_socket_timeout(&asking, Timeout::Send, Some(PATIENCE))?;
-        send(&answering, TOKEN, SendFlags::DONTWAIT)?;
+        if has_sockets {
+            netns::spawn(answering.as_fd())?;
+        }
         Ok(Self {
-            policy,
+            policy: Policy::of(&access.rules().network),
             host: cookie(asking.as_raw_fd())?,
             asking,
-            answering,
-            paths: AtomicBool::new(false),
+            paths,
         })
     }
 
-    /// From now on the calling thread, and all that it starts, reach sockets with paths, if the kernel can keep
-    /// them to those that they open, and to where `access` lets files be changed.
-    pub(crate) fn allow_paths(&self, access: &Access) {
-        let paths = domain::enter(access).is_ok();
-        if !paths {
-            // What it lacks, it lacks: the broker decides, too.
-            let _ = domain::enter_scopes();
-        }
-        self.paths.store(paths, Relaxed);
+    /// The same, with the broker's own descriptor.
+    pub(crate) fn keep(&self, fds: &Fds) -> SysResult<Self> {
+        Ok(Self {
+            asking: fds.own(self.asking.as_fd())?,
+            ..*self
+        })
     }
 
     /// Whether the task has sockets with paths: what the kernel refuses then is what it must not have.
     pub(super) fn has_paths(&self) -> bool {
-        self.paths.load(Relaxed)
+        self.paths
     }
 
-    /// The descriptors, which all processes of the task have.
-    pub(crate) fn descriptors(&self) -> [RawFd; 2] {
-        [self.asking.as_raw_fd(), self.answering.as_raw_fd()]
+    /// The descriptor, which all processes of the task have.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.asking.as_raw_fd()
     }
 
     /// What it reaches.
@@ -166,7 +200,6 @@ impl Network {
 
     /// Has a socket opened in the task's own network.
     fn ask(&self, fds: &Fds, domain: i32, kind: i32, protocol: i32) -> SysResult<OwnedFd> {
-        self.start()?;
         let (ours, its) = own_pair(fds)?;
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
         let request = netns::Request {
@@ -184,19 +217,6 @@ impl Network {
         // From now on it is the helper's: if that ends, the answer is the end of the stream.
         drop(its);
         answer(ours.as_fd())
-    }
-
-    /// Starts the helper, if nobody has.
-    fn start(&self) -> SysResult<()> {
-        let mut token = [0; TOKEN.len()];
-        match recv(&self.asking, &mut token[..], RecvFlags::DONTWAIT) {
-            Err(rustix::io::Errno::AGAIN) => return Ok(()),
-            result => result?,
-        };
-        netns::spawn(self.answering.as_fd()).inspect_err(|_| {
-            // Whoever is next tries again. There is room for it: it was just taken out.
-            let _ = send(&self.answering, TOKEN, SendFlags::DONTWAIT);
-        })
     }
 }
 
@@ -243,6 +263,22 @@ fn answer(socket: BorrowedFd<'_>) -> SysResult<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Rules;
+    use rustix::net::send;
+
+    /// A network by a policy.
+    fn of(policy: Policy) -> Network {
+        let network = match policy {
+            Policy::None => NetworkRules::None,
+            Policy::Host => NetworkRules::Host,
+        };
+        let rules = Rules {
+            network,
+            ..Rules::default()
+        };
+        let access = Access::new(rules, false).unwrap();
+        Network::start(&access, true, Domain::Enter).unwrap()
+    }
 
     /// A socket of the task's.
     fn open(network: &Network, fds: &Fds, domain: i32, kind: i32) -> SysResult<OwnedFd> {
@@ -255,7 +291,7 @@ mod tests {
     #[test]
     fn sockets_come_from_a_network_of_the_tasks_own() {
         let fds = Fds::reserve().unwrap();
-        let network = Network::new(Policy::None, &fds).unwrap();
+        let network = of(Policy::None);
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let one = match open(&network, &fds, libc::AF_INET, kind) {
             Err(error @ (Errno::EPERM | Errno::ENOSPC | Errno::EACCES)) => {
@@ -289,7 +325,7 @@ mod tests {
         assert_eq!(sent, Err(Errno::ENETUNREACH));
 
         // Another task has another one.
-        let other = Network::new(Policy::Host, &fds).unwrap();
+        let other = of(Policy::Host);
         let unix = open(&other, &fds, libc::AF_UNIX, libc::SOCK_DGRAM).unwrap();
         let foreign = cookie(unix.as_raw_fd()).unwrap();
         assert!(foreign != cookies[0] && foreign != network.host);
@@ -306,7 +342,7 @@ mod tests {
     fn netlink_sockets_have_no_power() {
         let fds = Fds::reserve().unwrap();
         for policy in [Policy::None, Policy::Host] {
-            let network = Network::new(policy, &fds).unwrap();
+            let network = of(policy);
             let socket = match open(&network, &fds, libc::AF_NETLINK, libc::SOCK_RAW) {
                 Err(error) if policy == Policy::None => {
                     println!("skipped: this machine lets nobody make network namespaces: {error}");

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::files::directory_for;
 use super::paths::{check_existing, check_readable, reopen, special, Found, Scope, Special};
-use super::status::{status_of, Status};
+use super::status::Status;
 use super::{procfs, terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::guest::sealed_file;
@@ -203,9 +203,9 @@ impl Scope<'_> {
             return self.open_to_change(directory, path, how);
         }
         let flags = how.flags & (libc::O_NOFOLLOW | libc::O_DIRECTORY);
-        let handle = self.handle(directory, path, flags, how.resolve)?;
-        let status = status_of(handle.as_raw_fd())?;
+        let (handle, status, right) = self.seen(directory, path, flags, how.resolve)?;
         if !how.has(libc::O_PATH) {
+            right.check_read()?;
             check_kind(&status)?;
         }
         check_readable(handle.as_raw_fd(), &status)?;
@@ -291,6 +291,7 @@ impl Scope<'_> {
         if how.has(libc::O_DIRECTORY) {
             return Err(Errno::ENOTDIR);
         }
+        self.right_of(found)?.check_read()?;
         check_kind(status)?;
         check_readable(fd, status)?;
         if how.has(libc::O_CREAT) {
@@ -322,7 +323,7 @@ pub(super) const CHECKPOINT_LIKE: &CStr = c"/dev/null";
 fn check_kind(file: &Status) -> SysResult<()> {
     match file.kind() {
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFIFO => Ok(()),
-        _ if file.device().is_some() => Ok(()),
+        _ if file.is_plain_device() => Ok(()),
         libc::S_IFLNK => Err(Errno::ELOOP),
         libc::S_IFSOCK => Err(Errno::ENXIO),
         _ => Err(Errno::EACCES),
@@ -377,8 +378,8 @@ pub(super) fn readable(task: &Task, path: &CStr, follows: bool) -> SysResult<Own
         true => 0,
         false => libc::O_NOFOLLOW,
     };
-    let handle = task.scope().handle(libc::AT_FDCWD, path, flags, 0)?;
-    let status = status_of(handle.as_raw_fd())?;
+    let (handle, status, right) = task.scope().seen(libc::AT_FDCWD, path, flags, 0)?;
+    right.check_read()?;
     if !status.is_link() {
         check_kind(&status)?;
     }

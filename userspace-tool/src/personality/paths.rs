@@ -7,15 +7,17 @@
 //! that it needs and that are answered here.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use super::status::{status_at, status_of, Status};
-use super::writable::{file_system, is_kernels, Access};
+use super::access::{Access, Right};
+use super::kernels::{file_system, is_kernels};
+use super::status::{status_at, status_of, Identity, Status};
 use super::Fds;
 use crate::errno::{Errno, SysResult};
 use crate::memory::PATH_MAX;
+use crate::named::NamedFile;
 use crate::pass;
 use crate::task::Task;
 
@@ -180,11 +182,68 @@ impl Scope<'_> {
     pub(super) fn place(&self, directory: RawFd, path: &CStr, resolve: u64) -> SysResult<Place> {
         let (parent, name) = split(path)?;
         let text = CString::new(parent.as_slice()).map_err(|_| Errno::EINVAL)?;
+        let handle = self.handle(directory, &text, libc::O_DIRECTORY, resolve)?;
+        if !self.access.reads_all() {
+            let status = status_of(handle.as_raw_fd())?;
+            let right = self.access.decide(handle.as_raw_fd(), &status);
+            right.check_seen()?;
+        }
         Ok(Place {
-            parent: self.handle(directory, &text, libc::O_DIRECTORY, resolve)?,
+            parent: handle,
             name,
             path: parent,
         })
+    }
+
+    /// A handle on what a path leads to, as [`Self::handle`] has it, if that exists for the task; and what it may do
+    /// with it.
+    pub(super) fn seen(
+        &self,
+        directory: RawFd,
+        path: &CStr,
+        flags: i32,
+        resolve: u64,
+    ) -> SysResult<(OwnedFd, Status, Right)> {
+        let handle = self.handle(directory, path, flags, resolve)?;
+        let status = status_of(handle.as_raw_fd())?;
+        if let Some(right) = self.access.at_once(&status) {
+            right.check_seen()?;
+            return Ok((handle, status, right));
+        }
+        if status.is_directory() {
+            let right = self.access.decide(handle.as_raw_fd(), &status);
+            right.check_seen()?;
+            return Ok((handle, status, right));
+        }
+        // A file does not know where it is, so it is looked for once more.
+        let follow = flags & libc::O_NOFOLLOW == 0;
+        let found = self.find(directory, path, follow, resolve)?;
+        let right = self.right_of(&found)?;
+        right.check_seen()?;
+        let (handle, status) = found.object.ok_or(Errno::ENOENT)?;
+        Ok((handle, status, right))
+    }
+
+    /// What the task may do with what was found, if it is something.
+    pub(super) fn right_of(&self, found: &Found) -> SysResult<Right> {
+        let parent = found.place.directory();
+        if let Some((handle, status)) = &found.object {
+            let of_itself = match self.access.at_once(status) {
+                Some(right) => Some(right),
+                None if status.is_directory() => {
+                    Some(self.access.decide(handle.as_raw_fd(), status))
+                }
+                None => self.access.named(status),
+            };
+            if let Some(right) = of_itself {
+                return Ok(right);
+            }
+        }
+        match self.access.decide(parent, &status_of(parent)?) {
+            // Of what is in it, only what has a rule is there.
+            Right::Way if found.object.is_some() => Ok(Right::Nothing),
+            right => Ok(right),
+        }
     }
 
     /// The place that a path names, if what is there may be changed: made, removed, renamed or linked.
@@ -240,7 +299,9 @@ impl Scope<'_> {
                 return Err(Errno::ENOTDIR);
             }
             let object = Some((handle, status));
-            return Ok(Found { place, object });
+            let found = Found { place, object };
+            self.right_of(&found)?.check_seen()?;
+            return Ok(found);
         }
         Err(Errno::ELOOP)
     }
@@ -261,8 +322,7 @@ impl Scope<'_> {
 
     /// Whether the file behind a descriptor of the broker's own may be changed by it alone.
     ///
-    /// A file does not know its directory, so the kernel's text for it says where to look; but that is only
-    /// believed if the file is found there. A file without a name is whoever's who can write it.
+    /// A file without a name is whoever's who can write it.
     pub(super) fn may_change_open(&self, fd: RawFd, status: &Status) -> SysResult<bool> {
         if is_kernels(fd, status)? {
             return Ok(false);
@@ -284,19 +344,64 @@ impl Scope<'_> {
         if self.access.names(status) {
             return Ok(true);
         }
+        match self.find_open(fd, status)? {
+            Some(found) => self.access.contains(found.place.directory()),
+            None => Ok(false),
+        }
+    }
+
+    /// Where the file behind a descriptor of the broker's own is, if it is there.
+    ///
+    /// A file does not know its directory, so the kernel's text for it says where to look; but that is only
+    /// believed if the file is found there.
+    fn find_open(&self, fd: RawFd, status: &Status) -> SysResult<Option<Found>> {
         let text = CString::new(path_of(fd)?).map_err(|_| Errno::EINVAL)?;
         if !text.as_bytes().starts_with(b"/") {
             // A pipe, or another file that has no place.
-            return Ok(false);
+            return Ok(None);
         }
         let Ok(found) = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS) else {
-            return Ok(false);
+            return Ok(None);
         };
-        match &found.object {
-            Some((_, there)) if there.identity == status.identity => {
-                self.access.contains(found.place.directory())
-            }
-            _ => Ok(false),
+        let there = found.object.as_ref().map(|(_, there)| there.identity);
+        Ok((there == Some(status.identity)).then_some(found))
+    }
+
+    /// Refuses to let a mapping of the file at a path be executed, if that is not the file any more, or must not be.
+    pub(super) fn check_execute_mapped(&self, file: &NamedFile) -> SysResult<()> {
+        let text = CString::new(file.path()).map_err(|_| Errno::EACCES)?;
+        let found = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS);
+        let found = found.map_err(|_| Errno::EACCES)?;
+        let there = found.object.as_ref().map(|(_, there)| there.identity);
+        match there
+            == Some(Identity {
+                device: file.device,
+                inode: file.inode,
+            }) {
+            true => self.right_of(&found)?.check_execute(),
+            false => Err(Errno::EACCES),
+        }
+    }
+
+    /// Refuses to execute an open file, or to map it to be executed.
+    ///
+    /// What has no name is memory of the task's.
+    pub(super) fn check_execute(&self, file: BorrowedFd<'_>) -> SysResult<()> {
+        if self.access.executes_all() {
+            return Ok(());
+        }
+        let own = self.fds.own(file)?;
+        let status = status_of(own.as_raw_fd())?;
+        if let Some(right) = self.access.at_once(&status).or(self.access.named(&status)) {
+            return right.check_execute();
+        }
+        if status.links == 0 {
+            let own_code = self.access.rules().jit;
+            return own_code.then_some(()).ok_or(Errno::EACCES);
+        }
+        match self.find_open(own.as_raw_fd(), &status)? {
+            Some(found) => self.right_of(&found)?.check_execute(),
+            None => Err(Errno::EACCES),
         }
     }
 }

@@ -265,7 +265,8 @@ pub(super) fn link(task: &Task, directory: RawFd, path: &CStr) -> SysResult<Vec<
         }
         _ => (directory, path.to_owned()),
     };
-    let handle = task.scope().handle(directory, &path, libc::O_NOFOLLOW, 0)?;
+    let flags = libc::O_NOFOLLOW;
+    let (handle, ..) = task.scope().seen(directory, &path, flags, 0)?;
     check_somebodys(task, handle.as_raw_fd())?;
     paths::text_of(handle.as_raw_fd())
 }

@@ -9,6 +9,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
+use super::addresses::{self, Purpose};
 use super::fds::give_pair;
 use super::message::{incoming, outgoing, Header, Message, ADDRESS_MAX, HEADER};
 use super::network::option;
@@ -66,6 +67,10 @@ pub(super) fn socket(task: &mut Task, [domain, kind, protocol, ..]: Args) -> Sys
 pub(super) fn socketpair(task: &mut Task, [domain, kind, protocol, fds, ..]: Args) -> SysResult {
     let (domain, kind, protocol) = (domain as i32, kind as i32, protocol as i32);
     check_kind(domain, kind, protocol)?;
+    if domain != libc::AF_UNIX {
+        // No others come in pairs.
+        return Err(Errno::EOPNOTSUPP);
+    }
     // A pair needs no network to be in: who gives one of it an address is refused.
     let mut pair = [0; 8];
     pass!(SOCKETPAIR, domain, kind, protocol, &mut pair)?;
@@ -134,8 +139,9 @@ fn may_make_at(task: &Task, path: &CString) -> SysResult<()> {
 }
 
 /// Checks an address to reach.
-fn check_peer(task: &Task, fd: RawFd, address: &[u8]) -> SysResult<()> {
+fn check_peer(task: &Task, fd: RawFd, purpose: Purpose, address: &[u8]) -> SysResult<()> {
     task.network.check_own(fd)?;
+    addresses::check(&task.access.rules().network, fd, purpose, address)?;
     if family(address) == Some(libc::AF_NETLINK) && (4..12).any(|at| address.get(at) != Some(&0)) {
         // The kernel is there to talk to, and no process.
         return Err(Errno::EPERM);
@@ -156,6 +162,7 @@ pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let fd = pinned.as_raw_fd();
     let mut name = address(task, name, len)?;
     task.network.check_own(fd)?;
+    addresses::check(&task.access.rules().network, fd, Purpose::Bind, &name)?;
     if let Some(path) = path_of(fd, &name)? {
         may_make_at(task, &path)?;
     }
@@ -167,7 +174,7 @@ pub(super) fn connect(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let pinned = task.fds.pin(fd)?;
     let fd = pinned.as_raw_fd();
     let mut name = address(task, name, len)?;
-    check_peer(task, fd, &name)?;
+    check_peer(task, fd, Purpose::Connect, &name)?;
     let len = name.len() as u64;
     pass!(CONNECT, fd, name.as_mut_slice(), len)
 }
@@ -177,6 +184,7 @@ pub(super) fn listen(task: &mut Task, [fd, backlog, ..]: Args) -> SysResult {
     let fd = pinned.as_raw_fd();
     // Without an address it gets one.
     task.network.check_own(fd)?;
+    addresses::check_listen(&task.access.rules().network, fd)?;
     pass!(LISTEN, fd, backlog as i32)
 }
 
@@ -271,7 +279,7 @@ pub(super) fn sendto(task: &mut Task, [fd, buffer, len, flags, name, name_len]: 
     }
     let pinned = task.fds.duplicate(fd)?;
     let fd = pinned.as_raw_fd();
-    check_peer(task, fd, &name)?;
+    check_peer(task, fd, Purpose::Send, &name)?;
     let name_len = name.len() as u64;
     let name = name.as_mut_slice();
     pass!(SENDTO, fd, buffer, len, flags, name, name_len)
@@ -315,7 +323,7 @@ fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
         true => fd,
         false => {
             pinned = task.fds.duplicate(fd)?;
-            check_peer(task, pinned.as_raw_fd(), &name)?;
+            check_peer(task, pinned.as_raw_fd(), Purpose::Send, &name)?;
             pinned.as_raw_fd()
         }
     };

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use crate::errno::SysResult;
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::profile::Device;
 
 /// Which file it is: a number that nothing else has while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub(super) struct Identity {
 /// `STATX_MNT_ID_UNIQUE`: instead of the number by which others know a mount, one that is never used again.
 const MNT_ID_UNIQUE: u32 = 0x4000;
 
+/// `STATX_ATTR_MOUNT_ROOT`.
+const MOUNT_ROOT: u64 = 0x2000;
+
 /// What `statx` says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
@@ -27,6 +31,8 @@ pub(super) struct Status {
     pub(super) mount: u64,
     /// Whether no other mount ever has that number.
     pub(super) is_mount_unique: bool,
+    /// Whether it is what a mount shows at its top.
+    pub(super) is_mount_root: bool,
     pub(super) mode: u32,
     pub(super) links: u32,
     pub(super) uid: u32,
@@ -44,6 +50,7 @@ impl Status {
             },
             mount: word(statx, 144),
             is_mount_unique: word32(statx, 0) & MNT_ID_UNIQUE != 0,
+            is_mount_root: word(statx, 8) & MOUNT_ROOT != 0,
             // The mode has 16 bits; what follows is not for us.
             mode: word32(statx, 28) & 0xffff,
             links: word32(statx, 16),
@@ -65,23 +72,26 @@ impl Status {
         self.kind() == libc::S_IFLNK
     }
 
-    /// Whether it is a device that a task may have, and whether it may be written.
-    pub(super) fn device(&self) -> Option<bool> {
+    /// Which of the devices it is that a task may have, if it is one.
+    pub(super) fn device(&self) -> Option<Device> {
         if self.kind() != libc::S_IFCHR {
             return None;
         }
         match (libc::major(self.special), libc::minor(self.special)) {
-            // null, zero, full; tty.
-            (1, 3 | 5 | 7) | (5, 0) => Some(true),
-            // random, urandom.
-            (1, 8 | 9) => Some(false),
+            (1, 3) => Some(Device::Null),
+            (1, 5) => Some(Device::Zero),
+            (1, 7) => Some(Device::Full),
+            (1, 8) => Some(Device::Random),
+            (1, 9) => Some(Device::Urandom),
+            (5, 0) => Some(Device::Tty),
+            (5, 2) | (136, _) => Some(Device::Pts),
             _ => None,
         }
     }
 
     /// Whether it is `/dev/zero`.
     pub(super) fn is_zero_device(&self) -> bool {
-        self.device().is_some() && self.special == libc::makedev(1, 5)
+        self.device() == Some(Device::Zero)
     }
 
     /// Whether it is a socket.
@@ -89,9 +99,16 @@ impl Status {
         self.kind() == libc::S_IFSOCK
     }
 
+    /// Whether it is a device that is opened as files are; terminals are not.
+    pub(super) fn is_plain_device(&self) -> bool {
+        self.device().is_some_and(|device| device != Device::Pts)
+    }
+
     /// Whether it is a device that may be written.
     pub(super) fn is_writable_device(&self) -> bool {
-        self.device() == Some(true)
+        let written = [Device::Null, Device::Zero, Device::Full, Device::Tty];
+        self.device()
+            .is_some_and(|device| written.contains(&device))
     }
 
     /// Whether who executes it gets the rights of its owner or group.

@@ -11,20 +11,19 @@ use std::sync::Arc;
 use uvisor_uapi::Prot;
 
 use super::{command, Options, Random, Shared, Task, TaskError, Thread, Threads};
+use crate::device::Machine;
 use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-use crate::personality::{
-    short_name, Actions, Book, Fds, Heap, Limits, Network, Signals, Timers, Trace,
-};
+use crate::personality::{short_name, Actions, Book, Fds, Heap, Limits, Signals, Timers, Trace};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
 use crate::stubs::Stubs;
 use crate::sync::Lock;
-use crate::{CloneFlags, Device, Vcpu, Vm};
+use crate::{CloneFlags, Device, Vcpu, Vm, VmFlags};
 
 /// The stack that a task gets if nothing limits it.
 const STACK: u64 = 8 << 20;
@@ -46,13 +45,24 @@ struct Load<'a> {
     memory_limit: u64,
     pids: u32,
     aslr: bool,
+    /// Whether memory that could be written may become executable.
+    jit: bool,
     checkpoint: Vec<u8>,
     actions: Actions,
     limits: Limits,
     timers: Timers,
     former: Option<u32>,
-    /// The micro-VM of the program that makes room for this one.
-    before: Option<&'a Vm>,
+    machine: Machine,
+    /// What the micro-VM is made from.
+    origin: From<'a>,
+}
+
+/// What a micro-VM is made from.
+enum From<'a> {
+    /// The device: the first of a task.
+    Device(Device),
+    /// That of the program that makes room for it.
+    Before(&'a Vm),
 }
 
 impl Task {
@@ -62,22 +72,34 @@ impl Task {
     /// on.
     pub fn new(device: Device, program: Program, options: Options) -> Result<Self, TaskError> {
         let fds = Fds::reserve().map_err(TaskError::Setup)?;
-        let network = Network::new(options.network, &fds).map_err(TaskError::Setup)?;
-        let access = options.access.keep(&fds).map_err(TaskError::Setup)?;
+        options
+            .confined
+            .access
+            .limit(&fds)
+            .map_err(TaskError::Setup)?;
+        let network = options.confined.network.keep(&fds);
+        let network = network.map_err(TaskError::Setup)?;
+        let access = options
+            .confined
+            .access
+            .keep(&fds)
+            .map_err(TaskError::Setup)?;
         let actions = Actions::inherit(options.pipe_ignored);
         let load = Load {
             environment: options.environment,
             memory_limit: options.memory_limit,
             pids: options.pids,
             aslr: options.aslr,
+            jit: access.rules().jit,
             checkpoint: Vec::new(),
             actions,
             limits: Limits::inherit().map_err(TaskError::Setup)?,
             timers: Timers::default(),
             former: None,
-            before: None,
+            machine: device.machine(),
+            origin: From::Device(device),
         };
-        let loaded = Loaded::new(device, program, load, &fds)?;
+        let loaded = Loaded::new(program, load, &fds)?;
         let trace = match options.trace {
             Some(file) => Some(Trace::new(
                 fds.own(file.as_fd()).map_err(TaskError::Setup)?.into(),
@@ -118,14 +140,16 @@ impl Task {
             memory_limit: self.shared.memory_limit,
             pids: self.shared.pids,
             aslr: self.shared.aslr,
+            jit: self.access.rules().jit,
             checkpoint: self.shared.checkpoint.clone(),
             actions: self.shared.actions.lock().after_exec(),
             limits: self.shared.limits.lock().clone(),
             timers: self.shared.timers.lock().after_exec(),
             former: self.shared.former,
-            before: Some(self.memory.vm()),
+            machine: self.shared.machine,
+            origin: From::Before(self.memory.vm()),
         };
-        let loaded = Loaded::new(Device::open()?, program, load, &self.fds)?;
+        let loaded = Loaded::new(program, load, &self.fds)?;
         let (memory, shared) = (Arc::new(loaded.memory), Arc::new(loaded.shared));
         Ok(Self {
             answered: true,
@@ -164,20 +188,27 @@ impl Task {
 
 impl Loaded {
     /// Loads a program into a new micro-VM.
-    fn new(device: Device, program: Program, load: Load<'_>, fds: &Fds) -> Result<Self, TaskError> {
+    fn new(program: Program, load: Load<'_>, fds: &Fds) -> Result<Self, TaskError> {
         let entropy = match load.aslr {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
         let _moving = fds.hold();
-        let mut layout = Layout::new(device.gpa_bits(), stack_size(&load.limits), entropy);
+        let mut layout = Layout::new(load.machine.gpa_bits, stack_size(&load.limits), entropy);
 
-        let mut vm = match load.before {
+        let mut vm = match load.origin {
             // The limit is one for all of the task.
-            Some(vm) => vm.share_with(0, CloneFlags::JOINT | CloneFlags::EMPTY)?,
-            None => device.create_vm(load.memory_limit)?,
+            From::Before(vm) => vm.share_with(0, CloneFlags::JOINT | CloneFlags::EMPTY)?,
+            From::Device(device) => {
+                let strict = if load.jit {
+                    VmFlags::empty()
+                } else {
+                    VmFlags::W_XOR_X
+                };
+                device.create_vm_with(load.memory_limit, strict)?
+            }
         };
-        let guest = Guest::new(&device)?;
+        let guest = Guest::for_machine(load.machine)?;
         guest.install(&vm)?;
         let stubs = Stubs::new(fds, guest.shim())?;
         stubs.install(&vm)?;
@@ -246,6 +277,7 @@ impl Loaded {
             shim: guest.shim(),
             stubs,
             former: load.former,
+            machine: load.machine,
         };
         Ok(Self {
             vcpu,

@@ -109,6 +109,7 @@ impl Shared {
             shim: self.shim,
             stubs,
             former: None,
+            machine: self.machine,
         }
     }
 }
@@ -325,7 +326,7 @@ impl Task {
             stubs.descriptor().as_raw_fd(),
             begun.as_raw_fd(),
         ];
-        keep.extend(self.network.descriptors());
+        keep.push(self.network.descriptor());
         keep.extend(self.access.descriptors());
         keep.extend(crate::vdso::descriptor());
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));

@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uvisor_uapi::{Serve, Stats, EXIT_INTERRUPTED, HYPERCALL_LEN};
 
+use crate::confine::Confined;
+use crate::device::Machine;
 use crate::errno::{Errno, SysResult};
 use crate::guest::Shim;
 use crate::layout::Layout;
@@ -32,7 +34,7 @@ use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
-pub use crate::personality::{is_ignored, Access, AccessError, Policy};
+pub use crate::personality::{is_ignored, Access, AccessError};
 pub(crate) use census::command;
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
@@ -40,7 +42,7 @@ pub(crate) use totals::Totals;
 pub(crate) use tree::Tree;
 
 /// How to run a program.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Options {
     /// Its environment, as `NAME=value`.
     pub environment: Vec<Vec<u8>>,
@@ -54,10 +56,8 @@ pub struct Options {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
-    /// Which network it has.
-    pub network: Policy,
-    /// The files that it may change.
-    pub access: Arc<Access>,
+    /// What it may touch, by what enforces that; [`confine`](crate::confine::confine) makes it.
+    pub confined: Confined,
 }
 
 /// Why a task cannot go on, by no fault of its own.
@@ -156,6 +156,8 @@ pub(crate) struct Shared {
     pub(crate) stubs: Arc<Stubs>,
     /// The number that it had up to the template that it goes on with: programs keep theirs.
     pub(crate) former: Option<u32>,
+    /// What page tables depend on.
+    pub(crate) machine: Machine,
 }
 
 /// A thread of a task, and what its system calls act on.
@@ -212,7 +214,6 @@ impl Task {
     /// Runs the task, of which this is the first thread, to its end.
     pub fn run(&mut self) -> Result<End, TaskError> {
         let _entered = self.inbox.enter(self.vcpu.exit_flag());
-        self.network.allow_paths(&self.access);
         personality::starts_here();
         self.live()
     }

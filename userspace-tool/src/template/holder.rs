@@ -20,43 +20,56 @@ use crate::pass;
 /// How often a holder looks whether anybody can still find it.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Starts a process that holds `template` under `name`; `arguments` make this program call [`hold`] with its
-/// standard input. Returns when others can find it.
-pub fn spawn(template: Template, name: &Name, arguments: &[&str]) -> Result<()> {
-    let starting = "cannot start the process that holds the template";
-    let flags = SocketFlags::CLOEXEC;
-    let (ours, its) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).during(starting)?;
-    be_patient(ours.as_fd()).during(starting)?;
-    // The program's descriptors are not for the holder: it would keep open what others wait for the end of.
-    let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
-    pass!(CLOSE_RANGE, 3, u64::from(u32::MAX), flags).during(starting)?;
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("uvctl")
-        .args(arguments)
-        .arg(name.as_str())
-        .stdin(Stdio::from(its))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .env_clear();
-    if let Some(directory) = std::env::var_os("XDG_RUNTIME_DIR") {
-        command.env("XDG_RUNTIME_DIR", directory);
+/// A process that is to hold a template, started before there is one: who makes that cannot start any more by then.
+#[derive(Debug)]
+pub struct Holder(OwnedFd);
+
+impl Holder {
+    /// Starts it; `arguments` and the name make this program call [`hold`] with its standard input, in a process that
+    /// is nobody's child. It ends by itself if it gets no template.
+    pub fn start(name: &Name, arguments: &[&str]) -> Result<Self> {
+        let starting = "cannot start the process that holds the template";
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, its) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).during(starting)?;
+        be_patient(ours.as_fd()).during(starting)?;
+        // What is open here is not for the holder: it would keep open what others wait for the end of.
+        let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
+        pass!(CLOSE_RANGE, 3, u64::from(u32::MAX), flags).during(starting)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("uvctl")
+            .args(arguments)
+            .arg(name.as_str())
+            .stdin(Stdio::from(its))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .env_clear();
+        if let Some(directory) = std::env::var_os("XDG_RUNTIME_DIR") {
+            command.env("XDG_RUNTIME_DIR", directory);
+        }
+        let status = command.status().map_err(from_io(starting))?;
+        match status.success() {
+            true => Ok(Self(ours)),
+            false => Err(TemplateError::Message("its holder has ended")),
+        }
     }
-    let mut child = command.spawn().map_err(from_io(starting))?;
-    drop(command);
-    let told = tell(ours.as_fd(), &template.into_message()?)
-        .and_then(|()| receive(ours.as_fd()).during("the template's holder does not answer"));
-    let result = match told {
-        Ok(Some(Message::Done)) => return Ok(()),
-        Ok(Some(Message::Failed(text))) => Err(TemplateError::Holder(text)),
-        Ok(_) => Err(TemplateError::Message("its holder has ended")),
-        Err(error) => Err(error),
-    };
-    // It ends by itself when it has failed, or its socket here is closed.
-    drop(ours);
-    let _ = child.wait();
-    result
+
+    /// Where it waits for the template.
+    pub fn socket(&mut self) -> &mut OwnedFd {
+        &mut self.0
+    }
+
+    /// Has it hold `template`. Returns when others can find that.
+    pub fn hold(self, template: Template) -> Result<()> {
+        let told = tell(self.0.as_fd(), &template.into_message()?)
+            .and_then(|()| receive(self.0.as_fd()).during("the template's holder does not answer"));
+        match told? {
+            Some(Message::Done) => Ok(()),
+            Some(Message::Failed(text)) => Err(TemplateError::Holder(text)),
+            _ => Err(TemplateError::Message("its holder has ended")),
+        }
+    }
 }
 
 /// Holds the template that comes from `creator` under `name`, until somebody removes it.
@@ -98,6 +111,7 @@ pub fn hold(creator: OwnedFd, name: &Name) -> Result<()> {
 /// Takes the template over, and the name.
 fn prepare(creator: BorrowedFd<'_>, name: &Name) -> Result<(Message, Directory, Published)> {
     let detaching = "cannot become a process of its own";
+    detach().during(detaching)?;
     rustix::process::setsid().during(detaching)?;
     rustix::process::chdir("/").during(detaching)?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
@@ -114,6 +128,20 @@ fn prepare(creator: BorrowedFd<'_>, name: &Name) -> Result<(Message, Directory, 
     let published = directory.publish(name)?;
     set_socket_timeout(&published.socket, Timeout::Recv, Some(LOOK)).during(detaching)?;
     Ok((message, directory, published))
+}
+
+/// Goes on in a process that is nobody's child: the program that becomes the template would find it among its own.
+fn detach() -> rustix::io::Result<()> {
+    // SAFETY: This process has one thread, so its copy is whole; the original ends without touching anything.
+    match unsafe { libc::fork() } {
+        -1 => Err(
+            rustix::io::Errno::from_io_error(&std::io::Error::last_os_error())
+                .unwrap_or(rustix::io::Errno::AGAIN),
+        ),
+        0 => Ok(()),
+        // SAFETY: As above.
+        _ => unsafe { libc::_exit(0) },
+    }
 }
 
 impl Template {

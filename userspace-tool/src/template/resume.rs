@@ -10,17 +10,19 @@ use std::time::SystemTime;
 
 use super::state::{areas, FORMAT};
 use super::{files, About, During, Point, Result, State, Stdio, Template, TemplateError};
+use crate::confine::Confined;
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::pass;
-use crate::personality::{path_of, Book, Fds, Limits, Network, Policy, SignalState, Trace};
+use crate::personality::{path_of, Book, Fds, Limits, SignalState, Trace};
 use crate::signal::Inbox;
 use crate::stubs::Stubs;
 use crate::sync::Lock;
-use crate::task::{command, Access, Random, Shared, Task, TaskError, Thread, Threads};
+use crate::task::{command, Random, Shared, Task, TaskError, Thread, Threads};
+use crate::Device;
 
 /// How to go on with a template.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Resume {
     /// What the program reads behind its checkpoint, a line each. A template that was not made at a
     /// checkpoint takes none.
@@ -33,10 +35,10 @@ pub struct Resume {
     pub trace: Option<File>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
-    /// Which network it has.
-    pub network: Policy,
-    /// The files that it may change.
-    pub access: Arc<Access>,
+    /// The module, which is open before this process is confined.
+    pub device: Device,
+    /// What it may touch, by what enforces that.
+    pub confined: Confined,
 }
 
 impl Task {
@@ -132,10 +134,13 @@ impl Template {
             _ => return Err(TemplateError::Arguments),
         };
         let setting_up = "cannot set up the process that serves the task";
+        // It has a number that may be one of the task's files'.
+        let machine = options.device.machine();
+        drop(options.device);
         let fds = Fds::reserve().during(setting_up)?;
+        options.confined.access.limit(&fds).during(setting_up)?;
         let own = |fd: BorrowedFd<'_>| fds.own(fd).during(setting_up);
-        let access = Arc::new(options.access.keep(&fds).during(setting_up)?);
-        drop(options.access);
+        let access = Arc::new(options.confined.access.keep(&fds).during(setting_up)?);
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
         let mut vm = template.share(memory_limit)?;
@@ -149,7 +154,8 @@ impl Template {
             Some(file) => Some(Trace::new(own(file.as_fd())?.into())),
             None => None,
         };
-        let network = Network::new(options.network, &fds).during(setting_up)?;
+        let network = options.confined.network.keep(&fds).during(setting_up)?;
+        drop(options.confined);
         drop((template, origin));
         let memory = Memory::new(vm, state.layout.limit)?;
         let random = renew(&memory, state.random)?;
@@ -196,6 +202,7 @@ impl Template {
             shim: state.shim,
             stubs,
             former: Some(state.number),
+            machine,
         };
         thread.introduce();
         Ok(Task {

@@ -6,6 +6,7 @@ mod attributes;
 mod changes;
 mod opening;
 mod races;
+mod reading;
 mod roots;
 
 use std::ffi::CString;
@@ -18,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
 
+use super::access::{Access, AccessError};
 use super::open::How;
 use super::paths::Scope;
-use super::writable::Access;
 use super::Fds;
 use crate::errno::{Errno, SysResult};
+use crate::profile::{self, FileAccess, FileRule, Origin, Rules};
 
 /// The number that relative paths have for a directory.
 const AT: RawFd = libc::AT_FDCWD;
@@ -34,6 +36,27 @@ const CONTENT: &str = "content";
 fn fds() -> &'static Fds {
     static FDS: OnceLock<Fds> = OnceLock::new();
     FDS.get_or_init(|| Fds::reserve().unwrap())
+}
+
+/// All that there is for the user, of which nothing is changed.
+fn everything() -> Rules {
+    let surroundings = profile::Surroundings::of_this_process();
+    profile::Profile::load("host", &surroundings).unwrap().rules
+}
+
+/// What lets files at some paths be changed, and all be read.
+fn allowing<P: AsRef<Path>>(paths: &[P]) -> Result<Access, AccessError> {
+    let mut rules = everything();
+    for path in paths {
+        let access = FileAccess::Host {
+            execute: true,
+            write: profile::Write::Through,
+        };
+        let origin = Origin::Option("--rw");
+        let rule = FileRule { access, origin };
+        rules.files.0.insert(path.as_ref().into(), rule);
+    }
+    Access::new(rules, false)
 }
 
 /// A directory for one test, with what may be changed in `inside`, and what may not in `outside`.
@@ -72,7 +95,7 @@ impl Tree {
         ] {
             symlink(target, base.join(link)).unwrap();
         }
-        let access = Access::new(&[base.join("inside")]).unwrap();
+        let access = allowing(&[base.join("inside")]).unwrap();
         Self { base, access }
     }
 

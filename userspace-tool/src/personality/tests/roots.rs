@@ -2,7 +2,6 @@
 
 //! What a user can allow.
 
-use super::super::writable::AccessError;
 use super::*;
 
 const WRITE: i32 = libc::O_WRONLY;
@@ -11,7 +10,7 @@ const MAKE: i32 = libc::O_WRONLY | libc::O_CREAT;
 #[test]
 fn by_default_nothing_is_changed() {
     let mut tree = Tree::new();
-    tree.access = Access::default();
+    tree.access = allowing::<&str>(&[]).unwrap();
     for name in ["inside/file", "inside/new", "outside/file"] {
         assert_eq!(error(tree.open(name, MAKE)), Some(Errno::EROFS));
     }
@@ -22,7 +21,7 @@ fn by_default_nothing_is_changed() {
 #[test]
 fn a_single_file_is_changed_but_not_its_name() {
     let mut tree = Tree::new();
-    tree.access = Access::new(&[tree.base.join("inside/file")]).unwrap();
+    tree.access = allowing(&[tree.base.join("inside/file")]).unwrap();
     let path = tree.path("inside/file");
     assert!(tree.open("inside/file", WRITE).is_ok());
     assert!(tree.open("inside/to-own", MAKE | libc::O_TRUNC).is_ok());
@@ -62,7 +61,7 @@ fn a_directory_is_allowed_wherever_it_goes_and_no_other_in_its_place() {
 fn several_trees_are_one() {
     let mut tree = Tree::new();
     let names = ["inside", "outside/sub"].map(|name| tree.base.join(name));
-    tree.access = Access::new(&names).unwrap();
+    tree.access = allowing(&names).unwrap();
     let (old, new) = (tree.path("inside/file"), tree.path("outside/sub/moved"));
     assert_eq!(tree.scope().rename((AT, &old), (AT, &new), 0), Ok(0));
     assert_eq!(error(tree.open("outside/file", WRITE)), Some(Errno::EROFS));
@@ -72,7 +71,7 @@ fn several_trees_are_one() {
 #[test]
 fn the_kernels_own_stays_its_own() {
     let mut tree = Tree::new();
-    tree.access = Access::new(&["/"]).unwrap();
+    tree.access = allowing(&["/"]).unwrap();
     assert!(tree.open("outside/file", WRITE).is_ok());
     assert!(tree.open("outside/new", MAKE).is_ok());
     for name in [
@@ -110,13 +109,13 @@ fn the_kernels_own_stays_its_own() {
 
 #[test]
 fn the_kernels_own_cannot_be_allowed() {
-    let kernel = |path: &str| matches!(Access::new(&[path]), Err(AccessError::Kernel(_)));
+    let kernel = |path: &str| matches!(allowing(&[path]), Err(AccessError::Kernel(_)));
     for path in ["/proc", "/dev", "/proc/sys", "/proc/self", "/sys"] {
         assert!(kernel(path), "{path}");
     }
-    let kind = |path: &str| matches!(Access::new(&[path]), Err(AccessError::Kind(_)));
+    let kind = |path: &str| matches!(allowing(&[path]), Err(AccessError::Kind(_)));
     assert!(kind("/dev/null"));
-    let missing = Access::new(&["/nonexistent"]).unwrap_err().to_string();
+    let missing = allowing(&["/nonexistent"]).unwrap_err().to_string();
     assert!(
         missing.contains("/nonexistent") && missing.contains("ENOENT"),
         "{missing}"
@@ -131,7 +130,7 @@ fn the_nearest_directory_decides() {
         return;
     }
     let mut tree = Tree::new();
-    tree.access = Access::new(&[shared]).unwrap();
+    tree.access = allowing(&[shared]).unwrap();
     let name = format!("/dev/shm/uvisor-test-{}", std::process::id());
     let made = tree.open(&name, MAKE | libc::O_EXCL);
     let _ = fs::remove_file(&name);
@@ -153,7 +152,7 @@ fn a_mount_is_where_it_is_mounted() {
     }
     let below = tree.open("inside/sub/new", MAKE).is_ok();
     let by_its_own_name = error(tree.open("outside/new", WRITE));
-    tree.access = Access::new(&[tree.base.join("outside")]).unwrap();
+    tree.access = allowing(&[tree.base.join("outside")]).unwrap();
     let elsewhere = tree.open("inside/sub/new", WRITE).is_ok();
     let beside = error(tree.open("inside/file", WRITE));
     let unmounted = std::process::Command::new("umount")

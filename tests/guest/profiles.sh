@@ -1,0 +1,85 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What a task may touch: profiles, and the options that add to them. The profiles that come along suffice for what they
+# are for, and stop what they should.
+#
+# machines: bochs
+# shellcheck source=tests/guest/common
+. "${0%/*}/common"
+# As it is for who says nothing.
+unset UVCTL_PROFILE
+chmod 755 "$work"
+mkdir -p given/sub kept
+echo given >given/file
+echo kept >kept/file
+printf '#!/bin/sh\necho "a script with $1"\n' >given/script
+chmod 755 given/script
+
+# run NAME STATUS OUTPUT ARG...: what `uvctl run ARG...` comes to.
+run() {
+	local name=$1 status=$2 wanted=$3 got
+	shift 3
+	got=$(uvctl run "$@" 2>err </dev/null)
+	is "$name" "$status $wanted" "$? $got"
+	head -n 3 err | sed 's/^/# /'
+}
+
+run "a program has its libraries" 0 "/" -- basename /
+run "files are not there that it was not given" 1 "" -- cat "$work/kept/file"
+check "it says so" grep -q 'No such file' err
+run "nor is the shadow file" 1 "" -- cat /etc/shadow
+run "what it is given is there" 0 given --ro given -- cat "$work/given/file"
+run "a file alone" 0 given --ro given/file -- cat "$work/given/file"
+run "with nothing beside it" 0 file --ro given/file -- ls "$work/given"
+got=$(uvctl run -- cat <kept/file)
+is "a file is given by a descriptor" kept "$got"
+run "it cannot write what it reads" 1 "" --ro given -- touch "$work/given/new"
+run "it changes what it may" 0 "" --rw given -- touch "$work/given/new"
+check "and that is there" test -e given/new
+run "what is hidden is not there" 2 "" --ro given --hide given/sub -- ls "$work/given/sub"
+run "though what is around it is" 0 given --ro given --hide given/sub -- cat "$work/given/file"
+run "/tmp is its own" 0 "" -- ls -A /tmp
+run "and can be written" 0 x -- dash -c 'echo x >/tmp/x; read -r line </tmp/x; echo "$line"' 
+check "which nobody sees" test ! -e /tmp/x
+run "a script brings its interpreter along" 0 "a script with x" -- ./given/script x
+run "programs start no others" 127 "" -- dash -c 'exec /usr/bin/id'
+run "unless they are given" 0 "uid=0(root) gid=0(root) groups=0(root)" --ro /usr/bin/id -- dash -c 'exec /usr/bin/id'
+
+export SECRET=x LANG=C.UTF-8 UVISOR_GIVEN=y
+run "its environment is what it was given" 0 "C.UTF-8|||z" --env UVISOR_SET=z -- \
+	dash -c 'echo "$LANG|$SECRET|$UVISOR_GIVEN|$UVISOR_SET"'
+run "by name" 0 "C.UTF-8||y|" --env 'UVISOR_G*' -- dash -c 'echo "$LANG|$SECRET|$UVISOR_GIVEN|$UVISOR_SET"'
+
+cat >strict.toml <<-EOF
+	[files]
+	execute = ["/usr/lib", "/lib", "/lib64"]
+	read = ["/etc/ld.so.cache"]
+	[syscalls]
+	base = "minimal"
+EOF
+run "without the right to, there are no processes" 2 "" --profile ./strict.toml -- dash -c '(echo x); echo y'
+run "nor devices" 2 "" --profile ./strict.toml -- dash -c ': </dev/null'
+run "but what is minimal works" 0 x --profile ./strict.toml -- dash -c 'echo x'
+printf '[files]\nread = ["/etc/passwd"]\nraed = []\n' >wrong.toml
+run "a profile that is wrong is refused" 125 "" --profile ./wrong.toml -- true
+check "by line and column" grep -q 'wrong.toml:3:1' err
+
+start=$SECONDS
+run "a task whose time is up is killed" 137 "" --time 2s --ro /usr/bin/sleep -- sleep 100
+check "with the reason" grep -q 'its time, 2s, was up' err
+check "in time" test $((SECONDS - start)) -lt 50
+# It counts whole seconds.
+run "one that has used up its CPU time is ended" 152 "" --cpu 1s -- dash -c 'while :; do :; done'
+run "descriptors are limited" 0 8 --fds 8 -- dash -c 'ulimit -n'
+sleep 1
+check "no steward is left" test -z "$(pgrep -f uvctl)"
+
+uvctl explain default >explained
+check "explain says where a rule is" grep -Eq '/usr/lib .*default.toml:[0-9]+' explained
+uvctl explain --json default | jq -e '.' >/dev/null
+report $? "and as JSON"
+uvctl explain --diff default host >difference
+check "and what differs" grep -q '^+' difference
+
+finish

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sandbox that `uvctl` enters before it serves a task.
+
+use uvisor::confine::{self, Confined};
+use uvisor::profile::Rules;
+use uvisor::sandbox::{Layer, Layers};
+
+use super::run::RunError;
+
+/// How far `uvctl` confines itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confinement {
+    layers: Option<Layers>,
+    /// Whether what the host lacks of it is an error.
+    require: bool,
+}
+
+impl Confinement {
+    /// As far as the host lets it.
+    pub(crate) fn new(require: bool) -> Self {
+        let layers = Some(Layers::ALL);
+        Self { layers, require }
+    }
+
+    /// Not at all.
+    pub(crate) const NONE: Self = Self {
+        layers: None,
+        require: false,
+    };
+
+    /// The same without a root of its own.
+    pub(crate) fn but_the_root(self) -> Self {
+        Self {
+            layers: self.layers.map(|layers| layers.without(Layer::Root)),
+            ..self
+        }
+    }
+
+    /// Confines this process, for ever.
+    pub(crate) fn enter(&self, rules: Rules) -> Result<Confined, RunError> {
+        let confined = match self.layers {
+            Some(layers) => confine::confine(rules, layers),
+            None => confine::without(rules),
+        };
+        let confined = confined.map_err(|error| RunError::Privileges(error.to_string()))?;
+        match confined.report.lacks.first() {
+            Some(lack) if self.require => Err(RunError::Privileges(format!(
+                "--require: the host lacks something for the confinement of the process that serves the program \
+                 ({}): {}",
+                lack.layer, lack.what
+            ))),
+            _ => Ok(confined),
+        }
+    }
+}

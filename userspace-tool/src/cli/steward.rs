@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The steward: a process beside a task's broker that does what this, being confined, cannot: end the task when its
+//! time is up, and remove what was made for it.
+//!
+//! It hears nothing from the broker but that it has ended, and has nothing open but that and standard error.
+
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
+
+use super::cgroup::Cgroup;
+
+/// What it does.
+pub(super) struct Duties {
+    /// How the task is called in messages.
+    pub(super) name: String,
+    /// How long it may take from now on.
+    pub(super) time: Option<Duration>,
+    /// What is removed behind it.
+    pub(super) cgroup: Option<Cgroup>,
+}
+
+/// Starts the steward of this process, if there is something to do for it.
+pub(super) fn spawn(duties: Duties) -> Result<(), String> {
+    if duties.time.is_none() && duties.cgroup.is_none() {
+        return Ok(());
+    }
+    let failed =
+        |what: &str, error: std::io::Error| format!("cannot start its steward: {what}: {error}");
+    let broker = pidfd_open(getpid(), PidfdFlags::empty());
+    let broker = broker.map_err(|error| failed("pidfd_open", error.into()))?;
+    // It says no SIGCHLD when it ends, and who waits for children does not see it.
+    // SAFETY: This process has one thread, so its copy, which has memory of its own, is whole.
+    match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
+        -1 => return Err(failed("fork", std::io::Error::last_os_error())),
+        0 => serve(duties, broker),
+        _ => {}
+    }
+    // Its cgroup is the steward's to leave and to remove.
+    std::mem::forget(duties.cgroup);
+    Ok(())
+}
+
+/// Ends this process without what a program does at its end.
+fn end(status: i32) -> ! {
+    // SAFETY: It does not return, and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+/// What the steward does.
+fn serve(duties: Duties, broker: OwnedFd) -> ! {
+    // Neither the terminal's signals nor the directory of the task are its business, and what waits for the end of
+    // the task's output does not wait for it.
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+    let kept = broker.as_raw_fd() as u32;
+    // SAFETY: Of the descriptors that are closed, this copy of the process uses none.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"uvctl-steward".as_ptr());
+        libc::close(0);
+        libc::close(1);
+        libc::syscall(libc::SYS_close_range, 3, kept - 1, 0);
+        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
+    }
+    if let Some(time) = duties.time {
+        if !has_ended(&broker, Some(time)) {
+            let name = &duties.name;
+            // There may be nobody to tell.
+            let _ = writeln!(
+                std::io::stderr(),
+                "uvctl: {name} was killed: its time, {time:?}, was up (--time)"
+            );
+            let _ = pidfd_send_signal(&broker, Signal::KILL);
+        }
+    }
+    has_ended(&broker, None);
+    drop(duties.cgroup);
+    end(0)
+}
+
+/// Waits for the end of a process; whether it has ended in time.
+fn has_ended(process: &OwnedFd, within: Option<Duration>) -> bool {
+    let start = Instant::now();
+    loop {
+        let left = within.map(|within| within.saturating_sub(start.elapsed()));
+        let timeout = left.map(|left| rustix::time::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) => return false,
+            // What cannot be waited for is not waited for.
+            _ => return true,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a broker does before it has a guest: it makes ready what it cannot make any more when it is confined, and
+//! confines itself.
+
+use std::sync::Arc;
+
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use thiserror::Error;
+
+use crate::errno::Errno;
+use crate::personality::{Access, AccessError, Domain, Network};
+use crate::profile::Rules;
+use crate::sandbox::{self, Layer, Layers, Report, SandboxError, Sockets};
+
+/// Why a broker cannot be made ready.
+#[derive(Debug, Error)]
+pub enum ConfineError {
+    /// A layer of the sandbox cannot be entered.
+    #[error("cannot confine the process that serves the task: {0}")]
+    Sandbox(#[from] SandboxError),
+    /// The files that rules are about.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The limit of open files.
+    #[error("cannot set the limit of open files: {0}")]
+    Limit(Errno),
+    /// The process that opens sockets.
+    #[error("cannot start the process that opens the task's sockets: {0}")]
+    Network(Errno),
+}
+
+/// What a broker begins with.
+#[derive(Debug)]
+pub struct Confined {
+    /// What the personality asks whether the task may do something.
+    pub access: Arc<Access>,
+    /// Where the task's sockets come from.
+    pub network: Network,
+    /// What is in force, and what the host lacks.
+    pub report: Report,
+}
+
+/// Confines the calling process, which has one thread, and all that it starts from now on, for ever, by `layers` of the
+/// sandbox.
+///
+/// The process that opens sockets is started under way: in the same Landlock domain, by which the kernel knows whose
+/// they are, but while namespaces can be made. What the broker needs of the module is to be open before.
+pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
+    crate::vdso::clock_is_tsc();
+    let has_sockets = !rules.syscalls.refused.contains_key("socket");
+    let sockets = match has_sockets {
+        true => Sockets::Ready,
+        false => Sockets::None,
+    };
+    let enter = |wanted: [Layer; 2]| {
+        let wanted = wanted.into_iter().filter(|layer| layers.has(*layer));
+        let options = sandbox::Options {
+            layers: wanted.fold(Layers::NONE, Layers::with),
+            sockets,
+            ..sandbox::Options::default()
+        };
+        sandbox::enter(&rules, &options)
+    };
+    // What is open for a moment counts, however few files the task may have open.
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    let limit = |limit| setrlimit(Resource::Nofile, limit).map_err(|error| error.into());
+    limit(most).map_err(ConfineError::Limit)?;
+    let outer = enter([Layer::Root, Layer::Landlock])?;
+    let assembled = outer.entered.has(Layer::Root);
+    let access = Access::new(rules.clone(), assembled)?;
+    // Where Landlock knows sockets with paths, the domain that was entered keeps them apart already.
+    let version = outer.landlock;
+    let domain = match version.is_some_and(|version| version >= sandbox::WITH_SOCKET_PATHS) {
+        true => Domain::Entered,
+        false => Domain::Enter,
+    };
+    let network = Network::start(&access, has_sockets, domain);
+    let network = network.map_err(ConfineError::Network)?;
+    limit(files).map_err(ConfineError::Limit)?;
+    let inner = enter([Layer::Rights, Layer::Filter])?;
+    Ok(Confined {
+        access: Arc::new(access),
+        network,
+        report: outer.and(inner),
+    })
+}
+
+/// Makes a broker ready that is not confined, not even from sockets with paths: one that has to reach some itself when
+/// its guest has stopped.
+pub fn without(rules: Rules) -> Result<Confined, ConfineError> {
+    let access = Access::new(rules, false)?;
+    let network = Network::start(&access, true, Domain::None);
+    Ok(Confined {
+        network: network.map_err(ConfineError::Network)?,
+        access: Arc::new(access),
+        report: Report::default(),
+    })
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a task may read and execute, and what does not exist for it.
+
+use super::*;
+use crate::profile::Device;
+
+const READ: i32 = libc::O_RDONLY;
+const PATH: i32 = libc::O_PATH;
+const DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
+
+/// The host's files, read only.
+const FILES: FileAccess = FileAccess::Host {
+    execute: false,
+    write: profile::Write::No,
+};
+
+/// A tree of which a task has what `rules` say, by paths in it.
+fn tree(rules: &[(&str, FileAccess)]) -> Tree {
+    let mut tree = Tree::new();
+    tree.access = access(&tree, rules, true);
+    tree
+}
+
+fn access(tree: &Tree, rules: &[(&str, FileAccess)], jit: bool) -> Access {
+    let mut all = Rules {
+        jit,
+        ..Rules::default()
+    };
+    for (path, access) in rules {
+        let rule = FileRule {
+            access: *access,
+            origin: Origin::Program,
+        };
+        all.files.0.insert(tree.base.join(path), rule);
+    }
+    Access::new(all, false).unwrap()
+}
+
+/// What looking at a path comes to.
+fn look(tree: &Tree, name: &str) -> Option<Errno> {
+    tree.scope().look(AT, &tree.path(name), 0).err()
+}
+
+#[test]
+fn what_no_rule_is_about_does_not_exist() {
+    let tree = tree(&[("inside", FILES)]);
+    for name in [
+        "outside/file",
+        "outside",
+        "outside/back",
+        "outside/missing",
+        "inside/../outside/file",
+        "inside/to-file",
+        "inside/to-directory",
+        "inside/to-directory/sub/file",
+        "/etc/passwd",
+        "/proc/self/root/etc/passwd",
+        "/usr",
+        "/dev/null",
+    ] {
+        for flags in [READ, PATH, PATH | libc::O_NOFOLLOW, libc::O_RDWR] {
+            // The links themselves are there.
+            let link = name.contains("/to-") && flags & libc::O_NOFOLLOW != 0;
+            let link = link && !name.contains("sub");
+            let result = error(tree.open(name, flags));
+            match name {
+                _ if link => assert_eq!(result, None, "{name} {flags:o}"),
+                "/proc/self/root/etc/passwd" => {
+                    let errors = [Errno::ELOOP, Errno::ENOENT];
+                    assert!(result.is_some_and(|it| errors.contains(&it)), "{result:?}");
+                }
+                _ => assert_eq!(result, Some(Errno::ENOENT), "{name} {flags:o}"),
+            }
+        }
+        if !name.starts_with("/proc") {
+            assert_eq!(look(&tree, name), Some(Errno::ENOENT), "{name}");
+        }
+    }
+    for name in [
+        "inside/file",
+        "inside/sub/file",
+        "inside/to-own",
+        "inside/sub/../file",
+    ] {
+        assert_eq!(error(tree.open(name, READ)), None, "{name}");
+        assert_eq!(
+            error(tree.open(name, libc::O_WRONLY)),
+            Some(Errno::EROFS),
+            "{name}"
+        );
+        assert_eq!(look(&tree, name), None, "{name}");
+    }
+    assert_eq!(error(tree.open("inside", DIRECTORY)), None);
+}
+
+#[test]
+fn a_way_is_gone_but_not_read() {
+    let tree = tree(&[("inside/sub", FILES)]);
+    for name in ["", "inside", "/", "inside/.."] {
+        assert_eq!(
+            error(tree.open(name, DIRECTORY)),
+            Some(Errno::EACCES),
+            "{name}"
+        );
+        assert_eq!(error(tree.open(name, PATH)), None, "{name}");
+        assert_eq!(look(&tree, name), None, "{name}");
+    }
+    // What else is on the way is not there, nor can it be asked for by trying to make it.
+    for name in ["inside/file", "inside/to-own", "inside/missing"] {
+        assert_eq!(look(&tree, name), Some(Errno::ENOENT), "{name}");
+        let make = tree.scope().make_directory(AT, &tree.path(name), 0o755);
+        assert_eq!(make, Err(Errno::EROFS), "{name}");
+    }
+    assert_eq!(error(tree.open("inside/sub/file", READ)), None);
+    // By a descriptor of the way, nothing more is there.
+    let way = tree.open("inside", PATH).unwrap();
+    let open = |path| error(tree.open_how(way.as_raw_fd(), path, READ, 0, 0));
+    assert_eq!(open(c"sub/file"), None);
+    assert_eq!(open(c"file"), Some(Errno::ENOENT));
+    assert_eq!(open(c"../outside/file"), Some(Errno::ENOENT));
+    assert_eq!(open(c"."), Some(Errno::EACCES));
+}
+
+#[test]
+fn single_files_are_there_alone() {
+    let tree = tree(&[("inside/file", FILES)]);
+    assert_eq!(error(tree.open("inside/file", READ)), None);
+    assert_eq!(error(tree.open("inside/to-own", READ)), None);
+    assert_eq!(look(&tree, "inside/sub/file"), Some(Errno::ENOENT));
+    assert_eq!(look(&tree, "inside/sub"), Some(Errno::ENOENT));
+}
+
+#[test]
+fn what_is_hidden_stays_so_and_where_it_is() {
+    let change = FileAccess::Host {
+        execute: false,
+        write: profile::Write::Through,
+    };
+    let tree = tree(&[
+        ("inside", change),
+        ("inside/sub", FileAccess::Hidden),
+        ("inside/file", FileAccess::Hidden),
+    ]);
+    for name in [
+        "inside/sub",
+        "inside/sub/file",
+        "inside/file",
+        "inside/to-own",
+    ] {
+        for flags in [READ, libc::O_RDWR, PATH] {
+            assert_eq!(error(tree.open(name, flags)), Some(Errno::ENOENT), "{name}");
+        }
+        assert_eq!(look(&tree, name), Some(Errno::ENOENT), "{name}");
+    }
+    let (file, sub, new) = (
+        tree.path("inside/file"),
+        tree.path("inside/sub"),
+        tree.path("inside/new"),
+    );
+    let scope = tree.scope();
+    assert_eq!(scope.remove(AT, &file, 0), Err(Errno::EBUSY));
+    assert_eq!(
+        scope.remove(AT, &sub, libc::AT_REMOVEDIR),
+        Err(Errno::EBUSY)
+    );
+    assert_eq!(scope.rename((AT, &sub), (AT, &new), 0), Err(Errno::EBUSY));
+    assert_eq!(scope.rename((AT, &file), (AT, &new), 0), Err(Errno::EBUSY));
+    assert_eq!(scope.link((AT, &file), (AT, &new), 0), Err(Errno::ENOENT));
+    // Nor is it covered by something else.
+    assert!(tree
+        .open("inside/new", libc::O_WRONLY | libc::O_CREAT)
+        .is_ok());
+    assert_eq!(scope.rename((AT, &new), (AT, &file), 0), Err(Errno::EBUSY));
+    // Somebody else may move it: it stays hidden.
+    fs::rename(tree.base.join("inside/sub"), tree.base.join("inside/moved")).unwrap();
+    assert_eq!(look(&tree, "inside/moved/file"), Some(Errno::ENOENT));
+}
+
+#[test]
+fn directories_in_memory_are_not_the_hosts() {
+    let tree = tree(&[("inside", FILES), ("inside/sub", FileAccess::Tmpfs)]);
+    // Nobody has put one there, and the host's is not what was meant.
+    assert_eq!(look(&tree, "inside/sub/file"), Some(Errno::ENOENT));
+}
+
+#[test]
+fn code_comes_from_where_it_may() {
+    let host = |execute, write| FileAccess::Host { execute, write };
+    let rules = [
+        ("inside", host(true, profile::Write::No)),
+        ("inside/sub", FILES),
+        ("outside", host(true, profile::Write::Through)),
+    ];
+    let execute = |tree: &Tree, name: &str| {
+        let file = File::open(tree.base.join(name)).unwrap();
+        tree.scope()
+            .check_execute(std::os::fd::AsFd::as_fd(&file))
+            .err()
+    };
+    let mut tree = tree(&rules);
+    assert_eq!(execute(&tree, "inside/file"), None);
+    assert_eq!(execute(&tree, "inside/sub/file"), Some(Errno::EACCES));
+    assert_eq!(execute(&tree, "outside/file"), None);
+    assert_eq!(execute(&tree, "/etc/passwd"), Some(Errno::EACCES));
+    let memory = tree.scope().fds.memory_file(c"code", 4096).unwrap();
+    let memory = std::os::fd::AsFd::as_fd(&memory);
+    assert_eq!(tree.scope().check_execute(memory), Ok(()));
+    // What it may write is not code, unless that is allowed.
+    tree.access = access(&tree, &rules, false);
+    assert_eq!(execute(&tree, "inside/file"), None);
+    assert_eq!(execute(&tree, "outside/file"), Some(Errno::EACCES));
+    assert_eq!(tree.scope().check_execute(memory), Err(Errno::EACCES));
+    // A file that was moved is found where it is, or not at all.
+    let file = File::open(tree.base.join("inside/file")).unwrap();
+    fs::rename(
+        tree.base.join("inside/file"),
+        tree.base.join("inside/sub/moved"),
+    )
+    .unwrap();
+    let moved = tree.scope().check_execute(std::os::fd::AsFd::as_fd(&file));
+    assert_eq!(moved, Err(Errno::EACCES));
+}
+
+#[test]
+fn devices_are_an_axis_of_their_own() {
+    let mut tree = Tree::new();
+    let mut rules = everything();
+    rules.devices = vec![Device::Null];
+    tree.access = Access::new(rules, false).unwrap();
+    assert_eq!(error(tree.open("/dev/null", libc::O_RDWR)), None);
+    for name in ["/dev/zero", "/dev/full", "/dev/urandom", "/dev/tty"] {
+        assert_eq!(error(tree.open(name, READ)), Some(Errno::ENOENT), "{name}");
+        assert_eq!(look(&tree, name), Some(Errno::ENOENT), "{name}");
+    }
+}
