@@ -5,6 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::LoadError;
 use crate::errno::Errno;
 use crate::pass;
+use crate::personality::reopen;
 
 /// Where programs are looked for if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -66,13 +68,13 @@ pub(super) fn open(path: &Path) -> Result<File, LoadError> {
             source,
         },
     };
-    let file = OpenOptions::new()
+    // Without opening it to be read: for a moment, that has a number of the guest's.
+    let handle = OpenOptions::new()
         .read(true)
-        // A named pipe must not make us wait.
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .custom_flags(libc::O_PATH)
         .open(path)
         .map_err(explain)?;
-    let kind = file.metadata().map_err(explain)?.file_type();
+    let kind = handle.metadata().map_err(explain)?.file_type();
     if kind.is_dir() || !kind.is_file() {
         return Err(LoadError::NotFile {
             path: path.into(),
@@ -83,9 +85,18 @@ pub(super) fn open(path: &Path) -> Result<File, LoadError> {
             },
         });
     }
-    match executable(path) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(LoadError::Permission(path.into())),
+    let (fd, flags) = (handle.as_raw_fd(), libc::AT_EACCESS | libc::AT_EMPTY_PATH);
+    if pass!(FACCESSAT2, fd, c"", libc::X_OK, flags).is_err() {
+        return Err(LoadError::Permission(path.into()));
+    }
+    let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_CLOEXEC;
+    match reopen(fd, flags) {
+        Ok(fd) => Ok(crate::device::new_fd(fd as i32).into()),
+        Err(Errno::EACCES) => Err(LoadError::Permission(path.into())),
+        Err(error) => Err(LoadError::Load {
+            path: path.into(),
+            error,
+        }),
     }
 }
 

@@ -203,7 +203,7 @@ impl Access {
         let kernels: Vec<u64> = closed.clone().filter_map(mounted).collect();
         let mut access = Self {
             closed: closed.filter_map(identity).collect(),
-            everywhere: everywhere(&rules),
+            everywhere: everywhere(&rules, assembled),
             refused: refused(&rules.syscalls),
             rules: Arc::new(rules),
             ..Self::default()
@@ -482,8 +482,11 @@ impl Access {
 }
 
 /// What rules say of all files alike, but for whether they may be changed.
-fn everywhere(rules: &Rules) -> Option<Right> {
-    let right = |access| Right::of(access, rules.jit).unchanged();
+fn everywhere(rules: &Rules, assembled: bool) -> Option<Right> {
+    let right = |access| match access {
+        FileAccess::Tmpfs if !assembled => Right::Nothing,
+        access => Right::of(access, rules.jit).unchanged(),
+    };
     let first = right(rules.files.0.get(Path::new("/"))?.access);
     let mut all = rules.files.0.values();
     all.all(|rule| right(rule.access) == first).then_some(first)

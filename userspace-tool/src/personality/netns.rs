@@ -226,6 +226,8 @@ fn answer(
 
 /// Opens a socket.
 fn open(request: Request) -> SysResult<OwnedFd> {
+    // Who asks may be a broker that was taken over.
+    super::sockets::check_kind(request.domain, request.kind, request.protocol)?;
     let kind = request.kind | libc::SOCK_CLOEXEC;
     // SAFETY: It takes numbers only.
     let socket = check(unsafe { libc::socket(request.domain, kind, request.protocol) })?;

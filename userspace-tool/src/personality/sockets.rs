@@ -31,7 +31,7 @@ const MESSAGES_MAX: u64 = 1024;
 const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
 /// Checks that a task may have sockets of a kind; the errors are those of a kernel that has no others.
-fn check_kind(domain: i32, kind: i32, protocol: i32) -> SysResult<()> {
+pub(super) fn check_kind(domain: i32, kind: i32, protocol: i32) -> SysResult<()> {
     /// One more than the last kind that Linux knows.
     const KINDS: i32 = 11;
     if kind & !(FLAGS | 0xf) != 0 || !(0..KINDS).contains(&(kind & 0xf)) {

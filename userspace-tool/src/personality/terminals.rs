@@ -14,6 +14,7 @@ use super::{paths, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::profile::Device;
 use crate::task::Task;
 
 /// What a path means, if it is that of a terminal.
@@ -84,6 +85,7 @@ pub(super) fn open(task: &mut Task, path: &CStr, flags: i32) -> Option<SysResult
     }
     let flags = flags & FLAGS;
     Some(match terminal {
+        Terminal::Multiplexer if !task.access.has_device(Device::Pts) => Err(Errno::ENOENT),
         Terminal::Multiplexer => {
             let at = libc::AT_FDCWD;
             let flags = flags | libc::O_NOCTTY;

@@ -295,9 +295,16 @@ fn domains(network: &NetworkRules, sockets: Sockets) -> Result<Vec<SeccompRule>,
             libc::AF_INET as u64,
             (libc::AF_INET ^ libc::AF_INET6) as u64,
         );
-        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            let kind = masked(1, 0xf, kind as u64)?;
-            domains.push(all(vec![masked(0, 0xffff_ffff & !both, family)?, kind])?);
+        // Of other protocols Landlock does not know the ports.
+        for (kind, protocol) in [
+            (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+            (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        ] {
+            for protocol in [0, protocol as u64] {
+                let kind = masked(1, 0xf, kind as u64)?;
+                let family = masked(0, 0xffff_ffff & !both, family)?;
+                domains.push(all(vec![family, kind, is(2, protocol)?])?);
+            }
         }
         let (netlink, route) = (libc::AF_NETLINK as u64, libc::NETLINK_ROUTE as u64);
         domains.push(all(vec![is(0, netlink)?, is(2, route)?])?);

@@ -198,9 +198,16 @@ pub fn enter(rules: &Rules, sockets: Sockets, has_root: bool) -> Result<Entered,
         paths.push((Path::new("/"), AccessFs::ReadDir.into()));
     }
     for (path, rule) in &rules.files.0 {
+        if rule.access == FileAccess::Tmpfs && !has_root {
+            // What is there is the host's.
+            continue;
+        }
         paths.extend(file(rule.access).map(|access| (path.as_path(), access)));
     }
     for one in &rules.devices {
+        if matches!(one, Device::Pts | Device::Shm) && !has_root {
+            continue;
+        }
         paths.push((Path::new(describe(*one).0), device(*one)));
         if *one == Device::Pts {
             // Where this is no link into the directory.

@@ -238,8 +238,13 @@ impl Task {
     /// The system calls that the module is to serve: those that would only be handed on by the broker, unless
     /// somebody wants to see them all.
     fn served(&self) -> Serve {
+        let refused = |name| self.access.rules().syscalls.refused.contains_key(name);
+        let some_refused = ["read", "write", "pread64", "pwrite64"]
+            .into_iter()
+            .any(refused);
         match self.trace {
             Some(_) => Serve::default(),
+            None if some_refused => Serve::default(),
             None => self.memory.serve(self.fds.end() as u64),
         }
     }

@@ -140,6 +140,8 @@ read = [\"/etc/ld.so.cache\", {readable:?}]
 change = [{work:?}]
 [processes]
 fork = true
+[syscalls]
+base = \"standard\"
 [devices]
 allow = [\"null\"]
 [environment]
