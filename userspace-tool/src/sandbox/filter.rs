@@ -295,16 +295,25 @@ fn domains(network: &NetworkRules, sockets: Sockets) -> Result<Vec<SeccompRule>,
             libc::AF_INET as u64,
             (libc::AF_INET ^ libc::AF_INET6) as u64,
         );
-        // Of other protocols Landlock does not know the ports.
-        for (kind, protocol) in [
-            (libc::SOCK_STREAM, libc::IPPROTO_TCP),
-            (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        // Of other protocols Landlock does not know the ports. What differs from these in their bits only is no protocol
+        // of streams, and of datagrams ICMP.
+        for (kind, protocol, not) in [
+            (libc::SOCK_STREAM, libc::IPPROTO_TCP, None),
+            (
+                libc::SOCK_DGRAM,
+                libc::IPPROTO_UDP,
+                Some(libc::IPPROTO_ICMP),
+            ),
         ] {
-            for protocol in [0, protocol as u64] {
-                let kind = masked(1, 0xf, kind as u64)?;
-                let family = masked(0, 0xffff_ffff & !both, family)?;
-                domains.push(all(vec![family, kind, is(2, protocol)?])?);
+            let mut conditions = vec![
+                masked(0, 0xffff_ffff & !both, family)?,
+                masked(1, 0xf, kind as u64)?,
+                masked(2, 0xffff_ffff & !(protocol as u64), 0)?,
+            ];
+            if let Some(protocol) = not {
+                conditions.push(argument(2, SeccompCmpOp::Ne, protocol as u64)?);
             }
+            domains.push(all(conditions)?);
         }
         let (netlink, route) = (libc::AF_NETLINK as u64, libc::NETLINK_ROUTE as u64);
         domains.push(all(vec![is(0, netlink)?, is(2, route)?])?);

@@ -215,6 +215,11 @@ fn sockets_are_those_that_the_task_may_have() {
             let refused = if expected[0] == 0 { EPERM } else { ENOSYS };
             for (domain, kind, protocol) in [
                 (libc::AF_INET, libc::SOCK_RAW, 1),
+                // MPTCP, SCTP, ICMP, UDP-Lite: their ports or peers no rule is about.
+                (libc::AF_INET, stream, 262),
+                (libc::AF_INET6, stream, 132),
+                (libc::AF_INET, libc::SOCK_DGRAM, 1),
+                (libc::AF_INET, libc::SOCK_DGRAM, 136),
                 // Without the filter this is ESOCKTNOSUPPORT, so it is not the kernel that refuses it.
                 (libc::AF_INET, libc::SOCK_SEQPACKET, 0),
                 (libc::AF_INET, 10, 0x300),
