@@ -53,14 +53,14 @@ pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
         true => Sockets::Ready,
         false => Sockets::None,
     };
-    let enter = |wanted: [Layer; 2]| {
+    let enter = |rules: &Rules, wanted: [Layer; 2]| {
         let wanted = wanted.into_iter().filter(|layer| layers.has(*layer));
         let options = sandbox::Options {
             layers: wanted.fold(Layers::NONE, Layers::with),
             sockets,
             ..sandbox::Options::default()
         };
-        sandbox::enter(&rules, &options)
+        sandbox::enter(rules, &options)
     };
     // What is open for a moment counts, however few files the task may have open.
     let files = getrlimit(Resource::Nofile);
@@ -70,9 +70,9 @@ pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
     };
     let limit = |limit| setrlimit(Resource::Nofile, limit).map_err(|error| error.into());
     limit(most).map_err(ConfineError::Limit)?;
-    let outer = enter([Layer::Root, Layer::Landlock])?;
+    let outer = enter(&rules, [Layer::Root, Layer::Landlock])?;
     let assembled = outer.entered.has(Layer::Root);
-    let access = Access::new(rules.clone(), assembled)?;
+    let access = Access::new(rules, assembled)?;
     // Where Landlock knows sockets with paths, the domain that was entered keeps them apart already.
     let version = outer.landlock;
     let domain = match version.is_some_and(|version| version >= sandbox::WITH_SOCKET_PATHS) {
@@ -82,7 +82,7 @@ pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
     let network = Network::start(&access, has_sockets, domain);
     let network = network.map_err(ConfineError::Network)?;
     limit(files).map_err(ConfineError::Limit)?;
-    let inner = enter([Layer::Rights, Layer::Filter])?;
+    let inner = enter(access.rules(), [Layer::Rights, Layer::Filter])?;
     Ok(Confined {
         access: Arc::new(access),
         network,

@@ -2,7 +2,7 @@
 
 //! The options that say what a task may touch, for all commands that start one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,10 +14,9 @@ use uvisor::profile::{
     Surroundings, Write,
 };
 
-/// What the task may touch.
+/// The profile, as an option.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What the program may touch")]
-pub(super) struct Privileges {
+pub(super) struct Named {
     /// The profile, by name or as a file (with a `/` in it); `uvctl profile list` lists those that there are.
     #[arg(
         long,
@@ -26,6 +25,24 @@ pub(super) struct Privileges {
         default_value = "default"
     )]
     profile: OsString,
+}
+
+impl Named {
+    /// Its rules.
+    pub(super) fn rules(&self) -> Result<Rules, String> {
+        let name = self.profile.to_str();
+        let name = name.ok_or("the name of a profile is text in UTF-8")?;
+        let profile = Profile::load(name, &Surroundings::of_this_process());
+        Ok(profile.map_err(|error| error.to_string())?.rules)
+    }
+}
+
+/// What the task may touch.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What the program may touch")]
+pub(super) struct Privileges {
+    #[command(flatten)]
+    named: Named,
     /// Let the program read and execute PATH: a file, or a directory and all below it; may be given several times.
     #[arg(long, value_name = "PATH")]
     ro: Vec<PathBuf>,
@@ -77,7 +94,7 @@ lets it execute what it wrote (memory.jit)."
 impl Privileges {
     /// The rules, without those about the program itself.
     pub(super) fn rules(&self) -> Result<Rules, String> {
-        let mut rules = of_profile(&self.profile)?;
+        let mut rules = self.named.rules()?;
         let host = |write| FileAccess::Host {
             execute: true,
             write,
@@ -118,15 +135,6 @@ impl Privileges {
         resolve(&mut rules.network)?;
         Ok(rules)
     }
-}
-
-/// The rules of a profile.
-pub(super) fn of_profile(name: &OsStr) -> Result<Rules, String> {
-    let name = name
-        .to_str()
-        .ok_or("the name of a profile is text in UTF-8")?;
-    let profile = Profile::load(name, &Surroundings::of_this_process());
-    Ok(profile.map_err(|error| error.to_string())?.rules)
 }
 
 /// Where a path of the command line is.

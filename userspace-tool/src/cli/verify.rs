@@ -17,7 +17,7 @@ use uvisor::template::verify::{Bounds, Change, Ran, Report};
 use uvisor::template::TemplateError;
 
 use super::confinement::Confinement;
-use super::privileges;
+use super::privileges::Named;
 use super::run::{self, RunError};
 
 /// The status of a clone that differs.
@@ -54,14 +54,8 @@ pub(crate) struct Verify {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The profile that says what the clone may touch, as of `uvctl run`.
-    #[arg(
-        long,
-        value_name = "PROFILE",
-        env = "UVCTL_PROFILE",
-        default_value = "default"
-    )]
-    profile: OsString,
+    #[command(flatten)]
+    privileges: Named,
     /// What the program reads behind its checkpoint.
     #[arg(value_name = "ARG", last = true)]
     arguments: Vec<OsString>,
@@ -120,7 +114,7 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, RunError> {
     let directory = Directory::open()?;
     let holder = holder(&directory, &name)?;
     drop(directory);
-    let rules = privileges::of_profile(&verify.profile).map_err(RunError::Privileges)?;
+    let rules = verify.privileges.rules().map_err(RunError::Privileges)?;
     // It looks for the template once more behind the run.
     let confinement = Confinement::NONE;
     let task = run::resume(&verify.name, &verify.arguments, false, rules, &confinement)?;

@@ -94,10 +94,12 @@ const LOOKED_AT: Right = Right::Read {
 };
 
 impl Right {
-    /// What a rule gives; `jit` is whether the task may execute what it wrote.
-    fn of(access: FileAccess, jit: bool) -> Self {
+    /// What a rule gives; `jit` is whether the task may execute what it wrote, and `assembled` as [`Access::new`] has it.
+    fn of(access: FileAccess, jit: bool, assembled: bool) -> Self {
         match access {
             FileAccess::Hidden => Self::Nothing,
+            // The host's directory is not what was meant.
+            FileAccess::Tmpfs if !assembled => Self::Nothing,
             FileAccess::Tmpfs => Self::Read {
                 execute: jit,
                 change: true,
@@ -189,20 +191,16 @@ impl Access {
     /// `assembled` says that all that this process sees was put together for these rules: what is between them has
     /// nothing of the host's in it, and directories in memory are the task's own.
     pub fn new(rules: Rules, assembled: bool) -> Result<Self, AccessError> {
-        let identity = |path: &Path| {
+        let look = |path: &Path| {
             let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-            Some(status_at(libc::AT_FDCWD, &path, 0).ok()?.identity)
+            status_at(libc::AT_FDCWD, &path, 0).ok()
         };
-        let closed = KERNELS.iter().map(Path::new);
-        // Where they are not mounted, they are part of what is.
-        let mounted = |path: &Path| {
-            let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-            let status = status_at(libc::AT_FDCWD, &path, 0).ok()?;
-            (!status.is_mount_root).then_some(status.mount)
-        };
-        let kernels: Vec<u64> = closed.clone().filter_map(mounted).collect();
+        let closed: Vec<Status> = KERNELS
+            .iter()
+            .filter_map(|path| look(path.as_ref()))
+            .collect();
         let mut access = Self {
-            closed: closed.filter_map(identity).collect(),
+            closed: closed.iter().map(|status| status.identity).collect(),
             everywhere: everywhere(&rules, assembled),
             refused: refused(&rules.syscalls),
             rules: Arc::new(rules),
@@ -215,15 +213,10 @@ impl Access {
         rights.extend(assembled.then_some((Path::new("/"), LOOKED_AT)));
         rights.insert(Path::new("/proc"), LOOKED_AT);
         for (path, rule) in &rules.files.0 {
-            let right = match rule.access {
-                // The host's directory is not what was meant.
-                FileAccess::Tmpfs if !assembled => Right::Nothing,
-                access => Right::of(access, rules.jit),
-            };
-            rights.insert(path, right);
+            rights.insert(path, Right::of(rule.access, rules.jit, assembled));
         }
         if assembled && rules.devices.contains(&Device::Shm) {
-            let right = Right::of(FileAccess::Tmpfs, rules.jit);
+            let right = Right::of(FileAccess::Tmpfs, rules.jit, assembled);
             rights.insert(Path::new("/dev/shm"), right);
         }
         for (path, right) in rights {
@@ -234,16 +227,20 @@ impl Access {
             };
             mounts.push(status);
             access.roots.push(root);
-            let above = path.ancestors().skip(1);
-            let visible = right != Right::Nothing;
-            access
-                .ways
-                .extend(above.filter(|_| visible).filter_map(identity));
+            if right != Right::Nothing {
+                let above = path.ancestors().skip(1).filter_map(look);
+                access.ways.extend(above.map(|status| status.identity));
+            }
         }
+        // Where the kernel's own are not mounted, they are part of what is.
+        let parts = closed.iter().filter(|status| !status.is_mount_root);
+        let on: Vec<u64> = mounts
+            .iter()
+            .chain(parts)
+            .map(|status| status.mount)
+            .collect();
         for (root, status) in access.roots.iter_mut().zip(&mounts) {
-            let on = mounts.iter().map(|status| status.mount);
-            let mut on = on.chain(kernels.iter().copied());
-            let alone = on.by_ref().filter(|mount| *mount == status.mount).count() == 1;
+            let alone = on.iter().filter(|mount| **mount == status.mount).count() == 1;
             root.mount = (alone && status.is_mount_root).then_some(status.mount);
         }
         Ok(access)
@@ -400,9 +397,6 @@ impl Access {
     /// Refuses to have this file removed, renamed or linked because a rule is about it that gives less than those
     /// around it: as what is mounted, it stays where it is.
     pub(super) fn check_free(&self, directory: RawFd, name: &CStr) -> SysResult<()> {
-        if !self.roots.iter().any(|root| !root.right.changes()) {
-            return Ok(());
-        }
         let Ok(status) = status_at(directory, name, libc::AT_SYMLINK_NOFOLLOW) else {
             // What is not there is for the call itself to say.
             return Ok(());
@@ -483,10 +477,7 @@ impl Access {
 
 /// What rules say of all files alike, but for whether they may be changed.
 fn everywhere(rules: &Rules, assembled: bool) -> Option<Right> {
-    let right = |access| match access {
-        FileAccess::Tmpfs if !assembled => Right::Nothing,
-        access => Right::of(access, rules.jit).unchanged(),
-    };
+    let right = |access| Right::of(access, rules.jit, assembled).unchanged();
     let first = right(rules.files.0.get(Path::new("/"))?.access);
     let mut all = rules.files.0.values();
     all.all(|rule| right(rule.access) == first).then_some(first)

@@ -3,7 +3,7 @@
 //! Paths: looking at what is there, and going there.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use super::open::CHECKPOINT_LIKE;
 use super::paths::{self, Special};
@@ -161,17 +161,12 @@ pub(super) fn faccessat2(task: &mut Task, args: Args) -> SysResult {
 
 /// [`faccessat2`] of what exists for the task.
 fn may_access(task: &Task, at: &Target, mode: u64) -> SysResult {
-    let flags = at.flags & libc::AT_SYMLINK_NOFOLLOW;
     let handle = look_at(task, at)?;
-    let flags = at.flags & !flags | libc::AT_EMPTY_PATH;
+    let flags = at.flags & !libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
     let value = pass!(FACCESSAT2, handle.as_raw_fd(), c"", mode, flags)?;
-    if mode & libc::X_OK as u64 != 0 && !at.path.is_empty() {
-        let follow = at.flags & libc::AT_SYMLINK_NOFOLLOW;
-        let flags = if follow == 0 { 0 } else { libc::O_NOFOLLOW };
-        let (_, status, right) = task.scope().seen(at.directory, &at.path, flags, 0)?;
-        if status.kind() == libc::S_IFREG {
-            right.check_execute()?;
-        }
+    let executes = mode & libc::X_OK as u64 != 0 && !at.path.is_empty();
+    if executes && status_of(handle.as_raw_fd())?.kind() == libc::S_IFREG {
+        task.scope().check_execute(handle.as_fd())?;
     }
     Ok(value)
 }
