@@ -316,14 +316,8 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
             return task.fds.accept(fd);
         }
         _ if flags & libc::O_DIRECTORY != 0 => return Err(Errno::ENOTDIR),
-        // The name of a thread is the host's, and its own to give.
-        Entry::Own(base, name) if writes && name == "comm" => {
-            let kept = flags & (libc::O_ACCMODE | libc::O_CLOEXEC | libc::O_NONBLOCK);
-            let text = path(format!("{base}/comm"))?;
-            let fd = pass!(OPENAT, libc::AT_FDCWD, &*text, kept, 0)?;
-            return task.fds.accept(fd);
-        }
-        // What could be written would change the broker.
+        // What could be written would change the broker. That includes the name of another thread: a thread gives
+        // itself one by `prctl`.
         _ if writes => return Err(Errno::EACCES),
         Entry::Machine(name) => {
             let bytes = proc_text::machine(task, &name)?;

@@ -40,6 +40,9 @@ pub enum FilterError {
     /// It cannot be made.
     #[error("making it: {0}")]
     Make(#[from] BackendError),
+    /// There are more calls in it than one comparison can lead past.
+    #[error("it has {0} comparisons, and jumps lead over 255")]
+    TooLong(usize),
     /// The kernel does not take it.
     #[error("installing it: {0}")]
     Install(#[from] seccompiler::Error),
@@ -164,7 +167,9 @@ impl Filter {
             step(RETURN, 0, 0, SeccompAction::KillProcess.into()),
             step(LOAD, 0, 0, NUMBER),
         ];
-        program.append(&mut search(&ranges, unlisted));
+        let mut search = Search::default();
+        search.add(&ranges);
+        program.append(&mut search.program(unlisted)?);
         Ok(Self(program))
     }
 
@@ -353,27 +358,91 @@ fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-/// A program that finds the range of a number, and says what becomes of it.
-fn search(ranges: &[(u32, Verdict)], unlisted: Unlisted) -> BpfProgram {
-    let (below, above) = ranges.split_at(ranges.len() / 2);
-    let (from, first) = match above {
-        [] => return Vec::new(),
-        [(from, first), ..] => (*from, first),
-    };
-    if below.is_empty() {
-        return decide(first, unlisted);
+/// Where a comparison leads.
+#[derive(Clone, Copy)]
+enum Way {
+    /// To the instruction with this place in the search.
+    Step(usize),
+    /// To one of the ends behind the search.
+    End(usize),
+}
+
+/// A comparison of the number: where it leads if the number is not below one, and if it is.
+struct Comparison {
+    from: u32,
+    above: Way,
+    below: Way,
+}
+
+/// A search for the range of a number, and the ends that it comes to, each of which is there once.
+#[derive(Default)]
+struct Search<'a> {
+    comparisons: Vec<Comparison>,
+    ends: Vec<&'a Verdict>,
+}
+
+impl<'a> Search<'a> {
+    /// The search in some ranges, of which there is one at least.
+    fn add(&mut self, ranges: &'a [(u32, Verdict)]) -> Way {
+        let (below, above) = ranges.split_at(ranges.len() / 2);
+        let (from, first) = match above {
+            [] => return self.end(&Verdict::Unlisted),
+            [(from, first), ..] => (*from, first),
+        };
+        if below.is_empty() {
+            return self.end(first);
+        }
+        let place = self.comparisons.len();
+        self.comparisons.push(Comparison {
+            from,
+            above: Way::End(0),
+            below: Way::End(0),
+        });
+        let below = self.add(below);
+        let above = self.add(above);
+        self.comparisons[place].below = below;
+        self.comparisons[place].above = above;
+        Way::Step(place)
     }
-    let mut below = search(below, unlisted);
-    let mut program = match u8::try_from(below.len()) {
-        Ok(len) => vec![step(IF_NOT_BELOW, len, 0, from)],
-        Err(_) => vec![
-            step(IF_NOT_BELOW, 0, 1, from),
-            step(GO, 0, 0, below.len() as u32),
-        ],
-    };
-    program.append(&mut below);
-    program.append(&mut search(above, unlisted));
-    program
+
+    /// The end at which something becomes of a call.
+    fn end(&mut self, verdict: &'a Verdict) -> Way {
+        let known = self.ends.iter().position(|end| *end == verdict);
+        Way::End(known.unwrap_or_else(|| {
+            self.ends.push(verdict);
+            self.ends.len() - 1
+        }))
+    }
+
+    /// The program. A comparison leads no further than 255 instructions, so the ends are reached by one instruction each,
+    /// right behind the search; what has more than one is behind those.
+    fn program(&self, unlisted: Unlisted) -> Result<BpfProgram, FilterError> {
+        let steps = self.comparisons.len();
+        let offset = |place: usize, way: Way| {
+            let to = match way {
+                Way::Step(to) => to,
+                Way::End(end) => steps + end,
+            };
+            u8::try_from(to - place - 1).map_err(|_| FilterError::TooLong(to))
+        };
+        let mut program = Vec::new();
+        for (place, one) in self.comparisons.iter().enumerate() {
+            let (above, below) = (offset(place, one.above)?, offset(place, one.below)?);
+            program.push(step(IF_NOT_BELOW, above, below, one.from));
+        }
+        let mut longer = Vec::new();
+        for (place, verdict) in self.ends.iter().enumerate() {
+            let mut end = decide(verdict, unlisted);
+            if end.len() > 1 {
+                let over = self.ends.len() - place - 1 + longer.len();
+                longer.append(&mut end);
+                end.push(step(GO, 0, 0, over as u32));
+            }
+            program.append(&mut end);
+        }
+        program.append(&mut longer);
+        Ok(program)
+    }
 }
 
 /// What becomes of a call, whose number may be forgotten.
@@ -390,11 +459,22 @@ fn decide(verdict: &Verdict, unlisted: Unlisted) -> BpfProgram {
         Verdict::If(rules) => {
             let mut program = Vec::new();
             for rule in rules {
-                program.append(&mut BpfProgram::from(rule.clone()));
+                program.append(&mut matching(rule));
                 program.push(end(SeccompAction::Allow));
             }
             program.push(refuse(libc::EPERM));
             program
         }
     }
+}
+
+/// The instructions that go on behind themselves if a rule matches, and over one more if not. What is jumped over at
+/// their beginning is for who comes from elsewhere, as nobody does here.
+fn matching(rule: &SeccompRule) -> BpfProgram {
+    let mut program = BpfProgram::from(rule.clone());
+    while let Some(first) = program.first().filter(|first| first.code == GO) {
+        let over = first.k as usize + 1;
+        program.drain(..over.min(program.len()));
+    }
+    program
 }

@@ -372,7 +372,7 @@ fn it_is_short() {
         .unwrap()
         .len();
     println!("the filter has {len} instructions");
-    assert!(len < 450, "{len}");
+    assert!(len < 300, "{len}");
 }
 
 /// What the process does that opens a task's sockets, which is forked by the confined broker.
