@@ -10,9 +10,9 @@
 
 python() { # NAME PROGRAM
 	local native status
-	/usr/bin/python3 -c "$2" >native.out 2>native.err </dev/null
+	/usr/bin/python3 -S -c "$2" >native.out 2>native.err </dev/null
 	native=$?
-	timeout 120 uvctl run -- /usr/bin/python3 -c "$2" >guest.out 2>guest.err </dev/null
+	timeout 120 uvctl run -- /usr/bin/python3 -S -c "$2" >guest.out 2>guest.err </dev/null
 	status=$?
 	compare $native $status out
 	report $? "$1"

@@ -35,7 +35,7 @@ shell() { # NAME SCRIPT
 }
 
 python() { # NAME PROGRAM
-	same "$1" python3 -c "$2"
+	same "$1" python3 -S -c "$2"
 }
 
 # --- Processes
@@ -481,7 +481,7 @@ for _ in range(1000):
 print(abs(time.time() - float(open("/proc/uptime").read().split()[0]) - (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))) < 1)
 '
 calls() { # COUNT: how many system calls a program makes that reads the time so often
-	uvctl run --trace-syscalls -- python3 -c "import time
+	uvctl run --trace-syscalls -- python3 -S -c "import time
 for _ in range($1): time.time(); time.monotonic()" 2>&1 | wc -l
 }
 clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
@@ -546,7 +546,7 @@ if __name__ == "__main__":
     with mp.Pool(2) as pool:
         print(pool.map(abs, range(-5, 0)))
 PROGRAM
-same 'multiprocessing' --rw /dev/shm -- python3 multi.py
+same 'multiprocessing' --rw /dev/shm -- python3 -S multi.py
 
 # --- What a task must not do, and what must not be left of it
 
@@ -561,7 +561,7 @@ report $? 'whether they exist is not told'
 kill $victim
 
 # The number that a program of a template had up to there belongs to nobody of the task in a run of it.
-former=$(uvctl template create former --until checkpoint -- python3 -c '
+former=$(uvctl template create former --until checkpoint -- python3 -S -c '
 import os, signal, ctypes
 me = os.getpid()
 print(me, flush=True)

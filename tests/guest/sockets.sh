@@ -46,7 +46,7 @@ def attempt(what):
 PYTHON
 try() {
 	local who=$1 net=$2 program=$3
-	$who uvctl run --net "$net" -- /usr/bin/python3 -c "import sys
+	$who uvctl run --net "$net" -- /usr/bin/python3 -S -c "import sys
 sys.path.insert(0, '$work')
 sys.dont_write_bytecode = True
 from attempt import *
@@ -276,16 +276,16 @@ while True:
             print("reached", s.getsockname(), flush=True)
             client.sendall(b"the host"); client.close()
 PYTHON
-/usr/bin/python3 listeners.py >listeners.out 2>&1 &
+/usr/bin/python3 -S listeners.py >listeners.out 2>&1 &
 helpers+=($!)
 for _ in $(seq 100); do grep -q ready listeners.out 2>/dev/null && break; sleep 0.1; done
 chmod 777 path path2
 
-same 'streams' /usr/bin/python3 stream.py
-same 'datagrams' /usr/bin/python3 datagram.py
-same 'unix sockets' /usr/bin/python3 unix.py
-same 'options, and looking names up' /usr/bin/python3 options.py
-same 'interfaces, and what waits in sockets' /usr/bin/python3 -B interfaces.py
+same 'streams' /usr/bin/python3 -S stream.py
+same 'datagrams' /usr/bin/python3 -S datagram.py
+same 'unix sockets' /usr/bin/python3 -S unix.py
+same 'options, and looking names up' /usr/bin/python3 -S options.py
+same 'interfaces, and what waits in sockets' /usr/bin/python3 -S -B interfaces.py
 same 'several messages by one call' "$tests/socket_task" many
 same 'hostile calls' "$tests/socket_task" hostile
 (ulimit -Sn 20; echo 'from socket import *
@@ -301,7 +301,7 @@ for what in (lambda: socket(AF_INET), lambda: socketpair(), lambda: socket(AF_UN
     try: print(what())
     except OSError as error: print(error)
 ' >limit.py
-same 'descriptors at the limit' /usr/bin/python3 limit.py
+same 'descriptors at the limit' /usr/bin/python3 -S limit.py
 echo "$number $failed" >limit.result)
 read -r number failed <limit.result
 
@@ -310,7 +310,7 @@ printf '#!/bin/sh\necho "$@" >>%s/modules.out\nexit 1\n' "$work" >loader
 chmod 755 loader
 echo "$work/loader" >/proc/sys/kernel/modprobe
 : >modules.out
-/usr/bin/python3 -c 'import socket; socket.if_nametoindex("uvisormodule")' 2>/dev/null
+/usr/bin/python3 -S -c 'import socket; socket.if_nametoindex("uvisormodule")' 2>/dev/null
 has 'natively a module is asked for by the name of an interface' uvisormodule "$(cat modules.out)"
 
 for who in as_root as_user; do
@@ -399,17 +399,17 @@ s = socket(fileno=0)
 to = ("127.0.0.1", 7001) if s.family == AF_INET else b"\0datagrams of the host"
 own = ("127.0.0.1", 0) if s.family == AF_INET else b""
 print(attempt(lambda: s.sendto(b"inherited", to)), attempt(lambda: s.connect(to)), attempt(lambda: s.bind(own)), attempt(lambda: s.sendmsg([b"x"], [], 0, to)))'
-	is "none: an inherited socket reaches nothing new, $who" 'EACCES EACCES EACCES EACCES' "$($who /usr/bin/python3 start.py inet none "$program" 2>&1)"
+	is "none: an inherited socket reaches nothing new, $who" 'EACCES EACCES EACCES EACCES' "$($who /usr/bin/python3 -S start.py inet none "$program" 2>&1)"
 	for net in none host; do
-		is "$net: nor an inherited unix socket, $who" 'EACCES EACCES EACCES EACCES' "$($who /usr/bin/python3 start.py unix $net "$program" 2>&1)"
+		is "$net: nor an inherited unix socket, $who" 'EACCES EACCES EACCES EACCES' "$($who /usr/bin/python3 -S start.py unix $net "$program" 2>&1)"
 	done
-	is "host: an inherited one does, $who" '9 None EINVAL 1' "$($who /usr/bin/python3 start.py inet host "$program" 2>&1)"
+	is "host: an inherited one does, $who" '9 None EINVAL 1' "$($who /usr/bin/python3 -S start.py inet host "$program" 2>&1)"
 	sleep 0.2
 
 	# The helper: whose it is, what it has, and that it ends.
 	mkfifo gate.$who
 	chmod 666 gate.$who
-	$who uvctl run -- /usr/bin/python3 -c 'import os, socket, sys
+	$who uvctl run -- /usr/bin/python3 -S -c 'import os, socket, sys
 s = socket.socket()
 try: waited = os.waitpid(-1, os.WNOHANG)
 except ChildProcessError: waited = "none"
@@ -427,7 +427,7 @@ sys.stdin.read()' <gate.$who >helper.out 2>&1 &
 	wait $run
 	for _ in $(seq 100); do kill -0 "$helper" 2>/dev/null || break; sleep 0.1; done
 	is "it ends with the task, $who" '' "$(pgrep -x uvctl-net)"
-	$who uvctl run -- /usr/bin/python3 -c 'import socket, sys
+	$who uvctl run -- /usr/bin/python3 -S -c 'import socket, sys
 s = socket.socket(); print("there", flush=True); sys.stdin.read()' < <(sleep 100) >helper.out 2>&1 &
 	run=$!
 	for _ in $(seq 100); do grep -q there helper.out && break; sleep 0.1; done
@@ -436,7 +436,7 @@ s = socket.socket(); print("there", flush=True); sys.stdin.read()' < <(sleep 100
 	pkill -x sleep
 	for _ in $(seq 100); do pgrep -x uvctl-net >/dev/null || break; sleep 0.1; done
 	is "or when the task is killed, $who" '' "$(pgrep -x uvctl-net)"
-	$who uvctl run -- /usr/bin/python3 -c 'import socket; socket.socketpair()[0].send(b"x"); open("/proc/uptime").read()
+	$who uvctl run -- /usr/bin/python3 -S -c 'import socket; socket.socketpair()[0].send(b"x"); open("/proc/uptime").read()
 import time; time.sleep(1)' &
 	run=$!
 	sleep 0.7
@@ -461,12 +461,12 @@ while True:
     answer = b"\xc0\x0c" + query[end - 4:end] + b"\0\0\0\x09" + (b"\0\x04" + inet_aton("192.0.2.7") if a else b"\0\x10" + inet_pton(AF_INET6, "2001:db8::7"))
     s.sendto(query[:2] + b"\x81\x80\0\x01\0\x01\0\0\0\0" + query[12:end] + answer, sender)
 PYTHON
-/usr/bin/python3 names.py >names.out 2>&1 &
+/usr/bin/python3 -S names.py >names.out 2>&1 &
 helpers+=($!)
 for _ in $(seq 100); do grep -q ready names.out && break; sleep 0.1; done
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf
 look='from socket import *; print(sorted(i[4][0] for i in getaddrinfo("a.name.test", 80, type=SOCK_STREAM)))'
-is 'host: names are looked up' "['192.0.2.7', '2001:db8::7']" "$(uvctl run --net host -- /usr/bin/python3 -c "$look" 2>&1)"
+is 'host: names are looked up' "['192.0.2.7', '2001:db8::7']" "$(uvctl run --net host -- /usr/bin/python3 -S -c "$look" 2>&1)"
 rm /etc/resolv.conf
 
 is 'the host was reached by whom it should' "$(printf "%s\n" "('127.0.0.1', 7001)" "('127.0.0.1', 7001) b'inherited'" "('127.0.0.1', 7001) b'x'" "('::1', 7001, 0, 0)")" \
@@ -477,7 +477,7 @@ s.close()
 sys.stdin.read()
 s = socket.create_server(("127.0.0.1", 0))
 print(socket.create_connection(s.getsockname()).getpeername() == s.getsockname())' >template.py
-is 'a template has no network, and its runs have' 'True' "$(uvctl template create sockets -- /usr/bin/python3 template.py 2>&1
+is 'a template has no network, and its runs have' 'True' "$(uvctl template create sockets -- /usr/bin/python3 -S template.py 2>&1
 	for _ in $(seq 50); do pgrep -x uvctl-net >/dev/null || break; sleep 0.1; done
 	pgrep -x uvctl-net
 	echo | uvctl run --from sockets 2>&1)"

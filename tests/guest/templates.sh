@@ -53,7 +53,7 @@ is 'the status of success' "0 0" "$? $(stat -c %s out)"
 create status -- /bin/bash -c 'read -r n; echo "to stderr" >&2; exit "$n"'
 is 'the status of the program' 7 "$(echo 7 | uvctl run --from status 2>err; echo $?)"
 is 'its standard error' 'to stderr' "$(cat err)"
-create signal -- /usr/bin/python3 -c 'import os, sys
+create signal -- /usr/bin/python3 -S -c 'import os, sys
 os.kill(os.getpid(), int(sys.stdin.read()))
 print("alive")'
 # Its own number is that of before the point.
@@ -68,7 +68,7 @@ wait $pid
 is 'a signal from outside' 143 $?
 pkill -x sleep
 is 'a poll for standard input is a point' 'got x' "$(
-	create poller -- /usr/bin/python3 -c 'import select, sys
+	create poller -- /usr/bin/python3 -S -c 'import select, sys
 select.select([0], [], [])
 print("got", sys.stdin.read().strip())' >&2
 	echo x | uvctl run --from poller)"
@@ -77,7 +77,7 @@ print("got", sys.stdin.read().strip())' >&2
 # shellcheck disable=SC2016
 create perl -- /usr/bin/perl -MPOSIX -e 'eval join "", <STDIN>; die $@ if $@'
 is 'perl reads its program' '8 3' "$(echo 'print POSIX::floor(8.5), " ", 1 + 2, "\n"' | uvctl run --from perl)"
-create python -- /usr/bin/python3 -c 'import json, re, sys; exec(sys.stdin.read())'
+create python -- /usr/bin/python3 -S -c 'import json, re, sys; exec(sys.stdin.read())'
 is 'python reads its program' '[1, 2]' "$(echo 'print(json.dumps([1, 2]))' | uvctl run --from python)"
 
 # Checkpoints and their arguments.
@@ -105,7 +105,7 @@ while [ $((${EPOCHREALTIME/./} - s)) -lt 1500000 ]; do :; done
 echo over'
 is 'a program that computes is stopped' started "$(uvctl template create spinner --until 200ms -- /bin/bash -c "$spin")"
 is 'and goes on' over "$(uvctl run --from spinner)"
-create blocked --until 300ms -- /usr/bin/python3 -c 'import signal, time
+create blocked --until 300ms -- /usr/bin/python3 -S -c 'import signal, time
 signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
 time.sleep(2)
 print(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])) > 50)'
@@ -130,7 +130,7 @@ has 'a limit of its own' 'reached its memory limit.*137 $' "$(
 
 # Open files, directory, umask, limits, signals.
 seq 1 1000 >lines
-create reader -- /usr/bin/python3 -c 'import os, sys
+create reader -- /usr/bin/python3 -S -c 'import os, sys
 f = os.open("lines", os.O_RDONLY)
 d = os.open(".", os.O_RDONLY)
 n = os.open("/dev/null", os.O_WRONLY)
@@ -142,7 +142,7 @@ is 'open files are where they were' "$want" "$(cd / && uvctl run --from reader <
 is 'for each run anew' "$want" "$(cd / && uvctl run --from reader </dev/null)"
 mv lines moved
 is 'also when they have moved' "${want/ True/ False}" "$(cd / && uvctl run --from reader </dev/null)"
-create state -- /bin/bash -c 'ulimit -Sn 100; umask 27; exec /usr/bin/python3 -c "$1"' bash 'import os, signal, sys
+create state -- /bin/bash -c 'ulimit -Sn 100; umask 27; exec /usr/bin/python3 -S -c "$1"' bash 'import os, signal, sys
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
 os.dup2(1, 9)
@@ -159,7 +159,7 @@ print(oct(os.umask(0)), signal.getsignal(signal.SIGUSR1).name,
 is 'umask, signals, limits, duplicates' "nine 0o27 SIG_IGN ['SIGUSR2'] True 99" \
 	"$(umask 77; uvctl run --from state </dev/null)"
 is 'closed standard output' 'closed' "$(
-	create closed -- /usr/bin/python3 -c 'import os, sys
+	create closed -- /usr/bin/python3 -S -c 'import os, sys
 os.close(1)
 sys.stdin.read()
 try:
@@ -180,7 +180,7 @@ is 'a holder has nothing open but its own and the template' '/dev /memfd /run an
 		sed -E "s,^$work\$,cwd,; s,^(/[a-z]+|[a-z]+).*,\1," | grep -v cwd | sort -u | xargs)"
 
 # What is refused.
-refused 'a pipe of its own' 'a pipe open as descriptor 3' bad -- /usr/bin/python3 -c 'import os, sys
+refused 'a pipe of its own' 'a pipe open as descriptor 3' bad -- /usr/bin/python3 -S -c 'import os, sys
 os.pipe()
 sys.stdin.read()'
 refused 'a program that ends before' 'status 3 before it read standard input' bad -- /bin/bash -c 'exit 3'
@@ -240,7 +240,7 @@ pkill -x sleep
 # Who may connect.
 is 'the directory is the user'"'"'s alone' '700 0' "$(stat -c '%a %u' /run/uvisor/0)"
 is 'another user does not reach it' 'no' "$(setpriv --reuid 65534 --clear-groups \
-	/usr/bin/python3 -c 'import socket
+	/usr/bin/python3 -S -c 'import socket
 try:
     socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect("/run/uvisor/0/sorter"); print("yes")
 except OSError: print("no")')"
@@ -248,7 +248,7 @@ chmod 755 /run/uvisor/0
 has 'a directory that others may use is not used' 'mode 755' "$(uvctl template list 2>&1)"
 chmod 711 /run/uvisor/0 && chmod 777 /run/uvisor/0/sorter
 is 'nor does the holder answer another user' "b''" "$(setpriv --reuid 65534 --clear-groups \
-	/usr/bin/python3 -c 'import socket
+	/usr/bin/python3 -S -c 'import socket
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect("/run/uvisor/0/sorter")
 try:
@@ -256,7 +256,7 @@ try:
 except OSError: print(b"")')"
 chmod 700 /run/uvisor/0
 # Rubbish, and silence.
-/usr/bin/python3 -c 'import socket
+/usr/bin/python3 -S -c 'import socket
 for text in [b"", b"x", b"G" * 1025, b"T"]:
     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     s.connect("/run/uvisor/0/sorter")

@@ -95,7 +95,7 @@ while True:
 PYTHON
 chmod 666 host.py
 mkdir -m 777 closed open
-/usr/bin/python3 host.py >host.out 2>&1 &
+/usr/bin/python3 -S host.py >host.out 2>&1 &
 host=$!
 for _ in $(seq 100); do grep -q ready host.out && break; sleep 0.1; done
 ln closed/stream open/hard
@@ -104,7 +104,7 @@ for directory in native guest; do mkdir -m 777 $directory.as_root $directory.as_
 
 try() { # WHO RW PROGRAM
 	local who=$1 rw=$2
-	$who uvctl run ${rw:+--rw "$rw"} -- /usr/bin/python3 -B -c "import sys
+	$who uvctl run ${rw:+--rw "$rw"} -- /usr/bin/python3 -S -B -c "import sys
 sys.path.insert(0, '$work')
 from attempt import *
 $3" 2>&1
@@ -114,8 +114,8 @@ for who in as_root as_user; do
 	for run in native guest; do
 		cp attempt.py paths.py $run.$who/
 		case $run in
-		native) (cd $run.$who && $who /usr/bin/python3 -B paths.py >../native.out 2>&1 </dev/null); native=$? ;;
-		guest) (cd $run.$who && $who uvctl run --rw . -- /usr/bin/python3 -B paths.py >../guest.out 2>&1 </dev/null); status=$? ;;
+		native) (cd $run.$who && $who /usr/bin/python3 -S -B paths.py >../native.out 2>&1 </dev/null); native=$? ;;
+		guest) (cd $run.$who && $who uvctl run --rw . -- /usr/bin/python3 -S -B paths.py >../guest.out 2>&1 </dev/null); status=$? ;;
 		esac
 		sed -i "s/$run\.$who/DIRECTORY/g" $run.out
 	done
@@ -180,14 +180,14 @@ while not os.path.exists("open/stop"):
 	for _ in $(seq 100); do [ -S open/task ] && break; sleep 0.1; done
 	sleep 0.3
 	is "another task does not reach it, $who" EACCES "$(try $who open 'print(attempt(lambda: reach("open/task")))')"
-	is "a program of the host's does, $who" "b'served'" "$(/usr/bin/python3 -B -c 'from attempt import *; print(reach("open/task").recv(9))')"
+	is "a program of the host's does, $who" "b'served'" "$(/usr/bin/python3 -S -B -c 'from attempt import *; print(reach("open/task").recv(9))')"
 	touch open/stop
-	/usr/bin/python3 -B -c 'from attempt import *; reach("open/task")'
+	/usr/bin/python3 -S -B -c 'from attempt import *; reach("open/task")'
 	wait $task
 	rm -f open/task open/stop
 
 	# Sockets that come from outside have no part in it: one of the host's, given as standard input.
-	is "an inherited socket reaches no path, $who" 'EACCES EACCES EACCES' "$($who /usr/bin/python3 -B -c '
+	is "an inherited socket reaches no path, $who" 'EACCES EACCES EACCES' "$($who /usr/bin/python3 -S -B -c '
 import os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); os.dup2(s.fileno(), 0)
 os.execvp("uvctl", ["uvctl", "run", "--rw", "open", "--", "/usr/bin/python3", "-B", "-c", """from attempt import *
@@ -203,7 +203,7 @@ done
 echo 'from attempt import *
 sys.stdin.read()
 s = listen("open/of-a-template"); print(attempt(lambda: reach("open/of-a-template")), attempt(lambda: reach("closed/stream")))' >template.py
-is 'runs of a template have them' 'done EACCES' "$(uvctl template create paths -- /usr/bin/python3 -B template.py 2>&1
+is 'runs of a template have them' 'done EACCES' "$(uvctl template create paths -- /usr/bin/python3 -S -B template.py 2>&1
 	echo | uvctl run --rw open --from paths 2>&1)"
 uvctl template rm paths
 is 'what the host listens at was never reached' 'ready' "$(cat host.out)"
@@ -257,9 +257,9 @@ print("pipe", interrupted("read", r, room, 100)); os.wait()
 print(len(hits))
 PYTHON
 
-/usr/bin/python3 -B interrupted.py >native.out 2>&1 </dev/null
+/usr/bin/python3 -S -B interrupted.py >native.out 2>&1 </dev/null
 native=$?
-uvctl run -- /usr/bin/python3 -B interrupted.py >guest.out 2>&1 </dev/null
+uvctl run -- /usr/bin/python3 -S -B interrupted.py >guest.out 2>&1 </dev/null
 compare $native $? out
 report $? 'calls with a time end when a signal comes, others begin anew'
 finish

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+pub mod audit;
 pub mod confine;
 mod device;
 pub mod errno;
