@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uvisor::loader::Program;
 use uvisor::profile::Rules;
-use uvisor::sandbox::Layer;
+use uvisor::sandbox::{Kept, Layer};
 use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
@@ -92,12 +92,14 @@ pub(crate) struct Start<'a> {
     pub(crate) no_aslr: bool,
     /// Whether its system calls are printed.
     pub(crate) trace: bool,
+    /// The overlays whose changes are kept.
+    pub(crate) kept: Vec<Kept>,
 }
 
 /// Puts a program into a micro-VM, by `rules`, which do not know it yet. The layers of the sandbox that are
 /// `confined` are entered before.
 pub(crate) fn start(
-    start: &Start<'_>,
+    start: Start<'_>,
     mut rules: Rules,
     confinement: &Confinement,
 ) -> Result<Task, RunError> {
@@ -111,7 +113,9 @@ pub(crate) fn start(
     let device = Device::open().map_err(TaskError::from)?;
     let environment = rules.environment.of(std::env::vars_os());
     let limits = rules.limits;
-    let confined = confinement.enter(rules)?;
+    let confined = confinement.enter(rules, &start.kept)?;
+    // From here on its descriptors would be the task's.
+    drop(start.kept);
     if confined.report.entered.has(Layer::Root) {
         // What was open is of the host's root.
         program = find()?;
@@ -141,7 +145,7 @@ pub(crate) fn resume(
     let device = Device::open().map_err(TaskError::from)?;
     let limits = rules.limits;
     // What is open in a template was opened in the host's root, and its paths are those of that.
-    let confined = confinement.but_the_root().enter(rules)?;
+    let confined = confinement.but_the_root().enter(rules, &[])?;
     Ok(template.resume(Resume {
         arguments: bytes(arguments),
         memory_limit: limits.memory,
@@ -186,8 +190,9 @@ fn execute(run: &Run) -> Result<u8, RunError> {
                 command: &run.command,
                 no_aslr: run.no_aslr,
                 trace,
+                kept: Vec::new(),
             };
-            start(&program, rules, &confinement)?
+            start(program, rules, &confinement)?
         }
     };
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.

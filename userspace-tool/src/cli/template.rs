@@ -187,10 +187,11 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, R
         command,
         no_aslr: create.no_aslr,
         trace: create.trace_syscalls,
+        kept: Vec::new(),
     };
     // What is open in a template is opened again in each run, which has another root.
     let confinement = Confinement::new(create.privileges.require).but_the_root();
-    let mut task = run::start(&start, rules, &confinement)?;
+    let mut task = run::start(start, rules, &confinement)?;
     *holder.socket() = task.own_fd(holder.socket().as_fd())?.into();
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {
