@@ -83,7 +83,10 @@ pub fn confine(rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, 
     let outer = enter(&rules, [Layer::Root, Layer::Landlock])?;
     let assembled = outer.entered.has(Layer::Root);
     if let (false, Some(path)) = (assembled, rules.files.overlays().next()) {
-        let lack = outer.lacks.into_iter().find(|lack| lack.layer == Layer::Root);
+        let lack = outer
+            .lacks
+            .into_iter()
+            .find(|lack| lack.layer == Layer::Root);
         return Err(ConfineError::Overlay {
             path: path.to_owned(),
             lack: lack.map_or_else(|| "there is to be none here".into(), |lack| lack.what),

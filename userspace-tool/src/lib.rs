@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+pub mod changes;
 pub mod confine;
 mod device;
 pub mod errno;

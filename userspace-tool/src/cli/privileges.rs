@@ -118,7 +118,9 @@ impl Privileges {
                     found.map_err(|error| failed(error.to_string()))?;
                 }
                 if option == "--overlay" && !place.is_dir() {
-                    return Err(failed("it is no directory, and only those have overlays".into()));
+                    return Err(failed(
+                        "it is no directory, and only those have overlays".into(),
+                    ));
                 }
                 let origin = Origin::Option(option);
                 let allowed = rules.allow_path(&place, access, origin);

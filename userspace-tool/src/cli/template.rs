@@ -402,7 +402,7 @@ fn print(text: &str) -> Result<(), TemplateError> {
 }
 
 /// How long ago a time was.
-fn age(created: u64) -> String {
+pub(super) fn age(created: u64) -> String {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(created);
     let seconds = then.elapsed().map_or(0, |time| time.as_secs());
     match seconds {

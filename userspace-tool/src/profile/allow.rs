@@ -226,10 +226,7 @@ mod tests {
                 host(true, Write::Through),
             ),
             (Some(host(true, Write::No)), host(true, Write::No)),
-            (
-                Some(host(true, Write::Overlay)),
-                host(true, Write::Overlay),
-            ),
+            (Some(host(true, Write::Overlay)), host(true, Write::Overlay)),
             (Some(host(false, Write::Overlay)), host(true, Write::No)),
         ] {
             let mut rules = Rules {

@@ -116,7 +116,9 @@ impl FileRules {
             write == Write::Overlay
         };
         let rules = self.0.iter();
-        rules.filter(move |(_, rule)| has(rule)).map(|(path, _)| &**path)
+        rules
+            .filter(move |(_, rule)| has(rule))
+            .map(|(path, _)| &**path)
     }
 
     /// The rule that decides about a path.

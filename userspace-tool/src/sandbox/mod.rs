@@ -35,6 +35,7 @@ use crate::profile::Rules;
 
 pub use filter::{Filter, Unlisted};
 pub use landlock::WITH_SOCKET_PATHS;
+pub(crate) use overlay::imitate;
 pub use overlay::Kept;
 
 /// One of the layers.

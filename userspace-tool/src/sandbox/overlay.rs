@@ -11,8 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{fchmod, fchown, fstat, fstatvfs, mkdirat, openat, Mode, OFlags, StatVfsMountFlags};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{
+    chmodat, chownat, fstat, fstatvfs, mkdirat, openat, openat2, AtFlags, Gid, Mode, OFlags,
+    ResolveFlags, Stat, StatVfsMountFlags, Uid,
+};
 use rustix::io::Errno as Os;
 
 use super::mount::{self, Tmpfs};
@@ -23,11 +25,38 @@ use crate::errno::{Errno, SysResult};
 pub struct Kept {
     /// What they are made in, as the rule has it.
     pub path: PathBuf,
-    /// The changes: an empty directory, open for reading.
-    pub upper: OwnedFd,
-    /// An empty directory beside it, on the same file system, for the kernel.
-    pub work: OwnedFd,
+    /// Where they go, as an absolute path without links: a directory that is the user's alone, with `upper` and
+    /// `work` in it, both empty.
+    pub directory: PathBuf,
 }
+
+/// What an overlay is made of besides the host's directory.
+#[derive(Debug)]
+pub(super) struct Layers {
+    upper: OwnedFd,
+    work: OwnedFd,
+}
+
+impl Layers {
+    /// Those that are kept, looked up in the mounts that this process has by now, as the kernel wants it.
+    pub(super) fn open(host: BorrowedFd<'_>, kept: &Kept) -> SysResult<Self> {
+        let open = |name: &str| {
+            let path = kept.directory.join(name);
+            let below = path.strip_prefix("/").unwrap_or(&path).to_owned();
+            let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+            openat2(host, below, DIRECTORY, Mode::empty(), resolve)
+        };
+        Ok(Self {
+            upper: open("upper")?,
+            work: open("work")?,
+        })
+    }
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Where changes are that are not kept.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +70,7 @@ pub(super) struct Memory<'a> {
 /// Makes an overlay of a directory of the host's, not attached anywhere yet.
 pub(super) fn new(
     lower: BorrowedFd<'_>,
-    kept: Option<&Kept>,
+    kept: Option<&Layers>,
     memory: Memory<'_>,
     mut attributes: u64,
 ) -> SysResult<OwnedFd> {
@@ -49,18 +78,21 @@ pub(super) fn new(
         attributes |= libc::MOUNT_ATTR_NOEXEC;
     }
     let own;
-    let (upper, work) = match kept {
-        Some(kept) => (kept.upper.as_fd(), kept.work.as_fd()),
+    let layers = match kept {
+        Some(kept) => kept,
         None => {
             let (mode, bytes) = (0o700, memory.bytes);
             let made = mount::tmpfs(Tmpfs { mode, bytes })?;
             mount::attach(made.as_fd(), memory.at)?;
-            own = (directory(&made, "upper")?, directory(&made, "work")?);
-            (own.0.as_fd(), own.1.as_fd())
+            own = Layers {
+                upper: directory(&made, "upper")?,
+                work: directory(&made, "work")?,
+            };
+            imitate(&made, "upper", &fstat(lower)?)?;
+            &own
         }
     };
-    imitate(upper, lower)?;
-    let overlay = mount::overlay(lower, upper, work)?;
+    let overlay = mount::overlay(lower, layers.upper.as_fd(), layers.work.as_fd())?;
     mount::set_attributes(overlay.as_fd(), attributes, false)?;
     Ok(overlay)
 }
@@ -68,22 +100,19 @@ pub(super) fn new(
 /// Makes a directory.
 fn directory(at: &OwnedFd, name: &str) -> SysResult<OwnedFd> {
     mkdirat(at, name, Mode::RWXU)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(at, name, flags, Mode::empty())?)
+    Ok(openat(at, name, DIRECTORY, Mode::empty())?)
 }
 
-/// Gives the upper directory the owner and mode of the lower one, as it is the upper one's that are seen. Whoever
-/// cannot give it away owns it.
-fn imitate(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> SysResult<()> {
-    let (own, stat) = (fstat(upper)?, fstat(lower)?);
-    if (own.st_uid, own.st_gid) != (stat.st_uid, stat.st_gid) {
-        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        match fchown(upper, Some(uid), Some(gid)) {
-            Ok(()) | Err(Os::PERM | Os::INVAL | Os::OVERFLOW) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+/// Gives a directory of changes the owner and mode of the one that they are made in, as it is the former's that are
+/// seen. Whoever cannot give it away owns it.
+pub(crate) fn imitate(at: &OwnedFd, name: &str, host: &Stat) -> Result<(), Os> {
+    let (uid, gid) = (Uid::from_raw(host.st_uid), Gid::from_raw(host.st_gid));
+    match chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(()) | Err(Os::PERM | Os::INVAL | Os::OVERFLOW) => {}
+        Err(errno) => return Err(errno),
     }
-    Ok(fchmod(upper, Mode::from_raw_mode(stat.st_mode & 0o1777))?)
+    let mode = Mode::from_raw_mode(host.st_mode & 0o1777);
+    chmodat(at, name, mode, AtFlags::empty())
 }
 
 /// Where this process has something mounted.

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::devices;
 use super::mount::{self, attach, copy, is_directory, set_attributes, Tmpfs, PLAIN};
 use super::namespaces::{self, Namespaces};
-use super::overlay::{self, Kept, Memory};
+use super::overlay::{self, Kept, Layers, Memory};
 use super::place::{resolve, Make, Resolved, Tree};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
@@ -90,7 +90,7 @@ struct Planned<'a> {
     access: FileAccess,
     found: Resolved,
     /// Where the changes in its overlay go.
-    kept: Option<&'a Kept>,
+    kept: Option<Layers>,
 }
 
 impl Planned<'_> {
@@ -119,12 +119,15 @@ fn attributes(execute: bool, write: Write) -> u64 {
 /// Looks all rules up on the host. What lies below others comes behind them, wherever links lead.
 fn plan<'a>(
     rules: &'a Rules,
-    kept: &'a [Kept],
+    kept: &[Kept],
     host: BorrowedFd<'_>,
     skipped: &mut Vec<Skipped>,
-) -> Vec<Planned<'a>> {
+) -> Result<Vec<Planned<'a>>, RootError> {
     let mut plan = Vec::new();
     for (path, rule) in &rules.files.0 {
+        let kept = kept.iter().find(|kept| kept.path == *path);
+        let kept = kept.map(|kept| Layers::open(host, kept).step("opening", &kept.directory));
+        let kept = kept.transpose()?;
         let mut skip = |why| {
             let path = path.clone();
             skipped.push(Skipped { path, why });
@@ -136,7 +139,7 @@ fn plan<'a>(
                 path,
                 access: rule.access,
                 found,
-                kept: kept.iter().find(|kept| kept.path == *path),
+                kept,
             }),
         }
     }
@@ -146,7 +149,7 @@ fn plan<'a>(
         let ((one, fewer), (other, more)) = (key(one), key(other));
         one.cmp(&other).then(more.cmp(&fewer))
     });
-    plan
+    Ok(plan)
 }
 
 /// Whether there can be the overlays that are planned.
@@ -244,7 +247,7 @@ pub(super) struct Builder {
 fn host_files(
     object: BorrowedFd<'_>,
     (execute, write): (bool, Write),
-    kept: Option<&Kept>,
+    kept: Option<&Layers>,
     memory: Memory<'_>,
 ) -> SysResult<OwnedFd> {
     let attributes = attributes(execute, write);
@@ -308,7 +311,7 @@ impl Builder {
                     return Ok(Err(Why::NoPlace));
                 };
                 let how = (execute, write);
-                let files = host_files(object.as_fd(), how, planned.kept, self.memory())?;
+                let files = host_files(object.as_fd(), how, planned.kept.as_ref(), self.memory())?;
                 attach(files.as_fd(), place.as_fd())?;
             }
             FileAccess::Tmpfs => {
@@ -352,7 +355,7 @@ fn base(
 ) -> SysResult<(OwnedFd, bool)> {
     Ok(match rule.map(|rule| rule.access) {
         Some(FileAccess::Host { execute, write }) => {
-            let kept = rule.and_then(|rule| rule.kept);
+            let kept = rule.and_then(|rule| rule.kept.as_ref());
             (host_files(host, (execute, write), kept, memory)?, false)
         }
         Some(FileAccess::Tmpfs) => {
@@ -374,7 +377,7 @@ pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
     let host = handle("/")?;
     let proc = handle("/proc")?;
     let mut skipped = Vec::new();
-    let plan = plan(rules, kept, host.as_fd(), &mut skipped);
+    let plan = plan(rules, kept, host.as_fd(), &mut skipped)?;
     check_overlays(&plan, is_host)?;
     let devices = devices::find(&rules.devices, host.as_fd(), &mut skipped);
     let mut lacks = Vec::new();

@@ -41,7 +41,10 @@ fn origin_of() -> impl Strategy<Value = Origin> {
 }
 
 fn files() -> impl Strategy<Value = FileRules> {
-    let host = (any::<bool>(), select(&[Write::No, Write::Overlay, Write::Through][..]));
+    let host = (
+        any::<bool>(),
+        select(&[Write::No, Write::Overlay, Write::Through][..]),
+    );
     let access = prop_oneof![
         Just(FileAccess::Hidden),
         Just(FileAccess::Tmpfs),
