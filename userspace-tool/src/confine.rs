@@ -3,6 +3,7 @@
 //! What a broker does before it has a guest: it makes ready what it cannot make any more when it is confined, and
 //! confines itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
@@ -11,7 +12,7 @@ use thiserror::Error;
 use crate::errno::Errno;
 use crate::personality::{Access, AccessError, Domain, Network};
 use crate::profile::Rules;
-use crate::sandbox::{self, Layer, Layers, Report, SandboxError, Sockets};
+use crate::sandbox::{self, Kept, Layer, Layers, Report, SandboxError, Sockets};
 
 /// Why a broker cannot be made ready.
 #[derive(Debug, Error)]
@@ -22,6 +23,14 @@ pub enum ConfineError {
     /// The files that rules are about.
     #[error(transparent)]
     Access(#[from] AccessError),
+    /// Changes would be made to the host's own files.
+    #[error("there can be no overlay at {}, which needs a root directory of the task's own: {lack}", path.display())]
+    Overlay {
+        /// Where one is wanted.
+        path: PathBuf,
+        /// What the host lacks.
+        lack: String,
+    },
     /// The limit of open files.
     #[error("cannot set the limit of open files: {0}")]
     Limit(Errno),
@@ -46,7 +55,7 @@ pub struct Confined {
 ///
 /// The process that opens sockets is started under way: in the same Landlock domain, by which the kernel knows whose
 /// they are, but while namespaces can be made. What the broker needs of the module is to be open before.
-pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
+pub fn confine(rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, ConfineError> {
     crate::vdso::clock_is_tsc();
     let has_sockets = !rules.syscalls.refused.contains_key("socket");
     let sockets = match has_sockets {
@@ -58,6 +67,7 @@ pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
         let options = sandbox::Options {
             layers: wanted.fold(Layers::NONE, Layers::with),
             sockets,
+            kept,
             ..sandbox::Options::default()
         };
         sandbox::enter(rules, &options)
@@ -72,6 +82,16 @@ pub fn confine(rules: Rules, layers: Layers) -> Result<Confined, ConfineError> {
     limit(most).map_err(ConfineError::Limit)?;
     let outer = enter(&rules, [Layer::Root, Layer::Landlock])?;
     let assembled = outer.entered.has(Layer::Root);
+    if let (false, Some(path)) = (assembled, rules.files.overlays().next()) {
+        let lack = outer
+            .lacks
+            .into_iter()
+            .find(|lack| lack.layer == Layer::Root);
+        return Err(ConfineError::Overlay {
+            path: path.to_owned(),
+            lack: lack.map_or_else(|| "there is to be none here".into(), |lack| lack.what),
+        });
+    }
     let access = Access::new(rules, assembled)?;
     // Where Landlock knows sockets with paths, the domain that was entered keeps them apart already.
     let version = outer.landlock;

@@ -25,6 +25,7 @@
 //! ```
 
 pub mod audit;
+pub mod changes;
 pub mod confine;
 mod device;
 pub mod errno;

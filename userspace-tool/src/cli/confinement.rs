@@ -4,7 +4,7 @@
 
 use uvisor::confine::{self, Confined};
 use uvisor::profile::Rules;
-use uvisor::sandbox::{Layer, Layers};
+use uvisor::sandbox::{Kept, Layer, Layers};
 
 use super::run::RunError;
 
@@ -37,10 +37,10 @@ impl Confinement {
         }
     }
 
-    /// Confines this process, for ever.
-    pub(crate) fn enter(&self, rules: Rules) -> Result<Confined, RunError> {
+    /// Confines this process, for ever; `kept` are the overlays whose changes are kept.
+    pub(crate) fn enter(&self, rules: Rules, kept: &[Kept]) -> Result<Confined, RunError> {
         let confined = match self.layers {
-            Some(layers) => confine::confine(rules, layers),
+            Some(layers) => confine::confine(rules, layers, kept),
             None => confine::without(rules),
         };
         let confined = confined.map_err(|error| RunError::Privileges(error.to_string()))?;

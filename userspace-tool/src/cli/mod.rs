@@ -3,11 +3,13 @@
 //! The command line.
 
 mod cgroup;
+mod changes;
 mod checks;
 mod confinement;
 mod doctor;
 mod explain;
 mod info;
+mod keep;
 mod privileges;
 mod profile;
 mod ps;
@@ -40,6 +42,9 @@ const FAILURE: u8 = 125;
   uvctl run --stats -- sort words.txt    and say what that took
   uvctl template create sorter -- sort   start a program once,
   uvctl run --from sorter <words.txt     and go on from there any number of times
+  uvctl run --overlay . --keep try -- make    let it change files, but not the host's,
+  uvctl diff try                         look at what it changed,
+  uvctl commit try                       and have that on the host
   uvctl ps                               which micro-VMs are there?
   uvctl explain default                  what may a task touch under a profile?
   uvctl syscalls --refused               which system calls does no program get?
@@ -67,6 +72,12 @@ enum Command {
     Ps(ps::Ps),
     /// Print what micro-VMs hold.
     Stats(ps::Stats),
+    /// Print what a task changed in its overlays, or list what is kept.
+    Diff(changes::Diff),
+    /// Make changes that were kept on the host's files.
+    Commit(changes::Commit),
+    /// Throw away changes that were kept.
+    Discard(changes::Discard),
     /// Look at profiles: what tasks may touch.
     #[command(subcommand)]
     Profile(profile::Command),
@@ -101,8 +112,9 @@ struct Output {
 /// Run a program in a micro-VM.
 ///
 /// The program is an ordinary Linux program; it is found on PATH as a shell finds it, and gets this
-/// process's standard input, output and error, environment and working directory. It sees the
-/// host's files, and can change none of them but those that --rw names.
+/// process's standard input, output and error, and working directory. It sees the
+/// files that its profile and the options name, and changes those that --rw names, or with --overlay a copy
+/// of them that can be looked at (`uvctl diff`) and committed (`uvctl commit`) or thrown away.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...\n       uvctl run [OPTIONS] --from TEMPLATE [-- ARG...]",
@@ -117,6 +129,7 @@ Examples:
   uvctl run -- ls -lR /usr/share/doc
   gzip -c big.log | uvctl run -- gunzip | wc -l
   uvctl run --rw out -- cp -r photos out/
+  uvctl run --overlay . --commit -- make           (asks, when it has ended)
   uvctl run --memory 64M --stats -- sort big.txt
   uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
@@ -128,6 +141,8 @@ struct Run {
     from: Option<String>,
     #[command(flatten)]
     privileges: privileges::Privileges,
+    #[command(flatten)]
+    keep: keep::Keep,
     /// Give the program a terminal of its own, with job control; for shells and other interactive programs.
     #[arg(short = 't', long)]
     tty: bool,
@@ -175,6 +190,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Ps(ps) => ps::list(&ps),
         Command::Stats(stats) => ps::stats(&stats),
         Command::Syscalls(syscalls) => syscalls::main(&syscalls),
+        Command::Diff(diff) => changes::diff(&diff),
+        Command::Commit(commit) => return changes::commit(&commit),
+        Command::Discard(discard) => return changes::discard(&discard),
         Command::Profile(command) => profile::main(&command),
         Command::Explain(explain) => explain::main(&explain),
         Command::Completions { shell } => {
@@ -262,5 +280,15 @@ mod tests {
         assert!(Cli::try_parse_from(["uvctl", "run"]).is_err());
         assert!(Cli::try_parse_from(["uvctl", "run", "--json", "ls"]).is_err());
         assert!(Cli::try_parse_from(["uvctl", "run", "--from", "x", "--no-aslr"]).is_err());
+        for line in [
+            &["--keep", "x", "--commit"][..],
+            &["--keep", "x", "--discard"],
+            &["--discard", "--commit"],
+            &["--yes"],
+            &["--keep", "x", "--yes"],
+        ] {
+            let line = ["uvctl", "run"].iter().chain(line).chain(&["ls"]);
+            assert!(Cli::try_parse_from(line).is_err());
+        }
     }
 }

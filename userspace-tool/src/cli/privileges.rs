@@ -58,6 +58,10 @@ and it cannot change anything of /proc, /sys and /dev, whatever PATH is. It exec
 lets it execute what it wrote (memory.jit)."
     )]
     rw: Vec<PathBuf>,
+    /// Let the program read, execute and change the directory PATH and all below it, without changing the host's files:
+    /// what it changes goes to an overlay, which is thrown away when it ends unless --keep or --commit is given.
+    #[arg(long, value_name = "PATH")]
+    overlay: Vec<PathBuf>,
     /// Keep PATH, and what is below it, from the program.
     #[arg(long, value_name = "PATH")]
     hide: Vec<PathBuf>,
@@ -102,6 +106,7 @@ impl Privileges {
         for (option, paths, access) in [
             ("--ro", &self.ro, host(Write::No)),
             ("--rw", &self.rw, host(Write::Through)),
+            ("--overlay", &self.overlay, host(Write::Overlay)),
             ("--tmpfs", &self.tmpfs, FileAccess::Tmpfs),
             ("--hide", &self.hide, FileAccess::Hidden),
         ] {
@@ -111,6 +116,11 @@ impl Privileges {
                 if option != "--hide" && option != "--tmpfs" {
                     let found = place.symlink_metadata();
                     found.map_err(|error| failed(error.to_string()))?;
+                }
+                if option == "--overlay" && !place.is_dir() {
+                    return Err(failed(
+                        "it is no directory, and only those have overlays".into(),
+                    ));
                 }
                 let origin = Origin::Option(option);
                 let allowed = rules.allow_path(&place, access, origin);

@@ -23,6 +23,7 @@ use super::{style, Output};
   read = [\"/etc/ssl\"]                 # seen and read, with all that is below
   execute = [\"/usr/lib\"]              # read, and executed or mapped as code
   change = [\"~/out\"]                  # read and changed: the host's own files
+  overlay = [\"~/src\"]               # read and changed, but only in an overlay: see `uvctl run --keep`
   hide = [\"/usr/lib/private\"]         # not there, even below something that is
   tmpfs = [\"/tmp\"]                    # an empty directory in memory
   [network]

@@ -199,7 +199,7 @@ fn owned(fd: BorrowedFd<'_>) -> io::Result<File> {
 }
 
 /// The wait status of the broker, if it has ended.
-fn wait(broker: i32, options: i32) -> io::Result<Option<i32>> {
+pub(super) fn wait(broker: i32, options: i32) -> io::Result<Option<i32>> {
     let mut status = 0;
     // SAFETY: The status is ours.
     match unsafe { libc::waitpid(broker, &mut status, options) } {

@@ -10,9 +10,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use uvisor::changes::Making;
 use uvisor::loader::Program;
 use uvisor::profile::Rules;
-use uvisor::sandbox::Layer;
+use uvisor::sandbox::{Kept, Layer};
 use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
@@ -21,7 +22,7 @@ use uvisor::{Device, Event, Stats};
 use super::cgroup::Cgroup;
 use super::confinement::Confinement;
 use super::steward::{self, Duties};
-use super::{privileges, relay, Run};
+use super::{keep, privileges, relay, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -65,23 +66,58 @@ impl RunError {
 /// Runs a program; returns its status.
 pub(crate) fn main(run: Run) -> ExitCode {
     close_inherited();
+    let failed = |error: String| {
+        eprintln!("uvctl: {error}");
+        ExitCode::from(super::FAILURE)
+    };
+    let (rules, making) = match prepare(&run) {
+        Ok(ready) => ready,
+        Err(error) => return failed(error),
+    };
+    if let Some(made) = making.as_ref().filter(|_| run.keep.commit) {
+        let name = made.name.clone();
+        match run.keep.part() {
+            Ok(None) => {}
+            Ok(Some(status)) => {
+                // Its lock is to be had by who commits.
+                drop(making);
+                return ExitCode::from(run.keep.settle(&name, status));
+            }
+            Err(error) => return failed(format!("cannot start a process: {error}")),
+        }
+    }
     if run.tty {
         match relay::part() {
             Ok(relay::Side::Broker) => {}
             Ok(relay::Side::Ended(status)) => return ExitCode::from(relay::exit_status(status)),
             Err(error) => {
-                eprintln!("uvctl: cannot make a terminal for the program: {error}");
-                return ExitCode::from(super::FAILURE);
+                return failed(format!("cannot make a terminal for the program: {error}"));
             }
         }
     }
-    match execute(&run) {
+    let name = making.as_ref().map(|made| made.name.clone());
+    match execute(&run, rules, making) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
+            name.iter().for_each(keep::forget);
             eprintln!("uvctl: {error}");
             ExitCode::from(error.status())
         }
     }
+}
+
+/// What the task may touch, and where its changes go that are to be there afterwards.
+fn prepare(run: &Run) -> Result<(Rules, Option<Making>), String> {
+    let rules = run.privileges.rules()?;
+    let first = rules.files.overlays().next();
+    if let (Some(_), Some(path)) = (&run.from, first) {
+        return Err(format!(
+            "{}: a run from a template can have no overlay, as what a template has open is the host's",
+            path.display()
+        ));
+    }
+    let making = run.keep.prepare(&rules, &run.command)?;
+    Ok((rules, making))
 }
 
 /// A program to start, and what is to be seen of it.
@@ -92,12 +128,14 @@ pub(crate) struct Start<'a> {
     pub(crate) no_aslr: bool,
     /// Whether its system calls are printed.
     pub(crate) trace: bool,
+    /// The overlays whose changes are kept.
+    pub(crate) kept: Vec<Kept>,
 }
 
 /// Puts a program into a micro-VM, by `rules`, which do not know it yet. The layers of the sandbox that are
 /// `confined` are entered before.
 pub(crate) fn start(
-    start: &Start<'_>,
+    start: Start<'_>,
     mut rules: Rules,
     confinement: &Confinement,
 ) -> Result<Task, RunError> {
@@ -111,7 +149,9 @@ pub(crate) fn start(
     let device = Device::open().map_err(TaskError::from)?;
     let environment = rules.environment.of(std::env::vars_os());
     let limits = rules.limits;
-    let confined = confinement.enter(rules)?;
+    let confined = confinement.enter(rules, &start.kept)?;
+    // From here on its descriptors would be the task's.
+    drop(start.kept);
     if confined.report.entered.has(Layer::Root) {
         // What was open is of the host's root.
         program = find()?;
@@ -141,7 +181,7 @@ pub(crate) fn resume(
     let device = Device::open().map_err(TaskError::from)?;
     let limits = rules.limits;
     // What is open in a template was opened in the host's root, and its paths are those of that.
-    let confined = confinement.but_the_root().enter(rules)?;
+    let confined = confinement.but_the_root().enter(rules, &[])?;
     Ok(template.resume(Resume {
         arguments: bytes(arguments),
         memory_limit: limits.memory,
@@ -160,8 +200,7 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// Runs a program and says what there is to say.
-fn execute(run: &Run) -> Result<u8, RunError> {
-    let rules = run.privileges.rules().map_err(RunError::Privileges)?;
+fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunError> {
     let limits = rules.limits;
     let name = match &run.from {
         Some(name) => name.clone(),
@@ -179,6 +218,10 @@ fn execute(run: &Run) -> Result<u8, RunError> {
     .map_err(RunError::Privileges)?;
     let confinement = Confinement::new(run.privileges.require);
     let trace = run.trace_syscalls;
+    let (kept, lock) = match making {
+        Some(making) => (making.overlays, Some(making.lock)),
+        None => (Vec::new(), None),
+    };
     let mut task = match &run.from {
         Some(name) => resume(name, &run.command, trace, rules, &confinement)?,
         None => {
@@ -186,13 +229,19 @@ fn execute(run: &Run) -> Result<u8, RunError> {
                 command: &run.command,
                 no_aslr: run.no_aslr,
                 trace,
+                kept,
             };
-            start(&program, rules, &confinement)?
+            start(program, rules, &confinement)?
         }
     };
     // From here on the descriptors 0 to 2 are the task's, which may close or replace them.
     let mut console = task.own_fd(io::stderr().as_fd())?;
-    if run.tty {
+    // All of the task's processes have it, so that nobody commits before the last one has ended.
+    let _lock = match lock {
+        Some(lock) => Some(task.own_fd(lock.as_fd())?),
+        None => None,
+    };
+    if run.tty || run.keep.commit {
         task.end_with_parent();
     }
     if run.stats {

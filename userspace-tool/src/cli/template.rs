@@ -187,10 +187,11 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, R
         command,
         no_aslr: create.no_aslr,
         trace: create.trace_syscalls,
+        kept: Vec::new(),
     };
     // What is open in a template is opened again in each run, which has another root.
     let confinement = Confinement::new(create.privileges.require).but_the_root();
-    let mut task = run::start(&start, rules, &confinement)?;
+    let mut task = run::start(start, rules, &confinement)?;
     *holder.socket() = task.own_fd(holder.socket().as_fd())?.into();
     *console = task.own_fd(console.as_fd())?;
     let _writer = match writer {
@@ -401,7 +402,7 @@ fn print(text: &str) -> Result<(), TemplateError> {
 }
 
 /// How long ago a time was.
-fn age(created: u64) -> String {
+pub(super) fn age(created: u64) -> String {
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(created);
     let seconds = then.elapsed().map_or(0, |time| time.as_secs());
     match seconds {

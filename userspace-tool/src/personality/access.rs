@@ -69,6 +69,9 @@ pub enum AccessError {
     /// It is not the user's to give.
     #[error("a task cannot be let change {}: that is the kernel's", .0.display())]
     Kernel(PathBuf),
+    /// There is no overlay, so the host's own files would be changed.
+    #[error("there can be no overlay at {}: it needs a root directory of the task's own", .0.display())]
+    Overlay(PathBuf),
 }
 
 /// What a task may do with a file, or with what is in a directory.
@@ -105,7 +108,7 @@ impl Right {
                 change: true,
             },
             FileAccess::Host { execute, write } => {
-                let change = write == Write::Through;
+                let change = write != Write::No;
                 Self::Read {
                     execute: execute && (jit || !change),
                     change,
@@ -218,6 +221,9 @@ impl Access {
         if assembled && rules.devices.contains(&Device::Shm) {
             let right = Right::of(FileAccess::Tmpfs, rules.jit, assembled);
             rights.insert(Path::new("/dev/shm"), right);
+        }
+        if let (false, Some(path)) = (assembled, rules.files.overlays().next()) {
+            return Err(AccessError::Overlay(path.to_owned()));
         }
         for (path, right) in rights {
             let (root, status) = match access.root(path, right) {

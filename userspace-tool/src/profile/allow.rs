@@ -13,7 +13,7 @@ use super::{
 
 impl Rules {
     /// Says what is done with a path and all below it, whatever was said about that path before; longer paths
-    /// stay as they are. That is `--ro`, `--rw`, `--hide` and `--tmpfs`.
+    /// stay as they are. That is `--ro`, `--rw`, `--overlay`, `--hide` and `--tmpfs`.
     pub fn allow_path(
         &mut self,
         path: &Path,
@@ -34,7 +34,11 @@ impl Rules {
                 if execute {
                     return Ok(());
                 }
-                write
+                match write {
+                    // Only directories have overlays.
+                    Write::Overlay => Write::No,
+                    write => write,
+                }
             }
             _ => Write::No,
         };
@@ -222,6 +226,8 @@ mod tests {
                 host(true, Write::Through),
             ),
             (Some(host(true, Write::No)), host(true, Write::No)),
+            (Some(host(true, Write::Overlay)), host(true, Write::Overlay)),
+            (Some(host(false, Write::Overlay)), host(true, Write::No)),
         ] {
             let mut rules = Rules {
                 jit: true,

@@ -93,6 +93,9 @@ pub(super) struct Files {
     pub(super) execute: Texts,
     /// What is read and changed: the host's own files.
     pub(super) change: Texts,
+    /// Directories that are read and changed, but the host's files stay as they are: the changes go to an overlay,
+    /// which is gone at the end unless it is kept (`uvctl run --keep NAME`).
+    pub(super) overlay: Texts,
     /// What is not there, even below something that is.
     pub(super) hide: Texts,
     /// What is an empty directory in memory, gone at the end.

@@ -86,6 +86,8 @@ pub enum FileAccess {
 pub enum Write {
     /// There are none.
     No,
+    /// They go to an overlay of the task's own; the host's files stay as they are.
+    Overlay,
     /// The host's own files are changed.
     Through,
 }
@@ -105,6 +107,20 @@ pub struct FileRule {
 pub struct FileRules(pub BTreeMap<PathBuf, FileRule>);
 
 impl FileRules {
+    /// What has an overlay.
+    pub fn overlays(&self) -> impl Iterator<Item = &Path> {
+        let has = |rule: &FileRule| {
+            let FileAccess::Host { write, .. } = rule.access else {
+                return false;
+            };
+            write == Write::Overlay
+        };
+        let rules = self.0.iter();
+        rules
+            .filter(move |(_, rule)| has(rule))
+            .map(|(path, _)| &**path)
+    }
+
     /// The rule that decides about a path.
     pub fn decide(&self, path: &Path) -> Option<(&Path, &FileRule)> {
         path.ancestors().find_map(|above| {

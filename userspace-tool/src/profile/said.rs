@@ -124,6 +124,7 @@ impl Source<'_> {
             (said.read, host(false, Write::No)),
             (said.execute, host(true, Write::No)),
             (said.change, host(false, Write::Through)),
+            (said.overlay, host(false, Write::Overlay)),
             (said.hide, FileAccess::Hidden),
             (said.tmpfs, FileAccess::Tmpfs),
         ];

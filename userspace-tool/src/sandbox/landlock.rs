@@ -86,7 +86,7 @@ fn file(access: FileAccess) -> Option<BitFlags<AccessFs>> {
         FileAccess::Tmpfs => Some(reading(true) | changing()),
         FileAccess::Host { execute, write } => Some(match write {
             Write::No => reading(execute),
-            Write::Through => reading(execute) | changing(),
+            Write::Overlay | Write::Through => reading(execute) | changing(),
         }),
     }
 }

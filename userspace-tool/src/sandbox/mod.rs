@@ -20,6 +20,7 @@ pub mod filter;
 pub mod landlock;
 mod mount;
 mod namespaces;
+mod overlay;
 mod place;
 pub mod rights;
 pub mod root;
@@ -34,6 +35,8 @@ use crate::profile::Rules;
 
 pub use filter::{Filter, Unlisted};
 pub use landlock::WITH_SOCKET_PATHS;
+pub(crate) use overlay::imitate;
+pub use overlay::Kept;
 
 /// One of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,13 +128,15 @@ pub enum Sockets {
 
 /// How to confine.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// What to enter. Entering some now and others in a second call is fine, in the order of [`Layer::ALL`].
     pub layers: Layers,
     /// How the task's sockets come to be.
     pub sockets: Sockets,
     /// What becomes of a system call that the filter does not know.
     pub unlisted: Unlisted,
+    /// Where the changes in overlays go; those of others are in memory.
+    pub kept: &'a [Kept],
 }
 
 /// Something that was not done, and why.
@@ -227,13 +232,13 @@ pub enum SandboxError {
 ///
 /// What is open stays open, so what the task must not have is to be closed before. Paths mean what they mean in the
 /// new root from here on, and the working directory is the one of the same path, or `/` if there is none.
-pub fn enter(rules: &Rules, options: &Options) -> Result<Report, SandboxError> {
+pub fn enter(rules: &Rules, options: &Options<'_>) -> Result<Report, SandboxError> {
     let mut report = Report {
         entered: Layers::NONE,
         ..Report::default()
     };
     if options.layers.has(Layer::Root) {
-        match root::enter(rules)? {
+        match root::enter(rules, options.kept)? {
             root::Entered::Yes { skipped, lacks } => {
                 report.entered = report.entered.with(Layer::Root);
                 report.skipped = skipped;

@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{fstat, openat, Mode, OFlags};
 use rustix::mount::{
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, FsMountFlags,
-    FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    move_mount, open_tree, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags,
+    OpenTreeFlags,
 };
 
 use crate::errno::{Errno, SysResult};
@@ -111,6 +112,27 @@ pub(super) fn tmpfs(how: Tmpfs) -> SysResult<OwnedFd> {
         ("nr_inodes", &*FILES.to_string()),
     ];
     new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// A directory that shows `lower`, in which what is changed goes to `upper`; `work` is for the kernel.
+pub(super) fn overlay(
+    lower: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    work: BorrowedFd<'_>,
+) -> SysResult<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    // Machines have other defaults.
+    for option in ["index", "metacopy"] {
+        fsconfig_set_string(context.as_fd(), option, "off")?;
+    }
+    fsconfig_set_fd(context.as_fd(), "lowerdir+", lower)?;
+    fsconfig_set_fd(context.as_fd(), "upperdir", upper)?;
+    fsconfig_set_fd(context.as_fd(), "workdir", work)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(fsmount(context.as_fd(), flags, attributes)?)
 }
 
 /// A `/proc` in which nothing can be changed, and where other processes are to be found only by who may look into

@@ -16,18 +16,33 @@ use thiserror::Error;
 use super::devices;
 use super::mount::{self, attach, copy, is_directory, set_attributes, Tmpfs, PLAIN};
 use super::namespaces::{self, Namespaces};
+use super::overlay::{self, Kept, Layers, Memory};
 use super::place::{resolve, Make, Resolved, Tree};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
 use crate::profile::{FileAccess, Rules, Write};
 
-/// Which step failed, on what.
+/// Why there is no new root.
 #[derive(Debug, Error)]
-#[error("{step} {}: {source}", path.display())]
-pub struct RootError {
-    step: &'static str,
-    path: PathBuf,
-    source: Errno,
+pub enum RootError {
+    /// A step failed.
+    #[error("{step} {}: {source}", path.display())]
+    Step {
+        /// Which one.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: Errno,
+    },
+    /// A directory cannot have an overlay.
+    #[error("there can be no overlay at {}: {why}", path.display())]
+    Overlay {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
 }
 
 /// Names the step that a result is of.
@@ -38,7 +53,7 @@ pub(super) trait Step<T> {
 
 impl<T, E: Into<Errno>> Step<T> for Result<T, E> {
     fn step(self, step: &'static str, path: impl Into<PathBuf>) -> Result<T, RootError> {
-        self.map_err(|error| RootError {
+        self.map_err(|error| RootError::Step {
             step,
             path: path.into(),
             source: error.into(),
@@ -74,6 +89,8 @@ struct Planned<'a> {
     path: &'a Path,
     access: FileAccess,
     found: Resolved,
+    /// Where the changes in its overlay go.
+    kept: Option<Layers>,
 }
 
 impl Planned<'_> {
@@ -102,11 +119,15 @@ fn attributes(execute: bool, write: Write) -> u64 {
 /// Looks all rules up on the host. What lies below others comes behind them, wherever links lead.
 fn plan<'a>(
     rules: &'a Rules,
+    kept: &[Kept],
     host: BorrowedFd<'_>,
     skipped: &mut Vec<Skipped>,
-) -> Vec<Planned<'a>> {
+) -> Result<Vec<Planned<'a>>, RootError> {
     let mut plan = Vec::new();
     for (path, rule) in &rules.files.0 {
+        let kept = kept.iter().find(|kept| kept.path == *path);
+        let kept = kept.map(|kept| Layers::open(host, kept).step("opening", &kept.directory));
+        let kept = kept.transpose()?;
         let mut skip = |why| {
             let path = path.clone();
             skipped.push(Skipped { path, why });
@@ -118,6 +139,7 @@ fn plan<'a>(
                 path,
                 access: rule.access,
                 found,
+                kept,
             }),
         }
     }
@@ -127,7 +149,47 @@ fn plan<'a>(
         let ((one, fewer), (other, more)) = (key(one), key(other));
         one.cmp(&other).then(more.cmp(&fewer))
     });
-    plan
+    Ok(plan)
+}
+
+/// Whether there can be the overlays that are planned.
+fn check_overlays(plan: &[Planned<'_>], is_host: bool) -> Result<(), RootError> {
+    let is_overlay = |planned: &&Planned<'_>| {
+        let write = Write::Overlay;
+        matches!(planned.access, FileAccess::Host { write: what, .. } if what == write)
+    };
+    let mut overlays = plan.iter().filter(is_overlay).peekable();
+    if overlays.peek().is_none() {
+        return Ok(());
+    }
+    let points = overlay::mount_points().step("reading", "/proc/self/mountinfo")?;
+    // Who is not user 0 may not look behind what is mounted, so no rule helps there.
+    let rules: Vec<&Path> = match is_host {
+        true => plan.iter().map(|planned| &*planned.found.real).collect(),
+        false => Vec::new(),
+    };
+    for planned in overlays {
+        let why = match &planned.found.object {
+            None => "it does not exist".to_owned(),
+            Some(object) if !is_directory(object.as_fd()).step("looking at", planned.path)? => {
+                "it is no directory, and only those have overlays".to_owned()
+            }
+            Some(_) => match overlay::uncovered(&planned.found.real, &points, &rules) {
+                None => continue,
+                Some(point) => format!(
+                    "another file system is mounted below it, at {}, and would not be in it: {}",
+                    point.display(),
+                    match is_host {
+                        true => "say what is to be done with that as well (--overlay, --ro, --rw, --hide)",
+                        false => "give overlays to directories without one (an unprivileged user cannot have another)",
+                    }
+                ),
+            },
+        };
+        let path = planned.path.to_owned();
+        return Err(RootError::Overlay { path, why });
+    }
+    Ok(())
 }
 
 /// Whether a path is in what the sandbox makes itself. In `/proc` things may be hidden, but `/proc` may not.
@@ -177,6 +239,22 @@ pub(super) struct Builder {
     sealed: Vec<OwnedFd>,
     /// What a directory in memory may have.
     pub(super) bytes: u64,
+    /// A directory of the host's tree, on which things are attached that must be somewhere.
+    aside: OwnedFd,
+}
+
+/// A copy of what is the host's, or an overlay of it, not attached anywhere yet.
+fn host_files(
+    object: BorrowedFd<'_>,
+    (execute, write): (bool, Write),
+    kept: Option<&Layers>,
+    memory: Memory<'_>,
+) -> SysResult<OwnedFd> {
+    let attributes = attributes(execute, write);
+    match write {
+        Write::Overlay => overlay::new(object, kept, memory, attributes),
+        Write::No | Write::Through => copy(object, attributes),
+    }
 }
 
 impl Builder {
@@ -190,6 +268,11 @@ impl Builder {
             return Ok(Some(place));
         }
         self.cover(place.as_fd()).map(Some)
+    }
+
+    fn memory(&self) -> Memory<'_> {
+        let (at, bytes) = (self.aside.as_fd(), self.bytes);
+        Memory { at, bytes }
     }
 
     /// Makes places in the root, in which else nothing is, and where only a rule lets the task make more.
@@ -227,8 +310,9 @@ impl Builder {
                 let Some(place) = self.tree.place(real, is_directory(object.as_fd())?)? else {
                     return Ok(Err(Why::NoPlace));
                 };
-                let copy = copy(object.as_fd(), attributes(execute, write))?;
-                attach(copy.as_fd(), place.as_fd())?;
+                let how = (execute, write);
+                let files = host_files(object.as_fd(), how, planned.kept.as_ref(), self.memory())?;
+                attach(files.as_fd(), place.as_fd())?;
             }
             FileAccess::Tmpfs => {
                 let Some(place) = self.tree.place(real, true)? else {
@@ -265,16 +349,17 @@ fn handle(path: &str) -> Result<OwnedFd, RootError> {
 
 /// What the root is by the rule about it, and whether it is empty.
 fn base(
-    access: Option<FileAccess>,
+    rule: Option<&Planned<'_>>,
     host: BorrowedFd<'_>,
-    bytes: u64,
+    memory: Memory<'_>,
 ) -> SysResult<(OwnedFd, bool)> {
-    Ok(match access {
+    Ok(match rule.map(|rule| rule.access) {
         Some(FileAccess::Host { execute, write }) => {
-            (copy(host, attributes(execute, write))?, false)
+            let kept = rule.and_then(|rule| rule.kept.as_ref());
+            (host_files(host, (execute, write), kept, memory)?, false)
         }
         Some(FileAccess::Tmpfs) => {
-            let mode = 0o1777;
+            let (mode, bytes) = (0o1777, memory.bytes);
             (mount::tmpfs(Tmpfs { mode, bytes })?, true)
         }
         Some(FileAccess::Hidden) | None => (mount::tmpfs(ROOT)?, true),
@@ -282,7 +367,7 @@ fn base(
 }
 
 /// Makes the root that the rules describe, and enters it.
-pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
+pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
     let directory = getcwd(Vec::new()).ok();
     let is_host = match namespaces::enter()? {
         Namespaces::Refused(why) => return Ok(Entered::No(why)),
@@ -292,7 +377,8 @@ pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
     let host = handle("/")?;
     let proc = handle("/proc")?;
     let mut skipped = Vec::new();
-    let plan = plan(rules, host.as_fd(), &mut skipped);
+    let plan = plan(rules, kept, host.as_fd(), &mut skipped)?;
+    check_overlays(&plan, is_host)?;
     let devices = devices::find(&rules.devices, host.as_fd(), &mut skipped);
     let mut lacks = Vec::new();
     // In a container, user 0 may be refused it as well.
@@ -306,15 +392,20 @@ pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
     };
     let bytes = rules.limits.memory.unwrap_or(MEMORY).min(MEMORY);
     let is_root = |one: &&Planned<'_>| one.found.real == Path::new("/");
-    let access = plan.iter().find(is_root).map(|root| root.access);
-    let changes = access == Some(FileAccess::Tmpfs);
-    let (root, is_new) = base(access, host.as_fd(), bytes).step("making the root", "/")?;
+    let root = plan.iter().find(is_root);
+    let memory = Memory {
+        at: proc.as_fd(),
+        bytes,
+    };
+    let changes = root.is_some_and(|root| root.access == FileAccess::Tmpfs);
+    let (root, is_new) = base(root, host.as_fd(), memory).step("making the root", "/")?;
     attach(root.as_fd(), host.as_fd()).step("attaching the root", "/")?;
 
     let mut builder = Builder {
         tree: Tree::new(root),
         sealed: Vec::new(),
         bytes,
+        aside: proc,
     };
     if is_new {
         builder.own(changes).step("looking at the root", "/")?;
@@ -327,7 +418,7 @@ pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
     devices::attach_all(&mut builder, &devices, &mut skipped)?;
 
     let hides = plan.iter().any(|one| one.access == FileAccess::Hidden);
-    let blank = hides.then(|| Blank::new(proc.as_fd()));
+    let blank = hides.then(|| Blank::new(builder.aside.as_fd()));
     let blank = blank.transpose().step("making a blank on", "/proc")?;
     for planned in plan.iter().filter(|one| !is_root(one)) {
         let applied = builder.apply(planned, &plan, blank.as_ref());

@@ -29,6 +29,7 @@ fn filter(network: NetworkRules, sockets: Sockets, unlisted: Unlisted, fork: boo
         layers: Layers::only(Layer::Filter),
         sockets,
         unlisted,
+        ..Options::default()
     };
     enter_with(&rules, &options);
 }

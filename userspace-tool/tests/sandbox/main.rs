@@ -7,5 +7,6 @@ mod common;
 mod escape;
 mod filter;
 mod landlock;
+mod overlay;
 mod rights;
 mod root;

@@ -102,7 +102,7 @@ fn rules(world: &World) -> Result<Rules, String> {
 
 /// The hostile program in the sandbox of a broker, without being one.
 fn in_sandbox(world: &World) -> Result<ExitCode, String> {
-    let confined = confine(rules(world)?, Layers::ALL).map_err(|error| error.to_string())?;
+    let confined = confine(rules(world)?, Layers::ALL, &[]).map_err(|error| error.to_string())?;
     for lack in &confined.report.lacks {
         eprintln!("# the host lacks ({}): {}", lack.layer, lack.what);
     }
@@ -125,7 +125,7 @@ fn in_task(world: &World) -> Result<ExitCode, String> {
     };
     let options = Options {
         environment: environment.into_iter().map(variable).collect(),
-        confined: confine(rules, Layers::NONE).map_err(|error| error.to_string())?,
+        confined: confine(rules, Layers::NONE, &[]).map_err(|error| error.to_string())?,
         memory_limit: 0,
         pids: 0,
         aslr: true,

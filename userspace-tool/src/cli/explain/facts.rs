@@ -106,6 +106,8 @@ fn files(rules: &FileRules) -> Vec<Fact> {
             FileAccess::Host { execute, write } => match (execute, write) {
                 (false, Write::No) => "read",
                 (true, Write::No) => "read, execute",
+                (false, Write::Overlay) => "read, change in an overlay",
+                (true, Write::Overlay) => "read, execute, change in an overlay",
                 (false, Write::Through) => "read, change",
                 (true, Write::Through) => "read, execute, change",
             },
@@ -226,9 +228,10 @@ pub(super) fn value(profile: &Profile) -> Value {
             let (access, read, execute, change) = match rule.access {
                 FileAccess::Hidden => ("hidden", false, false, false),
                 FileAccess::Tmpfs => ("tmpfs", false, false, false),
-                FileAccess::Host { execute, write } => {
-                    ("host", true, execute, write == Write::Through)
-                }
+                FileAccess::Host { execute, write } => match write {
+                    Write::Overlay => ("overlay", true, execute, false),
+                    write => ("host", true, execute, write == Write::Through),
+                },
             };
             json!({
                 "path": path.to_string_lossy(),

@@ -254,7 +254,7 @@ fn those_that_are_built_in_are_right() {
             let changes = matches!(
                 rule.access,
                 FileAccess::Host {
-                    write: Write::Through,
+                    write: Write::Overlay | Write::Through,
                     ..
                 }
             );

@@ -41,7 +41,10 @@ fn origin_of() -> impl Strategy<Value = Origin> {
 }
 
 fn files() -> impl Strategy<Value = FileRules> {
-    let host = (any::<bool>(), select(&[Write::No, Write::Through][..]));
+    let host = (
+        any::<bool>(),
+        select(&[Write::No, Write::Overlay, Write::Through][..]),
+    );
     let access = prop_oneof![
         Just(FileAccess::Hidden),
         Just(FileAccess::Tmpfs),
@@ -143,16 +146,20 @@ fn rules() -> impl Strategy<Value = Rules> {
         )
 }
 
-/// What can be done with a path: seeing an empty directory, and reading, executing and changing the host's files.
-fn of_path(rules: &Rules, path: &str) -> [bool; 4] {
+/// What can be done with a path: seeing an empty directory, reading and executing the host's files, changing what is
+/// seen, and changing the host's files.
+fn of_path(rules: &Rules, path: &str) -> [bool; 5] {
     match rules
         .files
         .decide(Path::new(path))
         .map(|(_, rule)| rule.access)
     {
-        None | Some(FileAccess::Hidden) => [false; 4],
-        Some(FileAccess::Tmpfs) => [true, false, false, false],
-        Some(FileAccess::Host { execute, write }) => [true, true, execute, write == Write::Through],
+        None | Some(FileAccess::Hidden) => [false; 5],
+        Some(FileAccess::Tmpfs) => [true, false, false, false, false],
+        Some(FileAccess::Host { execute, write }) => {
+            let (changes, through) = (write != Write::No, write == Write::Through);
+            [true, true, execute, changes, through]
+        }
     }
 }
 

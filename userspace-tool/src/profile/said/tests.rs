@@ -42,6 +42,7 @@ read = ["/etc/ld.so.cache"]
 execute = ["/usr/lib",
            "/lib/"]
 change = ["~/out", "./here"]
+overlay = ["~/src"]
 hide = ["/usr/lib/private"]
 tmpfs = ["/tmp"]
 [network]
@@ -81,13 +82,14 @@ fn every_key_has_its_rule() {
         ("/lib", host(true, Write::No), 6),
         ("/home/u/out", host(false, Write::Through), 7),
         ("/work/here", host(false, Write::Through), 7),
-        ("/usr/lib/private", FileAccess::Hidden, 8),
-        ("/tmp", FileAccess::Tmpfs, 9),
+        ("/home/u/src", host(false, Write::Overlay), 8),
+        ("/usr/lib/private", FileAccess::Hidden, 9),
+        ("/tmp", FileAccess::Tmpfs, 10),
     ] {
         let rule = &files.0[Path::new(path)];
         assert_eq!((rule.access, &rule.origin), (access, &line(at)), "{path}");
     }
-    assert_eq!(files.0.len(), 7);
+    assert_eq!(files.0.len(), 8);
     let below = |path: &str| {
         files
             .decide(Path::new(path))
@@ -108,12 +110,12 @@ fn every_key_has_its_rule() {
     let listen: Vec<_> = network.iter().filter(|rule| rule.listen).collect();
     assert_eq!(listen.len(), 1);
     assert_eq!(listen[0].protocol, Protocol::Udp);
-    assert_eq!(listen[0].origin, line(12));
+    assert_eq!(listen[0].origin, line(13));
 
     assert_eq!((said.fork, said.jit), (Some(true), Some(true)));
     let refused = said.syscalls.unwrap().refused;
-    assert_eq!(refused["connect"], line(18));
-    assert_eq!(refused["read"], line(20));
+    assert_eq!(refused["connect"], line(19));
+    assert_eq!(refused["read"], line(21));
     assert!(!refused.contains_key("socket") && !refused.contains_key("write"));
     // It is refused in any case, with an error of its own.
     assert!(!refused.contains_key("reboot"));
