@@ -34,6 +34,7 @@ mod frame;
 pub mod guest;
 pub mod host;
 pub mod layout;
+pub mod learn;
 pub mod loader;
 mod map;
 pub mod memory;

@@ -10,6 +10,7 @@ mod doctor;
 mod explain;
 mod info;
 mod keep;
+mod learn;
 mod privileges;
 mod profile;
 mod ps;
@@ -47,6 +48,7 @@ const FAILURE: u8 = 125;
   uvctl commit try                       and have that on the host
   uvctl ps                               which micro-VMs are there?
   uvctl explain default                  what may a task touch under a profile?
+  uvctl learn -- make check              which profile would a program need?
   uvctl syscalls --refused               which system calls does no program get?
   uvctl doctor                           can this machine run micro-VMs?
 
@@ -83,6 +85,8 @@ enum Command {
     Profile(profile::Command),
     /// Print all that a task could touch under a profile.
     Explain(explain::Explain),
+    /// Learn the profile that a program needs.
+    Learn(learn::Learn),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -184,6 +188,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => return run::main(run),
         Command::Template(command) => return template::main(command),
+        Command::Learn(learn) => return learn::main(&learn),
         Command::Verify(verify) => return verify::main(verify),
         Command::Doctor(output) => return doctor::main(output),
         Command::Info(output) => info::main(output),

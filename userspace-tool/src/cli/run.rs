@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uvisor::changes::Making;
 use uvisor::loader::Program;
+use uvisor::personality::Trace;
 use uvisor::profile::Rules;
 use uvisor::sandbox::{Kept, Layer};
 use uvisor::task::{End, Options, Task, TaskError};
@@ -126,8 +127,8 @@ pub(crate) struct Start<'a> {
     pub(crate) command: &'a [OsString],
     /// Whether its parts are placed at the same addresses each time.
     pub(crate) no_aslr: bool,
-    /// Whether its system calls are printed.
-    pub(crate) trace: bool,
+    /// Where its system calls are printed.
+    pub(crate) trace: Option<Trace>,
     /// The overlays whose changes are kept.
     pub(crate) kept: Vec<Kept>,
 }
@@ -161,7 +162,7 @@ pub(crate) fn start(
         memory_limit: limits.memory.unwrap_or(0),
         pids: limits.pids.unwrap_or(0),
         aslr: !start.no_aslr && !randomisation_is_off(),
-        trace: start.trace.then(stderr),
+        trace: start.trace,
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         confined,
     };
@@ -172,7 +173,7 @@ pub(crate) fn start(
 pub(crate) fn resume(
     name: &str,
     arguments: &[OsString],
-    trace: bool,
+    trace: Option<Trace>,
     rules: Rules,
     confinement: &Confinement,
 ) -> Result<Task, RunError> {
@@ -186,7 +187,7 @@ pub(crate) fn resume(
         arguments: bytes(arguments),
         memory_limit: limits.memory,
         pids: limits.pids.unwrap_or(0),
-        trace: trace.then(stderr),
+        trace,
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         device,
         confined,
@@ -217,7 +218,7 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
     })
     .map_err(RunError::Privileges)?;
     let confinement = Confinement::new(run.privileges.require);
-    let trace = run.trace_syscalls;
+    let trace = run.trace_syscalls.then(trace);
     let (kept, lock) = match making {
         Some(making) => (making.overlays, Some(making.lock)),
         None => (Vec::new(), None),
@@ -294,6 +295,11 @@ fn randomisation_is_off() -> bool {
     // SAFETY: With this argument it only asks.
     let personality = unsafe { libc::personality(0xffff_ffff) };
     personality >= 0 && personality & libc::ADDR_NO_RANDOMIZE != 0
+}
+
+/// A trace to standard error.
+pub(crate) fn trace() -> Trace {
+    Trace::text(stderr())
 }
 
 /// A handle on standard error.

@@ -186,7 +186,7 @@ fn create(create: &Create, console: &mut std::fs::File) -> Result<Option<End>, R
     let start = run::Start {
         command,
         no_aslr: create.no_aslr,
-        trace: create.trace_syscalls,
+        trace: create.trace_syscalls.then(run::trace),
         kept: Vec::new(),
     };
     // What is open in a template is opened again in each run, which has another root.

@@ -117,7 +117,7 @@ fn execute(verify: &Verify, console: &mut File) -> Result<bool, RunError> {
     let rules = verify.privileges.rules().map_err(RunError::Privileges)?;
     // It looks for the template once more behind the run.
     let confinement = Confinement::NONE;
-    let task = run::resume(&verify.name, &verify.arguments, false, rules, &confinement)?;
+    let task = run::resume(&verify.name, &verify.arguments, None, rules, &confinement)?;
     for file in [&mut output, console] {
         *file = task.own_fd(file.as_fd())?;
     }

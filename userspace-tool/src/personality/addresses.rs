@@ -43,6 +43,14 @@ fn parse(address: &[u8]) -> Option<(IpAddr, u16)> {
     Some((ip, port))
 }
 
+/// The address with a port of a family that has some, if it names one.
+pub(super) fn named(address: &[u8]) -> Option<(IpAddr, u16)> {
+    let family = i32::from(u16::from_le_bytes(*address.first_chunk()?));
+    (family != libc::AF_UNSPEC)
+        .then(|| parse(address))
+        .flatten()
+}
+
 /// Whether an address is of a network.
 fn is_in(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     let shift = |width: u32| width.checked_sub(prefix.into());

@@ -21,6 +21,7 @@ mod futex;
 mod interfaces;
 mod io;
 mod kernels;
+mod learning;
 mod memory;
 mod message;
 mod mremap;
@@ -63,7 +64,7 @@ pub(crate) use procfs::starts_here;
 use shared::SharedMaps;
 pub(crate) use sockopt::waits_for_a_time;
 pub(crate) use timers::Timers;
-pub use trace::{describe, Trace};
+pub use trace::Trace;
 
 use crate::errno::{Errno, SysResult};
 use crate::task::Task;

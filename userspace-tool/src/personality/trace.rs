@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Printing system calls as they are made.
+//! Printing system calls as they are made, for a person, or for who learns from them.
 //!
 //! The shape of a call in the table says how its arguments are printed, a letter each: `d` a signed
 //! and `u` an unsigned number, `x` a hexadecimal one, `o` an octal one, `f` a descriptor, `@` a
 //! directory's descriptor, `s` a string. A shape that ends in `>x` has a hexadecimal result.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{table, Args, Fate};
+use super::{learning, table, Args, Fate, Fds};
 use crate::errno::{Errno, SysResult};
+use crate::learn::Seen;
 use crate::memory::Memory;
 use crate::signal::own_tid;
+use crate::task::Task;
 
 /// How much of a string is printed.
 const STRING: usize = 200;
+
+/// The longest line that others' do not get into.
+const LINE: usize = libc::PIPE_BUF;
 
 /// Where calls are printed to.
 #[derive(Clone, Debug)]
@@ -26,20 +32,63 @@ pub struct Trace {
     output: Arc<File>,
     /// The thread that the prints without its number are about.
     first: i32,
+    /// What was told by now, if something is learnt from it.
+    told: Option<Arc<Mutex<HashSet<String>>>>,
+}
+
+/// What is known of a call before it is made.
+pub(crate) enum Noted {
+    Text(String),
+    Seen(Vec<Seen>),
 }
 
 impl Trace {
-    /// Prints to `output`.
-    pub fn new(output: File) -> Self {
+    /// Prints for a person: each call with its arguments and its result.
+    pub fn text(output: File) -> Self {
         Self {
             output: Arc::new(output),
             first: own_tid(),
+            told: None,
         }
     }
 
-    /// Prints a call and its result; `text` is what [`describe`] made of it. A call that did not
-    /// come back has no result.
-    pub fn print(&self, text: &str, number: u64, result: Option<SysResult>) {
+    /// Prints for `uvctl learn`: what succeeded, as lines of JSON, each of them once by each process.
+    pub fn learning(output: File) -> Self {
+        Self {
+            told: Some(Arc::default()),
+            ..Self::text(output)
+        }
+    }
+
+    /// The same, with a descriptor of the broker's own.
+    pub(crate) fn keep(self, fds: &Fds) -> SysResult<Self> {
+        let output = Arc::new(fds.own(self.output.as_fd())?.into());
+        Ok(Self { output, ..self })
+    }
+
+    /// What there is to know of a call now: afterwards its arguments may be gone.
+    pub(crate) fn note(&self, task: &Task, number: u64, args: &Args) -> Noted {
+        match self.told {
+            None => Noted::Text(describe(&task.memory, number, args)),
+            Some(_) => Noted::Seen(learning::seen(task, number, args)),
+        }
+    }
+
+    /// Prints a call and its result. A call that did not come back has no result.
+    pub(crate) fn print(&self, noted: &Noted, number: u64, result: Option<SysResult>) {
+        match noted {
+            Noted::Text(text) => self.print_text(text, number, result),
+            Noted::Seen(seen) => {
+                let failed = matches!(result, Some(Err(_)));
+                let wanted = |one: &&Seen| !failed || matches!(one, Seen::Call { .. });
+                for one in seen.iter().filter(wanted) {
+                    self.tell(one);
+                }
+            }
+        }
+    }
+
+    fn print_text(&self, text: &str, number: u64, result: Option<SysResult>) {
         let result = match result {
             None => "?".to_owned(),
             Some(result) => outcome(number, result),
@@ -50,6 +99,22 @@ impl Trace {
         };
         // There is nobody to tell that the trace cannot be written.
         let _ = (&*self.output).write_all(format!("{who}{text} = {result}\n").as_bytes());
+    }
+
+    /// Prints what is learnt from.
+    fn tell(&self, one: &Seen) {
+        let Some(told) = &self.told else {
+            return;
+        };
+        let Ok(mut line) = serde_json::to_string(one) else {
+            return;
+        };
+        line.push('\n');
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.len() <= LINE && told.insert(line.clone()) {
+            // As above.
+            let _ = (&*self.output).write_all(line.as_bytes());
+        }
     }
 }
 
@@ -95,7 +160,7 @@ fn outcome(number: u64, result: SysResult) -> String {
 }
 
 /// A call with its arguments in words.
-pub fn describe(memory: &Memory, number: u64, args: &Args) -> String {
+fn describe(memory: &Memory, number: u64, args: &Args) -> String {
     let Some(call) = table::find(number) else {
         return format!("syscall_{number}()");
     };

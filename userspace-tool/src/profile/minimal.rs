@@ -46,6 +46,12 @@ pub(super) fn is_served(call: &Syscall) -> bool {
     matches!(call.fate, Fate::Served(_))
 }
 
+/// Whether the base `minimal` has a call; or nobody has it.
+pub fn is_minimal(name: &str) -> bool {
+    let call = TABLE.iter().find(|call| call.name == name);
+    MINIMAL.contains(&name) || !call.is_some_and(is_served)
+}
+
 impl Base {
     /// What it refuses of what is served, because of `origin`.
     pub(super) fn rules(self, origin: &Origin) -> SyscallRules {

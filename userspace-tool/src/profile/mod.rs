@@ -18,5 +18,6 @@ pub use amount::{size, time};
 pub use document::schema;
 pub use error::ProfileError;
 pub use find::{Listed, Place, Profile};
+pub use minimal::is_minimal;
 pub use path::{clean, PathError, Surroundings};
 pub use rules::*;

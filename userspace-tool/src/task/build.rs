@@ -17,7 +17,7 @@ use crate::guest::Guest;
 use crate::layout::{Entropy, Layout, STACK_GUARD};
 use crate::loader::{LoadError, Program};
 use crate::memory::Memory;
-use crate::personality::{short_name, Actions, Book, Fds, Heap, Limits, Signals, Timers, Trace};
+use crate::personality::{short_name, Actions, Book, Fds, Heap, Limits, Signals, Timers};
 use crate::signal::Inbox;
 use crate::space::{Area, Backing, Space};
 use crate::stack::{self, Start};
@@ -100,12 +100,8 @@ impl Task {
             origin: From::Device(device),
         };
         let loaded = Loaded::new(program, load, &fds)?;
-        let trace = match options.trace {
-            Some(file) => Some(Trace::new(
-                fds.own(file.as_fd()).map_err(TaskError::Setup)?.into(),
-            )),
-            None => None,
-        };
+        let trace = options.trace.map(|trace| trace.keep(&fds));
+        let trace = trace.transpose().map_err(TaskError::Setup)?;
         loaded.thread.introduce();
         loaded.shared.name_process();
         Ok(Self {

@@ -53,7 +53,7 @@ pub struct Options {
     /// Whether its parts are placed at random.
     pub aslr: bool,
     /// Where its system calls are printed.
-    pub trace: Option<File>,
+    pub trace: Option<Trace>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
     /// What it may touch, by what enforces that; [`confine`](crate::confine::confine) makes it.
@@ -382,14 +382,14 @@ impl Task {
     /// Does what the system call that the vCPU stopped at says.
     fn serve(&mut self) -> SysResult {
         let (number, args) = self.called();
-        if self.trace.is_none() {
+        let Some(trace) = &self.trace else {
             return personality::serve(self, number, args);
-        }
-        let text = personality::describe(&self.memory, number, &args);
+        };
+        let noted = trace.note(self, number, &args);
         let result = personality::serve(self, number, args);
         if let Some(trace) = &self.trace {
             let comes_back = self.ending.is_none() && !(self.answered && result.is_err());
-            trace.print(&text, number, comes_back.then_some(result));
+            trace.print(&noted, number, comes_back.then_some(result));
         }
         result
     }

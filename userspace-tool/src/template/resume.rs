@@ -3,7 +3,6 @@
 //! A task becomes a template, and a template a task.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,7 +31,7 @@ pub struct Resume {
     /// How many processes and threads it may have; 0 for no limit.
     pub pids: u32,
     /// Where its system calls are printed.
-    pub trace: Option<File>,
+    pub trace: Option<Trace>,
     /// Whether SIGPIPE was ignored when this process started.
     pub pipe_ignored: bool,
     /// The module, which is open before this process is confined.
@@ -150,10 +149,8 @@ impl Template {
         let mut vcpu = vm.create_vcpu_at(&origin, stub.entry())?;
         vm.replace_fd(own(vm.as_fd())?);
         vcpu.replace_fd(own(vcpu.as_fd())?);
-        let trace = match options.trace {
-            Some(file) => Some(Trace::new(own(file.as_fd())?.into())),
-            None => None,
-        };
+        let trace = options.trace.map(|trace| trace.keep(&fds));
+        let trace = trace.transpose().during(setting_up)?;
         let network = options.confined.network.keep(&fds).during(setting_up)?;
         drop(options.confined);
         drop((template, origin));
