@@ -16,6 +16,7 @@
 //! several names.
 
 mod apply;
+mod manifest;
 mod object;
 mod remove;
 mod store;
@@ -33,8 +34,9 @@ use thiserror::Error;
 
 use crate::errno::{Errno, SysResult};
 
+pub use manifest::{Manifest, Name, Tree};
 pub use object::{Kind, Object};
-pub use store::{Kept, Lock, Making, Manifest, Name, Store, Tree};
+pub use store::{Kept, Lock, Making, Store};
 pub use walk::{Change, Found, Parts};
 
 /// Why a change is not committed.
@@ -138,6 +140,9 @@ pub struct Changes<'a> {
     /// What was found.
     pub found: Found,
 }
+
+/// What is in a file before and behind a change.
+pub type Contents = (Vec<u8>, Vec<u8>);
 
 /// What became of a commit.
 #[derive(Debug, Default)]
@@ -245,7 +250,7 @@ impl Kept {
         tree: &Tree,
         change: &Change,
         most: u64,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, ChangesError> {
+    ) -> Result<Option<Contents>, ChangesError> {
         let (upper, host) = (self.upper(tree)?, self.host(tree)?);
         let read = |directory: &File, object: Option<&Object>| -> SysResult<Option<Vec<u8>>> {
             let Some(object) = object else {

@@ -97,7 +97,7 @@ mod tests {
                 fs::write(format!("{}/file", by_descriptor(here.as_fd())), "x").unwrap();
                 let closed = format!("{}/1", by_descriptor(here.as_fd()));
                 fs::create_dir(format!("{closed}/below")).unwrap();
-                fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
             }
             here = openat(&here, name, flags, Mode::empty()).unwrap();
         }

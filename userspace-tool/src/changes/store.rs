@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -18,14 +17,11 @@ use rustix::fs::{
 use rustix::io::Errno as Os;
 use rustix::process::geteuid;
 use rustix::time::{clock_gettime, ClockId};
-use serde::{Deserialize, Serialize};
 
+use super::manifest::{Manifest, Name, Tree};
 use super::object::{entries, open_below, Kind, Time};
 use super::{remove, Changes, ChangesError};
 use crate::sandbox;
-
-/// The version of what is written here.
-const VERSION: u32 = 1;
 
 /// The longest file of it that is read.
 const LONGEST: u64 = 1 << 26;
@@ -34,74 +30,6 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-
-/// The name of something that is kept.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Name(String);
-
-impl FromStr for Name {
-    type Err = ChangesError;
-
-    fn from_str(text: &str) -> Result<Self, ChangesError> {
-        // The same ones as of templates.
-        let name = text.parse::<crate::template::directory::Name>();
-        let name = name.map_err(|_| ChangesError::Name(text.to_owned()))?;
-        Ok(Self(name.as_str().to_owned()))
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = ChangesError;
-
-    fn try_from(text: String) -> Result<Self, ChangesError> {
-        text.parse()
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A directory that had an overlay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tree {
-    /// Where it is on the host, without links.
-    pub host: PathBuf,
-    /// Which inode it is there.
-    pub inode: u64,
-    /// What its changes are called in what is kept.
-    pub number: usize,
-}
-
-/// What is known about what is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    version: u32,
-    /// Its name.
-    pub name: Name,
-    /// When the task started: what the host changed from then on is newer than what the task saw.
-    pub(super) started: Time,
-    /// The program and its arguments.
-    pub command: Vec<String>,
-    /// The directories.
-    pub trees: Vec<Tree>,
-}
-
-impl Manifest {
-    /// When the task started, in seconds since 1970.
-    pub fn seconds(&self) -> u64 {
-        u64::try_from(self.started.0).unwrap_or(0)
-    }
-}
 
 /// The user's directory.
 #[derive(Debug)]
@@ -243,7 +171,7 @@ impl Store {
         let made = self.fill(&unfinished, name, command, paths);
         let made = made.and_then(|made| {
             let flags = RenameFlags::NOREPLACE;
-            let named = renameat_with(&self.fd, &*unfinished, &self.fd, &*name.0, flags);
+            let named = renameat_with(&self.fd, &*unfinished, &self.fd, name.as_str(), flags);
             match named {
                 Err(Os::EXIST) => Err(ChangesError::Exists(name.clone())),
                 Err(errno) => Err(refused(&self.path, errno)),
@@ -272,13 +200,7 @@ impl Store {
         let failed = |errno: Os| refused(&self.path, errno);
         let fd = openat(&self.fd, unfinished, DIRECTORY, Mode::empty()).map_err(failed)?;
         let lock = lock(fd.as_fd(), true).map_err(failed)?;
-        let mut manifest = Manifest {
-            version: VERSION,
-            name: name.clone(),
-            started: (0, 0),
-            command,
-            trees: Vec::new(),
-        };
+        let mut manifest = Manifest::new(name.clone(), command);
         let mut overlays = Vec::new();
         for (number, path) in paths.iter().enumerate() {
             let wrong = |why: String| ChangesError::Host {
@@ -307,7 +229,7 @@ impl Store {
             sandbox::imitate(&inside, "upper", &stat).map_err(failed)?;
             overlays.push(sandbox::Kept {
                 path: path.clone(),
-                directory: self.path.join(&name.0).join(format!("{number}")),
+                directory: self.path.join(name.as_str()).join(format!("{number}")),
             });
             manifest.trees.push(Tree {
                 host,
@@ -333,14 +255,14 @@ impl Store {
             name: name.clone(),
             why,
         };
-        let fd = match openat(&self.fd, &*name.0, DIRECTORY, Mode::empty()) {
+        let fd = match openat(&self.fd, name.as_str(), DIRECTORY, Mode::empty()) {
             Err(Os::NOENT) => return Err(ChangesError::Missing(name.clone())),
             fd => fd.map_err(|errno| broken(errno.to_string()))?,
         };
         let text = read(fd.as_fd(), "manifest.json").map_err(|error| broken(error.to_string()))?;
         let manifest: Manifest =
             serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-        if manifest.version != VERSION {
+        if !manifest.is_known() {
             return Err(broken("it is of another version of uvctl".into()));
         }
         Ok(Kept { fd, manifest })
@@ -355,7 +277,7 @@ impl Store {
         if self.names_has(&going)? {
             self.remove(&going)?;
         }
-        renameat(&self.fd, &*name.0, &self.fd, &*going)
+        renameat(&self.fd, name.as_str(), &self.fd, &*going)
             .map_err(|errno| refused(&self.path, errno))?;
         self.remove(&going)
     }

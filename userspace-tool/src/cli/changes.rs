@@ -27,7 +27,8 @@ const INCOMPLETE: u8 = 1;
 /// Print what a task changed in its overlays.
 ///
 /// Without a NAME, what is kept is listed. The format is git's, so that `git apply` and `patch` take it; what those do
-/// not know (owners, attributes, what is refused) are lines of their own before the content. Paths are those in the
+/// not know (owners, attributes, what is refused) are lines of their own before the content; a file that is no text has
+/// none. Paths are those in the
 /// directory that has the overlay.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status: 0, or 125 with a reason on standard error.

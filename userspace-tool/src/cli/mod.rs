@@ -64,7 +64,7 @@ struct Cli {
 #[command(defer = true)]
 enum Command {
     /// Run a program in a micro-VM.
-    Run(Run),
+    Run(Box<Run>),
     /// Start programs once, to go on from there any number of times.
     #[command(subcommand)]
     Template(template::Command),
@@ -186,7 +186,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Run(run) => return run::main(run),
+        Command::Run(run) => return run::main(&run),
         Command::Template(command) => return template::main(command),
         Command::Learn(learn) => return learn::main(&learn),
         Command::Verify(verify) => return verify::main(verify),
@@ -248,7 +248,7 @@ mod tests {
         match Cli::try_parse_from(["uvctl", "run"].iter().chain(line)) {
             Ok(Cli {
                 command: Command::Run(run),
-            }) => run,
+            }) => *run,
             other => panic!("{other:?}"),
         }
     }

@@ -65,13 +65,13 @@ impl RunError {
 }
 
 /// Runs a program; returns its status.
-pub(crate) fn main(run: Run) -> ExitCode {
+pub(crate) fn main(run: &Run) -> ExitCode {
     close_inherited();
     let failed = |error: String| {
         eprintln!("uvctl: {error}");
         ExitCode::from(super::FAILURE)
     };
-    let (rules, making) = match prepare(&run) {
+    let (rules, making) = match prepare(run) {
         Ok(ready) => ready,
         Err(error) => return failed(error),
     };
@@ -97,7 +97,7 @@ pub(crate) fn main(run: Run) -> ExitCode {
         }
     }
     let name = making.as_ref().map(|made| made.name.clone());
-    match execute(&run, rules, making) {
+    match execute(run, rules, making) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             name.iter().for_each(keep::forget);

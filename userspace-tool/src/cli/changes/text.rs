@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use similar::{ChangeTag, TextDiff};
-use uvisor::changes::{Change, Kept, Kind, Object, Tree};
+use uvisor::changes::{Change, Contents, Kept, Kind, Object, Tree};
 
 use super::super::style::{self, paint};
 
@@ -132,7 +132,7 @@ pub(super) fn line(change: &Change, name: &str, colours: bool) -> String {
 }
 
 /// What is in files before and behind a change, if it can be compared: of links where they lead.
-pub(super) fn contents(kept: &Kept, tree: &Tree, change: &Change) -> Option<(Vec<u8>, Vec<u8>)> {
+pub(super) fn contents(kept: &Kept, tree: &Tree, change: &Change) -> Option<Contents> {
     let objects = [change.before.as_ref(), change.after.as_ref()];
     let is = |kind: Kind| {
         let mut objects = objects.iter().flatten();
@@ -170,7 +170,7 @@ fn mode(object: &Object) -> String {
 }
 
 /// A change in full.
-pub(super) fn diff(change: &Change, contents: Option<&(Vec<u8>, Vec<u8>)>, how: How) -> Vec<u8> {
+pub(super) fn diff(change: &Change, contents: Option<&Contents>, how: How) -> Vec<u8> {
     let mut heads = vec![format!(
         "diff --git {} {}",
         quote("a/", &change.path),
@@ -248,7 +248,7 @@ fn attributes(change: &Change) -> Vec<String> {
 }
 
 /// What is another in content.
-fn content(change: &Change, contents: Option<&(Vec<u8>, Vec<u8>)>, how: How) -> Vec<u8> {
+fn content(change: &Change, contents: Option<&Contents>, how: How) -> Vec<u8> {
     let objects = [&change.before, &change.after];
     let has = |object: &Option<Object>| {
         let object = object.as_ref();
@@ -331,7 +331,7 @@ pub(super) struct Stat {
 
 impl Stat {
     /// That of a change.
-    pub(super) fn new(change: &Change, contents: Option<&(Vec<u8>, Vec<u8>)>) -> Self {
+    pub(super) fn new(change: &Change, contents: Option<&Contents>) -> Self {
         let name = name(change);
         let texts = contents.filter(|(old, new)| !is_binary(old) && !is_binary(new));
         let lines = texts.map(|(before, after)| {

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use uvisor::personality::table::TABLE;
 use uvisor::personality::Fate;
-use uvisor::profile::{FileAccess, NetworkRules, Origin, Rules};
+use uvisor::profile::{FileAccess, NetworkRules, Origin, Rules, Write};
 
 use super::*;
 
@@ -101,6 +101,31 @@ fn text_has_every_axis_and_its_lines() {
     for call in TABLE {
         assert!(words.contains(&call.name), "{}", call.name);
     }
+}
+
+#[test]
+fn an_overlay_is_no_change_of_the_hosts() {
+    let mut rules = Rules::default();
+    let access = FileAccess::Host {
+        execute: true,
+        write: Write::Overlay,
+    };
+    let path = std::path::Path::new("/src");
+    let origin = Origin::Option("--overlay");
+    rules.allow_path(path, access, origin).unwrap();
+    let all = facts(&rules);
+    let (_, files) = all.iter().find(|(axis, _)| *axis == Axis::Files).unwrap();
+    assert_eq!(files[0].says, "read, execute, change in an overlay");
+    let value = facts::value(&Profile {
+        description: None,
+        rules,
+    });
+    let file = &value["files"][0];
+    assert_eq!(file["access"], "overlay");
+    assert_eq!(
+        (&file["read"], &file["change"]),
+        (&true.into(), &false.into())
+    );
 }
 
 #[test]
