@@ -72,6 +72,32 @@ check "in time" test $((SECONDS - start)) -lt 50
 # It counts whole seconds.
 run "one that has used up its CPU time is ended" 152 "" --cpu 1s -- dash -c 'while :; do :; done'
 run "descriptors are limited" 0 8 --fds 8 -- dash -c 'ulimit -n'
+
+# spent NAME ARG...: a task that has used up its exits is killed, and says so once.
+spent() {
+	local name=$1
+	shift
+	run "$name" 137 "" "$@"
+	is "$name: the reason" 1 "$(grep -c 'used up its exits, .* (--exits)' err)"
+}
+run "as many exits as it needs do" 0 x --exits 10000 -- dash -c 'echo x'
+spent "exits that are used up end a task" --exits 30 -- cat
+# shellcheck disable=SC2016
+printf '#!/bin/dash\nexec "$0"\n' >given/again
+chmod 755 given/again
+spent "those of other programs count" --exits 600 --ro given -- "$work/given/again"
+spent "and those of processes, whoever waits" --exits 2000 -- dash -c '(while :; do cd /; done); while :; do :; done'
+spent "or computes meanwhile" --exits 2000 -- dash -c '(while :; do cd /; done) & while :; do :; done'
+spent "and of threads" --exits 20000 --profile python -- python3 -c "
+import os, threading
+def work():
+    while True: os.getpgid(0)
+threading.Thread(target=work).start()
+while True: pass"
+spent "and reads and writes" --exits 2000 --ro /usr/bin/dd -- dd if=/dev/zero of=/dev/null bs=1 count=100000
+printf '[files]\nexecute = ["/usr/lib", "/lib", "/lib64"]\nread = ["/etc/ld.so.cache"]\n[limits]\nexits = 20\n' >few.toml
+spent "a profile has them as well" --profile ./few.toml -- cat
+
 sleep 1
 check "no steward is left" test -z "$(pgrep -f uvctl)"
 

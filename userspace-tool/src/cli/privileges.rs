@@ -86,6 +86,10 @@ lets it execute what it wrote (memory.jit)."
     /// Limit how many files each process of the program has open.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
     fds: Option<u32>,
+    /// Kill the program when it, and all its processes together, have made N system calls, or faults that are served
+    /// as one; those that need not leave the micro-VM (the time, its own number) do not count.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    exits: Option<u64>,
     /// Fail rather than run the program with less confinement than there could be.
     #[arg(long)]
     pub(super) require: bool,
@@ -131,6 +135,7 @@ impl Privileges {
             time: self.time,
             pids: self.pids,
             fds: self.fds,
+            exits: self.exits,
         });
         resolve(&mut rules.network)?;
         Ok(rules)

@@ -125,7 +125,9 @@ pub(crate) fn start(
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         confined,
     };
-    Ok(Task::new(device, program, options)?)
+    let mut task = Task::new(device, program, options)?;
+    limit_exits(&mut task, &name.to_string_lossy(), limits.exits)?;
+    Ok(task)
 }
 
 /// Goes on with the template `name`, by `rules`.
@@ -142,7 +144,7 @@ pub(crate) fn resume(
     let limits = rules.limits;
     // What is open in a template was opened in the host's root, and its paths are those of that.
     let confined = confinement.but_the_root().enter(rules)?;
-    Ok(template.resume(Resume {
+    let mut task = template.resume(Resume {
         arguments: bytes(arguments),
         memory_limit: limits.memory,
         pids: limits.pids.unwrap_or(0),
@@ -150,7 +152,16 @@ pub(crate) fn resume(
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         device,
         confined,
-    })?)
+    })?;
+    limit_exits(&mut task, name.as_str(), limits.exits)?;
+    Ok(task)
+}
+
+/// Gives a task its budget of exits, if it has one.
+fn limit_exits(task: &mut Task, name: &str, exits: Option<u64>) -> Result<(), RunError> {
+    let Some(exits) = exits else { return Ok(()) };
+    let message = format!("uvctl: {name} was killed: it used up its exits, {exits} (--exits)");
+    Ok(task.limit_exits(exits, message, &stderr())?)
 }
 
 /// Arguments as programs get them.
@@ -216,7 +227,7 @@ fn execute(run: &Run) -> Result<u8, RunError> {
         }
     };
     let _ = match &end {
-        End::Exit(_) | End::Signal(_) => Ok(()),
+        End::Exit(_) | End::Signal(_) | End::ExitLimit => Ok(()),
         End::Fault(signal, what) => writeln!(
             console,
             "uvctl: {name} was ended by {}: {what}",

@@ -83,6 +83,7 @@ impl Rules {
             time: limits.time.or(own.time),
             pids: limits.pids.or(own.pids),
             fds: limits.fds.or(own.fds),
+            exits: limits.exits.or(own.exits),
         };
     }
 }

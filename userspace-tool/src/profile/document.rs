@@ -245,6 +245,11 @@ pub(super) struct Limits {
     /// Open files, of each of its processes.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(super) fds: Option<Spot<i64>>,
+    /// System calls, and faults that are served as one, of all its processes together; with the next one it is killed.
+    /// Calls that are answered in the micro-VM, such as for the time, do not count. Reads and writes cost more where
+    /// there is such a limit.
+    #[schemars(range(min = 1))]
+    pub(super) exits: Option<Spot<i64>>,
 }
 
 impl Document {

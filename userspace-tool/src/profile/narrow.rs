@@ -243,6 +243,7 @@ impl LimitRules {
             time: least(self.time, other.time),
             pids: least(self.pids, other.pids),
             fds: least(self.fds, other.fds),
+            exits: least(self.exits, other.exits),
         }
     }
 }

@@ -241,4 +241,6 @@ pub struct LimitRules {
     pub pids: Option<u32>,
     /// Open files, of each of its processes.
     pub fds: Option<u32>,
+    /// How often all its processes together leave their micro-VMs.
+    pub exits: Option<u64>,
 }

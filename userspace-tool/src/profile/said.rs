@@ -3,6 +3,7 @@
 //! What a single document says, as rules: each axis on its own, and none where it is silent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -249,6 +250,7 @@ impl Source<'_> {
             time: self.amount(said.time.as_ref(), time)?,
             pids: self.number(said.pids.as_ref(), 1..=4_194_304)?,
             fds: self.number(said.fds.as_ref(), 1..=1_048_576)?,
+            exits: self.number(said.exits.as_ref(), 1..=i64::MAX as u64)?,
         })
     }
 
@@ -264,13 +266,13 @@ impl Source<'_> {
     }
 
     /// A number in a range.
-    fn number(
+    fn number<N: TryFrom<i64> + PartialOrd + fmt::Display>(
         &self,
         number: Option<&Spot<i64>>,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, ProfileError> {
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, ProfileError> {
         let Some(spot) = number else { return Ok(None) };
-        let number = u32::try_from(*spot.get()).ok();
+        let number = N::try_from(*spot.get()).ok();
         match number.filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
             None => {

@@ -125,6 +125,7 @@ impl Task {
             answered: false,
             trace,
             totals: None,
+            budget: None,
         })
     }
 
@@ -182,6 +183,7 @@ impl Task {
             answered: false,
             trace: self.trace.clone(),
             totals: self.totals.clone(),
+            budget: self.budget.clone(),
         }
     }
 }

@@ -222,6 +222,7 @@ impl Template {
             answered: false,
             trace,
             totals: None,
+            budget: None,
         })
     }
 }

@@ -159,6 +159,7 @@ fn limits(rules: &LimitRules) -> Vec<Fact> {
         ("time", rules.time.map(time)),
         ("pids", rules.pids.map(|number| number.to_string())),
         ("fds", rules.fds.map(|number| number.to_string())),
+        ("exits", rules.exits.map(|number| number.to_string())),
     ];
     let all = all.into_iter().map(|(name, limit)| {
         let limit = limit.unwrap_or_else(|| "no limit of its own".into());
@@ -257,6 +258,7 @@ pub(super) fn value(profile: &Profile) -> Value {
             "time_milliseconds": milliseconds(limits.time),
             "pids": limits.pids,
             "fds": limits.fds,
+            "exits": limits.exits,
         },
         "syscalls": { "served": served, "refused": refused },
     })

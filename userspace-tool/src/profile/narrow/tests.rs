@@ -104,7 +104,8 @@ fn environment() -> impl Strategy<Value = EnvironmentRules> {
 
 fn limits() -> impl Strategy<Value = LimitRules> {
     let number = || of(0..4u32);
-    (number(), number(), number(), number(), number()).prop_map(|(memory, cpu, time, pids, fds)| {
+    let counts = (number(), number(), number());
+    (number(), number(), number(), counts).prop_map(|(memory, cpu, time, (pids, fds, exits))| {
         let seconds = |number: u32| Duration::from_secs(number.into());
         LimitRules {
             memory: memory.map(u64::from),
@@ -112,6 +113,7 @@ fn limits() -> impl Strategy<Value = LimitRules> {
             time: time.map(seconds),
             pids,
             fds,
+            exits: exits.map(u64::from),
         }
     })
 }
@@ -244,6 +246,10 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
             ("time", limits.time.is_none_or(|limit| seconds <= limit)),
             ("pids", limits.pids.is_none_or(|limit| amount <= limit)),
             ("fds", limits.fds.is_none_or(|limit| amount <= limit)),
+            (
+                "exits",
+                limits.exits.is_none_or(|limit| u64::from(amount) <= limit),
+            ),
         ] {
             answers.push((format!("{what} {amount}"), yes));
         }

@@ -66,6 +66,7 @@ cpu = "10s"
 time = "1m"
 pids = 8
 fds = 64
+exits = 1000
 "#;
 
 #[test]
@@ -127,6 +128,7 @@ fn every_key_has_its_rule() {
         time: Some(Duration::from_secs(60)),
         pids: Some(8),
         fds: Some(64),
+        exits: Some(1000),
     };
     assert_eq!(said.limits, Some(expected));
 }
@@ -290,6 +292,7 @@ fn mistakes_are_told_with_their_place() {
         ),
         ("[limits]\npids = 0\n", "web.toml:2:8: it is 1 to 4194304"),
         ("[limits]\nfds = -1\n", "web.toml:2:7: it is 1 to 1048576"),
+        ("[limits]\nexits = 0\n", "web.toml:2:9: it is 1 to"),
     ] {
         let error = error(text);
         assert!(error.starts_with(expected), "{text}\n{error}");
