@@ -11,14 +11,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uvisor::loader::Program;
-use uvisor::profile::Rules;
+use uvisor::profile::{LimitRules, Rules};
 use uvisor::sandbox::Layer;
 use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::confinement::Confinement;
 use super::steward::{self, Duties};
 use super::{privileges, relay, Run};
@@ -181,11 +181,12 @@ fn execute(run: &Run) -> Result<u8, RunError> {
             program.unwrap_or_default().into_owned()
         }
     };
+    let cgroup = enter_cgroup(&limits, run.privileges.require).map_err(RunError::Privileges)?;
     steward::spawn(Duties {
         name: name.clone(),
         time: limits.time,
-        // Where it cannot be had, `doctor` says so: the module's limit holds in any case.
-        cgroup: limits.memory.and_then(|bytes| Cgroup::enter(bytes).ok()),
+        cpu: limits.cpu,
+        cgroup,
     })
     .map_err(RunError::Privileges)?;
     let confinement = Confinement::new(run.privileges.require);
@@ -243,6 +244,26 @@ fn execute(run: &Run) -> Result<u8, RunError> {
         ),
     };
     Ok(end.status())
+}
+
+/// Enters a cgroup for a task's limits, if that is worth it, and if it can be had or need not be.
+fn enter_cgroup(limits: &LimitRules, require: bool) -> Result<Option<Cgroup>, String> {
+    let wanted = cgroup::is_needed(limits) || require && limits.pids.is_some();
+    if !wanted {
+        return Ok(None);
+    }
+    let why = match Cgroup::enter(limits) {
+        Ok((cgroup, lacks)) => match lacks.into_iter().next() {
+            Some(lack) if require => lack,
+            _ => return Ok(Some(cgroup)),
+        },
+        Err(why) if require => why,
+        // `doctor` says so: what the module and the personality limit they do in any case.
+        Err(_) => return Ok(None),
+    };
+    Err(format!(
+        "--require: the limits cannot be had as a cgroup's as well: {why}; see `uvctl doctor`"
+    ))
 }
 
 /// Closes all descriptors but standard input, output and error: the rest is not for the task.
