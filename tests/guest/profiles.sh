@@ -65,6 +65,24 @@ printf '[files]\nread = ["/etc/passwd"]\nraed = []\n' >wrong.toml
 run "a profile that is wrong is refused" 125 "" --profile ./wrong.toml -- true
 check "by line and column" grep -q 'wrong.toml:3:1' err
 
+cat >starts.toml <<-EOF
+	[files]
+	execute = ["/usr/lib", "/lib", "/lib64", "/usr/bin"]
+	read = ["/etc/ld.so.cache", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"]
+	tmpfs = ["/tmp"]
+	[processes]
+	fork = true
+	exec = ["/usr/bin/id"]
+	[syscalls]
+	base = "standard"
+EOF
+starts() { run "$1" "$2" "$3" --profile ./starts.toml -- dash -c "$4"; }
+starts "a program that may be started is" 0 "uid=0(root) gid=0(root) groups=0(root)" 'id; exit 0'
+starts "another one that may be executed is not" 126 "" 'exec cat /etc/passwd'
+starts "nor by what loads it" 126 "" 'exec /lib64/ld-linux-x86-64.so.2 /usr/bin/cat /etc/passwd'
+starts "nor by a link" 126 "" 'exec /proc/self/root/usr/bin/cat /etc/passwd'
+starts "the program itself is" 0 again 'exec dash -c "echo again"'
+
 start=$SECONDS
 run "a task whose time is up is killed" 137 "" --time 2s --ro /usr/bin/sleep -- sleep 100
 check "with the reason" grep -q 'its time, 2s, was up' err

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Args;
 use uvisor::loader::Program;
 use uvisor::profile::{
-    self, FileAccess, Host, LimitRules, NetworkRule, NetworkRules, Origin, Profile, Rules,
-    Surroundings, Write,
+    self, FileAccess, Host, LimitRules, NetworkRule, NetworkRules, Origin, Pinned, Profile,
+    Rules, Surroundings, Write,
 };
 
 /// The profile, as an option.
@@ -137,7 +137,7 @@ impl Privileges {
             fds: self.fds,
             exits: self.exits,
         });
-        resolve(&mut rules.network)?;
+        rules.pinned = resolve(&mut rules.network)?;
         Ok(rules)
     }
 }
@@ -153,9 +153,10 @@ fn place(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Looks the names of hosts up: from now on their addresses are what the rules are about.
-fn resolve(network: &mut NetworkRules) -> Result<(), String> {
+fn resolve(network: &mut NetworkRules) -> Result<Vec<Pinned>, String> {
+    let mut names = Vec::new();
     let NetworkRules::Only(rules) = network else {
-        return Ok(());
+        return Ok(names);
     };
     let mut all = Vec::new();
     for rule in rules.drain(..) {
@@ -168,6 +169,15 @@ fn resolve(network: &mut NetworkRules) -> Result<(), String> {
             .map_err(|error| format!("{name}, of {}, cannot be looked up: {error}", rule.origin))?;
         for address in found {
             let ip = address.ip();
+            let pinned = Pinned {
+                name: name.clone(),
+                address: ip,
+                origin: rule.origin.clone(),
+            };
+            let is_new = |other: &Pinned| (&other.name, other.address) != (name, ip);
+            if names.iter().all(is_new) {
+                names.push(pinned);
+            }
             all.push(NetworkRule {
                 host: Host::Network(ip, if ip.is_ipv4() { 32 } else { 128 }),
                 ..rule.clone()
@@ -175,7 +185,7 @@ fn resolve(network: &mut NetworkRules) -> Result<(), String> {
         }
     }
     *rules = all;
-    Ok(())
+    Ok(names)
 }
 
 /// Lets a program be executed: it, scripts that lead to it, and what loads it.
@@ -184,6 +194,13 @@ pub(super) fn allow_program(rules: &mut Rules, program: &Program) -> Result<(), 
         let failed = |why: String| format!("{}: {why}", path.display());
         let path = place(path).map_err(|error| failed(error.to_string()))?;
         let allowed = rules.allow_program(&path);
+        allowed.map_err(|error| failed(error.to_string()))?;
+    }
+    // What loads it could start anything.
+    for (path, _) in program.started() {
+        let failed = |why: String| format!("{}: {why}", path.display());
+        let path = place(path).map_err(|error| failed(error.to_string()))?;
+        let allowed = rules.allow_start(&path);
         allowed.map_err(|error| failed(error.to_string()))?;
     }
     Ok(())

@@ -205,13 +205,18 @@ impl Program {
     /// All files that are executed for it, each with the path that it was opened by: scripts, the program, and what
     /// loads that.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &File)> {
+        let loader = self.interpreter.iter();
+        self.started()
+            .chain(loader.map(|image| (image.path.as_path(), &image.file)))
+    }
+
+    /// Those of them that are programs, or scripts, and not what loads a program.
+    pub fn started(&self) -> impl Iterator<Item = (&Path, &File)> {
         let scripts = self
             .scripts
             .iter()
             .map(|(path, file)| (path.as_path(), file));
-        let images = [Some(&self.image), self.interpreter.as_ref()];
-        let images = images.into_iter().flatten();
-        scripts.chain(images.map(|image| (image.path.as_path(), &image.file)))
+        scripts.chain([(self.image.path.as_path(), &self.image.file)])
     }
 
     /// The executable file's path.

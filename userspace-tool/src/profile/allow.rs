@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{
     clean, EnvironmentRules, FileAccess, FileRule, LimitRules, NetworkRule, NetworkRules, Origin,
-    PathError, Rules, Write,
+    PathError, Rules, Write, HOSTS,
 };
 
 impl Rules {
@@ -22,6 +22,14 @@ impl Rules {
     ) -> Result<(), PathError> {
         let rule = FileRule { access, origin };
         self.files.0.insert(clean(path)?, rule);
+        Ok(())
+    }
+
+    /// Lets a program be started again by what it becomes.
+    pub fn allow_start(&mut self, path: &Path) -> Result<(), PathError> {
+        if let Some(programs) = &mut self.programs {
+            programs.0.insert(clean(path)?, Origin::Program);
+        }
         Ok(())
     }
 
@@ -71,6 +79,31 @@ impl Rules {
                 self.environment
                     .set(OsStr::from_bytes(name), OsStr::from_bytes(value))
             }
+        }
+    }
+
+    /// Lets the file be read that has the names of hosts, if it has any that were looked up and nothing hides it.
+    pub fn allow_hosts(&mut self) {
+        let Some(first) = self.pinned.first() else {
+            return;
+        };
+        let rule = FileRule {
+            access: FileAccess::Host {
+                execute: false,
+                write: Write::No,
+            },
+            origin: first.origin.clone(),
+        };
+        let place = self.files.0.entry(HOSTS.into());
+        let rule = place
+            .and_modify(|there| {
+                if there.access != FileAccess::Hidden {
+                    *there = rule.clone();
+                }
+            })
+            .or_insert(rule);
+        if rule.access == FileAccess::Hidden {
+            self.pinned.clear();
         }
     }
 

@@ -175,6 +175,10 @@ impl JsonSchema for Reach {
 pub(super) struct Processes {
     /// Whether it may make processes; threads it may make in any case.
     pub(super) fork: bool,
+    /// Which programs it may start (`execve`): files, and all that is below directories, of those that `files` lets it
+    /// execute. Without this, all of those; the program itself in any case. Which code may be loaded, such as libraries,
+    /// is for `files` alone to say.
+    pub(super) exec: Option<Texts>,
 }
 
 /// Memory.

@@ -12,7 +12,7 @@ use super::error::{ProfileError, Source};
 use super::minimal::is_served;
 use super::{
     size, time, Device, EnvironmentRules, FileAccess, FileRule, FileRules, LimitRules, NetworkRule,
-    NetworkRules, Origin, Rules, Surroundings, SyscallRules, Write,
+    NetworkRules, Origin, ProgramRules, Rules, Surroundings, SyscallRules, Write,
 };
 use crate::personality::table::TABLE;
 use crate::personality::Fate;
@@ -25,6 +25,7 @@ pub(super) struct Said {
     pub(super) files: Option<FileRules>,
     pub(super) network: Option<NetworkRules>,
     pub(super) fork: Option<bool>,
+    pub(super) programs: Option<ProgramRules>,
     pub(super) jit: Option<bool>,
     pub(super) syscalls: Option<SyscallRules>,
     pub(super) devices: Option<Vec<Device>>,
@@ -43,7 +44,10 @@ impl Said {
         Ok(Self {
             files: axis(document.files, |said| source.files(said, place))?,
             network: axis(document.network, |said| source.network(said))?,
-            fork: document.processes.map(|said| said.fork),
+            fork: document.processes.as_ref().map(|said| said.fork),
+            programs: axis(document.processes.and_then(|said| said.exec), |said| {
+                source.programs(&said, place)
+            })?,
             jit: document.memory.map(|said| said.jit),
             syscalls: axis(document.syscalls, |said| source.syscalls(said, base))?,
             devices: document.devices.map(|said| devices(&said)),
@@ -68,11 +72,13 @@ impl Said {
             files: self.files.unwrap_or(silent.files),
             network: self.network.unwrap_or(silent.network),
             fork: self.fork.unwrap_or(silent.fork),
+            programs: self.programs.or(silent.programs),
             jit: self.jit.unwrap_or(silent.jit),
             syscalls: syscalls.unwrap_or(silent.syscalls),
             devices: self.devices.unwrap_or(silent.devices),
             environment: self.environment.unwrap_or(silent.environment),
             limits: self.limits.unwrap_or(silent.limits),
+            pinned: Vec::new(),
         };
         match base {
             Some(base) => said.narrow(&base),
@@ -153,6 +159,17 @@ impl Source<'_> {
             rules.insert(path, FileRule { access, origin });
         }
         Ok(FileRules(rules))
+    }
+
+    /// Programs that may be started.
+    fn programs(&self, said: &Texts, place: &Surroundings) -> Result<ProgramRules, ProfileError> {
+        let mut rules = ProgramRules::default();
+        for text in said {
+            let path = place.absolute(text.get());
+            let path = path.map_err(|error| self.wrong(text.span(), error.to_string()))?;
+            rules.0.entry(path).or_insert_with(|| self.origin(text));
+        }
+        Ok(rules)
     }
 
     /// Networks.

@@ -19,7 +19,7 @@ use super::namespaces::{self, Namespaces};
 use super::place::{resolve, Make, Resolved, Tree};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
-use crate::profile::{FileAccess, Rules, Write};
+use crate::profile::{FileAccess, Rules, Write, HOSTS};
 
 /// Which step failed, on what.
 #[derive(Debug, Error)]
@@ -336,6 +336,8 @@ pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
             skipped.push(Skipped { path, why });
         }
     }
+    let hosts = builder.hosts(&rules.pinned, proc.as_fd());
+    lacks.extend(hosts.step("making", HOSTS)?);
     for (at, target) in plan.iter().flat_map(|planned| &planned.found.links) {
         builder.tree.link(at, target).step("linking", at)?;
     }

@@ -82,7 +82,7 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
     vec![
         (Axis::Files, files(&rules.files)),
         (Axis::Network, network(&rules.network)),
-        (Axis::Processes, vec![fact("fork", fork, "")]),
+        (Axis::Processes, processes(fork, rules)),
         (Axis::Memory, vec![fact("what could be written", jit, "")]),
         (Axis::Devices, devices(&rules.devices)),
         (Axis::Environment, environment(&rules.environment)),
@@ -113,6 +113,21 @@ fn files(rules: &FileRules) -> Vec<Fact> {
         fact(path.to_string_lossy(), says, &rule.origin)
     });
     of_path.collect()
+}
+
+/// Processes, and programs.
+fn processes(fork: &str, rules: &Rules) -> Vec<Fact> {
+    let fork = fact("fork", fork, "");
+    let start = match &rules.programs {
+        None => vec![fact("start", "all that may be executed", "")],
+        Some(programs) if programs.0.is_empty() => vec![fact("start", "no other program", "")],
+        Some(programs) => {
+            let all = programs.0.iter();
+            all.map(|(path, origin)| fact(format!("start {}", path.display()), "allowed", origin))
+                .collect()
+        }
+    };
+    std::iter::once(fork).chain(start).collect()
 }
 
 /// Networks.
@@ -248,7 +263,13 @@ pub(super) fn value(profile: &Profile) -> Value {
                 "listen": addresses(rules, true),
             }),
         },
-        "processes": { "fork": rules.fork },
+        "processes": {
+            "fork": rules.fork,
+            // Nothing is all that may be executed.
+            "exec": rules.programs.as_ref().map(|programs| programs.0.iter().map(|(path, origin)| {
+                json!({ "path": path.to_string_lossy(), "origin": origin.to_string() })
+            }).collect::<Value>()),
+        },
         "memory": { "jit": rules.jit },
         "devices": rules.devices.iter().map(|device| device.name()).collect::<Vec<_>>(),
         "environment": { "keep": rules.environment.keep, "set": set },

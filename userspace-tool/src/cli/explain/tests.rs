@@ -63,6 +63,7 @@ fn json_has_every_axis() {
     assert_eq!(value["name"], "filter");
     assert_eq!(value["network"]["reach"], "none");
     assert_eq!(value["processes"]["fork"], false);
+    assert_eq!(value["processes"]["exec"], Value::Array(Vec::new()));
     assert_eq!(value["memory"]["jit"], false);
     assert_eq!(value["devices"][0], "null");
     assert_eq!(value["limits"]["memory_bytes"], 256 << 20);

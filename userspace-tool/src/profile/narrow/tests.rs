@@ -51,6 +51,11 @@ fn files() -> impl Strategy<Value = FileRules> {
     btree_map(select(PATHS).prop_map(PathBuf::from), rule, 0..6).prop_map(FileRules)
 }
 
+fn programs() -> impl Strategy<Value = Option<ProgramRules>> {
+    let paths = btree_map(select(PATHS).prop_map(PathBuf::from), origin_of(), 0..4);
+    of(paths.prop_map(ProgramRules))
+}
+
 fn network() -> impl Strategy<Value = NetworkRules> {
     let host = prop_oneof![
         Just(Host::Any),
@@ -120,7 +125,7 @@ fn limits() -> impl Strategy<Value = LimitRules> {
 
 fn rules() -> impl Strategy<Value = Rules> {
     let devices = subsequence(&Device::ALL[..], 0..=Device::ALL.len());
-    let switches = (any::<bool>(), any::<bool>());
+    let switches = (any::<bool>(), any::<bool>(), programs());
     (
         files(),
         network(),
@@ -131,16 +136,18 @@ fn rules() -> impl Strategy<Value = Rules> {
         switches,
     )
         .prop_map(
-            |(files, network, syscalls, devices, environment, limits, (fork, jit))| Rules {
+            |(files, network, syscalls, devices, environment, limits, switches)| Rules {
                 name: "x".into(),
                 files,
                 network,
-                fork,
-                jit,
+                fork: switches.0,
+                programs: switches.2,
+                jit: switches.1,
                 syscalls,
                 devices,
                 environment,
                 limits,
+                pinned: Vec::new(),
             },
         )
 }
@@ -197,6 +204,11 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
                 .enumerate()
                 .map(|(at, yes)| (format!("{path} {at}"), *yes)),
         );
+    }
+    for path in PATHS.iter().chain(&["/a/b/c/x", "/abc", "/f"]) {
+        let yes = rules.programs.as_ref();
+        let yes = yes.is_none_or(|programs| programs.has(Path::new(path)));
+        answers.push((format!("start {path}"), yes));
     }
     let addresses = [
         "192.0.2.1",

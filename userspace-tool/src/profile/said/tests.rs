@@ -49,6 +49,7 @@ reach = ["tcp:192.0.2.1:443", "tcp:example.org:443"]
 listen = ["udp:127.0.0.1:5353"]
 [processes]
 fork = true
+exec = ["/usr/bin", "~/run"]
 [memory]
 jit = true
 [syscalls]
@@ -112,9 +113,12 @@ fn every_key_has_its_rule() {
     assert_eq!(listen[0].origin, line(12));
 
     assert_eq!((said.fork, said.jit), (Some(true), Some(true)));
+    let programs = said.programs.unwrap();
+    assert_eq!(programs.0[Path::new("/home/u/run")], line(15));
+    assert!(programs.has(Path::new("/usr/bin/x")) && !programs.has(Path::new("/usr/binx")));
     let refused = said.syscalls.unwrap().refused;
-    assert_eq!(refused["connect"], line(18));
-    assert_eq!(refused["read"], line(20));
+    assert_eq!(refused["connect"], line(19));
+    assert_eq!(refused["read"], line(21));
     assert!(!refused.contains_key("socket") && !refused.contains_key("write"));
     // It is refused in any case, with an error of its own.
     assert!(!refused.contains_key("reboot"));
@@ -214,6 +218,10 @@ fn mistakes_are_told_with_their_place() {
         (
             "[files]\nread = [\"/home/u/a\", \"~/a\"]\n",
             "web.toml:2:22: /home/u/a is listed in line 2 already",
+        ),
+        (
+            "[processes]\nexec = [\"bin\"]\n",
+            "web.toml:2:9: a path starts with `/`",
         ),
         // Of networks.
         (
