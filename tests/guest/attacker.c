@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -134,12 +136,92 @@ static int made_code(void)
 	return 0;
 }
 
+static sigjmp_buf behind;
+
+static void go_on(int number) { siglongjmp(behind, number); }
+
+/* Reads the code that it is. */
+static int code(void)
+{
+	struct sigaction action = { .sa_handler = go_on }, before;
+	int number;
+
+	sigaction(SIGSEGV, &action, &before);
+	number = sigsetjmp(behind, 1);
+	if (!number)
+		number = *(volatile unsigned char *)code ? 0 : SIGSEGV;
+	sigaction(SIGSEGV, &before, NULL);
+	errno = EFAULT;
+	return number ? -1 : 0;
+}
+
 static int set_clock(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	return clock_settime(CLOCK_REALTIME, &now);
+}
+
+/* The shortest time between two readings of a clock that differ; it is precise if that is less than half a millisecond. */
+static int precise(unsigned long long (*read_clock)(void), unsigned long long in_second)
+{
+	unsigned long long last = read_clock(), now, least = -1;
+
+	for (int changes = 0; changes < 3; last = now) {
+		now = read_clock();
+		if (now == last)
+			continue;
+		if (now - last < least)
+			least = now - last;
+		changes++;
+	}
+	errno = ERANGE;
+	return least < in_second / 2000 ? 0 : -1;
+}
+
+static unsigned long long ticks(void) { return __builtin_ia32_rdtsc(); }
+
+static unsigned long long nanoseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static unsigned long long until_timer(void)
+{
+	struct itimerval left;
+
+	getitimer(ITIMER_REAL, &left);
+	return 1000000000ULL - left.it_value.tv_sec * 1000000ULL - left.it_value.tv_usec;
+}
+
+/* How many ticks of the counter there are in a second, more or less. */
+static unsigned long long frequency(void)
+{
+	unsigned long long start = nanoseconds(), before = ticks(), now;
+
+	do
+		now = nanoseconds();
+	while (now - start < 20000000);
+	return (ticks() - before) * 1000000000 / (now - start);
+}
+
+static int clock_of_time(void) { return precise(nanoseconds, 1000000000); }
+static int counter(void) { return precise(ticks, frequency()); }
+
+static int timer(void)
+{
+	struct itimerval long_one = { { 0, 0 }, { 1000, 0 } }, none = { { 0, 0 }, { 0, 0 } };
+	int result;
+
+	setitimer(ITIMER_REAL, &long_one, NULL);
+	result = precise(until_timer, 1000000);
+	setitimer(ITIMER_REAL, &none, NULL);
+	errno = ERANGE;
+	return result;
 }
 
 static int namespace(void) { return unshare(CLONE_NEWNS); }
@@ -186,10 +268,14 @@ static const struct {
 	{ "environ", environment_of_victim },
 	{ "writable-code", writable_code },
 	{ "made-code", made_code },
+	{ "code", code },
 	{ "other-program", other_program },
 	{ "written-program", written_program },
 	{ "kernel-log", kernel_log },
 	{ "set-clock", set_clock },
+	{ "clock", clock_of_time },
+	{ "counter", counter },
+	{ "timer", timer },
 	{ "namespace", namespace },
 	{ "mount", mount_it },
 	{ "device", device },

@@ -58,11 +58,11 @@ stops() {
 stops filter
 stops image temporary
 stops document users temporary fork
-stops compiler users temporary fork
-stops python users temporary fork
-stops default users temporary fork
-stops shell users temporary fork
-stops host secret shadow users variable fork writable-code made-code other-program
+stops compiler users temporary fork code clock counter timer
+stops python users temporary fork code clock counter timer
+stops default users temporary fork code clock counter timer
+stops shell users temporary fork code clock counter timer
+stops host secret shadow users variable fork writable-code made-code code other-program clock counter timer
 kill $victim
 
 # --- What each suffices for

@@ -74,7 +74,8 @@ lets it execute what it wrote (memory.jit)."
     /// Limit the memory of all processes of the program together to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = profile::size)]
     pub(super) memory: Option<u64>,
-    /// Limit the CPU time of each process of the program (ms, s, m, h).
+    /// Limit the CPU time of the program (ms, s, m, h): of each of its processes, and where there can be a cgroup of all
+    /// together.
     #[arg(long, value_name = "TIME", value_parser = profile::time)]
     cpu: Option<Duration>,
     /// Kill the program when it has run for so long (ms, s, m, h).

@@ -109,6 +109,10 @@ pub(crate) fn start(
     let mut program = find()?;
     privileges::allow_program(&mut rules, &program).map_err(RunError::Privileges)?;
     let device = Device::open().map_err(TaskError::from)?;
+    if confinement.is_required() && rules.execute_only && !device.has_execute_only() {
+        let what = "--require: the CPU has no memory that is executed and not read (memory.execute_only)";
+        return Err(RunError::Privileges(what.into()));
+    }
     let environment = rules.environment.of(std::env::vars_os());
     let limits = rules.limits;
     let confined = confinement.enter(rules)?;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{
     clean, EnvironmentRules, FileAccess, FileRule, LimitRules, NetworkRule, NetworkRules, Origin,
-    PathError, Rules, Write, HOSTS,
+    PathError, Rules, Write, HOSTS, HOST_CONF,
 };
 
 impl Rules {
@@ -82,7 +82,7 @@ impl Rules {
         }
     }
 
-    /// Lets the file be read that has the names of hosts, if it has any that were looked up and nothing hides it.
+    /// Lets the files be read that have the names of hosts, if there are any that were looked up and nothing hides them.
     pub fn allow_hosts(&mut self) {
         let Some(first) = self.pinned.first() else {
             return;
@@ -94,16 +94,14 @@ impl Rules {
             },
             origin: first.origin.clone(),
         };
-        let place = self.files.0.entry(HOSTS.into());
-        let rule = place
-            .and_modify(|there| {
-                if there.access != FileAccess::Hidden {
-                    *there = rule.clone();
-                }
-            })
-            .or_insert(rule);
-        if rule.access == FileAccess::Hidden {
-            self.pinned.clear();
+        for path in [HOSTS, HOST_CONF].map(Path::new) {
+            let hidden = |there: &FileRule| there.access == FileAccess::Hidden;
+            if !self.files.0.get(path).is_some_and(hidden) {
+                self.files.0.insert(path.into(), rule.clone());
+            } else if path == Path::new(HOSTS) {
+                self.pinned.clear();
+                return;
+            }
         }
     }
 

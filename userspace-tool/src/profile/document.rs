@@ -70,6 +70,8 @@ pub(super) struct Document {
     pub(super) processes: Option<Processes>,
     /// Memory.
     pub(super) memory: Option<Memory>,
+    /// Clocks.
+    pub(super) clock: Option<Clock>,
     /// System calls.
     pub(super) syscalls: Option<Syscalls>,
     /// Device files.
@@ -188,6 +190,20 @@ pub(super) struct Memory {
     /// Whether memory that could be written may become executable, as compilers need it that make code while they
     /// run.
     pub(super) jit: bool,
+    /// Whether code, of the program and of libraries, can be executed and not read, so that who may read memory finds
+    /// no more of it than its addresses. It is the CPU that does so, if it can (`uvctl info`: execute-only pages). Programs
+    /// that have data between their code end with SIGSEGV, as those do whose linker made one part of both.
+    pub(super) execute_only: bool,
+}
+
+/// Clocks. None can be set.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Clock {
+    /// Whether it reads clocks as they are. Without this, the CPU's time-stamp counter, all clocks, what is left of timers
+    /// and the times of files are in whole milliseconds, and reading them takes longer. That makes it harder to measure
+    /// short times, not impossible: a thread can count while another one waits, and timers end when they end.
+    pub(super) precise: bool,
 }
 
 /// System calls. `uvctl syscalls` lists those that there are; nothing makes one of those available that it has as
@@ -239,7 +255,8 @@ pub(super) struct Environment {
 pub(super) struct Limits {
     /// Memory of all its processes together: a number with K, M or G, such as `64M`.
     pub(super) memory: Option<Spot<String>>,
-    /// Time of CPUs, of each of its processes: a number with ms, s, m or h, such as `10s`.
+    /// Time of CPUs, of each of its processes, and where there can be a cgroup of all together: a number with ms, s, m or
+    /// h, such as `10s`.
     pub(super) cpu: Option<Spot<String>>,
     /// Time on the clock, from its start.
     pub(super) time: Option<Spot<String>>,

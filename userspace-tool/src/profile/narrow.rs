@@ -34,6 +34,9 @@ impl Rules {
                 (one, two) => one.as_ref().or(two.as_ref()).cloned(),
             },
             jit: self.jit && other.jit,
+            // That takes something away.
+            execute_only: self.execute_only || other.execute_only,
+            precise_clock: self.precise_clock && other.precise_clock,
             syscalls: self.syscalls.narrow(&other.syscalls),
             devices,
             environment: self.environment.narrow(&other.environment),

@@ -30,6 +30,10 @@ pub struct Rules {
     pub programs: Option<ProgramRules>,
     /// Whether memory that could be written may become executable.
     pub jit: bool,
+    /// Whether code that is not written can only be executed, and not read, where the CPU has that.
+    pub execute_only: bool,
+    /// Whether it knows the time more precisely than in milliseconds.
+    pub precise_clock: bool,
     /// Its system calls.
     pub syscalls: SyscallRules,
     /// Its device files.
@@ -181,6 +185,9 @@ pub struct Pinned {
 
 /// Where a task finds such names.
 pub const HOSTS: &str = "/etc/hosts";
+
+/// What tells the C library to take all addresses of a name from there.
+pub const HOST_CONF: &str = "/etc/host.conf";
 
 /// A protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -27,6 +27,8 @@ pub(super) struct Said {
     pub(super) fork: Option<bool>,
     pub(super) programs: Option<ProgramRules>,
     pub(super) jit: Option<bool>,
+    pub(super) execute_only: Option<bool>,
+    pub(super) precise_clock: Option<bool>,
     pub(super) syscalls: Option<SyscallRules>,
     pub(super) devices: Option<Vec<Device>>,
     pub(super) environment: Option<EnvironmentRules>,
@@ -48,7 +50,9 @@ impl Said {
             programs: axis(document.processes.and_then(|said| said.exec), |said| {
                 source.programs(&said, place)
             })?,
-            jit: document.memory.map(|said| said.jit),
+            jit: document.memory.as_ref().map(|said| said.jit),
+            execute_only: document.memory.map(|said| said.execute_only),
+            precise_clock: document.clock.map(|said| said.precise),
             syscalls: axis(document.syscalls, |said| source.syscalls(said, base))?,
             devices: document.devices.map(|said| devices(&said)),
             environment: axis(document.environment, |said| source.environment(said))?,
@@ -74,6 +78,8 @@ impl Said {
             fork: self.fork.unwrap_or(silent.fork),
             programs: self.programs.or(silent.programs),
             jit: self.jit.unwrap_or(silent.jit),
+            execute_only: self.execute_only.unwrap_or(silent.execute_only),
+            precise_clock: self.precise_clock.unwrap_or(silent.precise_clock),
             syscalls: syscalls.unwrap_or(silent.syscalls),
             devices: self.devices.unwrap_or(silent.devices),
             environment: self.environment.unwrap_or(silent.environment),

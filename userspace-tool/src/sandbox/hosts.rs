@@ -14,7 +14,7 @@ use rustix::fs::{openat, Mode, OFlags};
 use super::mount::{self, attach, copy, PLAIN};
 use super::root::Builder;
 use crate::errno::{Errno, SysResult};
-use crate::profile::{Pinned, HOSTS};
+use crate::profile::{FileAccess, FileRule, Pinned, Rules, HOSTS, HOST_CONF};
 
 /// What is in it: a name that has several addresses has a line for each, in their order.
 fn text(pinned: &[Pinned]) -> String {
@@ -26,43 +26,56 @@ fn text(pinned: &[Pinned]) -> String {
     text
 }
 
-/// Makes it, in a file system of its own, which is attached at a directory of the host's tree that is not used any
-/// more: what is not attached cannot be copied.
-fn make(pinned: &[Pinned], at: BorrowedFd<'_>) -> SysResult<OwnedFd> {
+/// Makes the files, in a file system of their own, which is attached at a directory of the host's tree that is not used
+/// any more: what is not attached cannot be copied.
+fn make(pinned: &[Pinned], at: BorrowedFd<'_>) -> SysResult<[OwnedFd; 2]> {
     let memory = mount::tmpfs(mount::Tmpfs {
         mode: 0o755,
         bytes: 1 << 20,
     })?;
     attach(memory.as_fd(), at)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mut file = File::from(openat(&memory, c"hosts", flags, Mode::from_raw_mode(0o444))?);
-    file.write_all(text(pinned).as_bytes())?;
-    mount::open(memory.as_fd(), "hosts".as_ref())
+    let file = |name: &str, text: &str| {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let made = openat(&memory, name, flags, Mode::from_raw_mode(0o444))?;
+        File::from(made).write_all(text.as_bytes())?;
+        mount::open(memory.as_fd(), name.as_ref())
+    };
+    Ok([
+        file("hosts", &text(pinned))?,
+        file("host.conf", "multi on\n")?,
+    ])
 }
 
 impl Builder {
-    /// Puts it over what is at its place, or makes it; `unused` is as [`make`] has it. What it was not made for, if it
-    /// was not.
+    /// Puts them over what is at their places, or makes these; `unused` is as [`make`] has it. What is not there then, if
+    /// there is no place.
     pub(super) fn hosts(
         &mut self,
-        pinned: &[Pinned],
+        rules: &Rules,
         unused: BorrowedFd<'_>,
     ) -> SysResult<Option<String>> {
-        if pinned.is_empty() {
+        if rules.pinned.is_empty() {
             return Ok(None);
         }
-        let place = match self.tree.place(Path::new(HOSTS), false) {
-            Ok(place) => place,
-            Err(Errno::ELOOP | Errno::ENOTDIR) => None,
-            Err(errno) => return Err(errno),
-        };
-        let Some(place) = place else {
-            let what = "a place for an /etc/hosts of the task's own, which finds the names of its rules";
-            return Ok(Some(what.to_owned()));
-        };
-        let made = make(pinned, unused)?;
-        let attributes = PLAIN | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY;
-        attach(copy(made.as_fd(), attributes)?.as_fd(), place.as_fd())?;
+        let made = make(&rules.pinned, unused)?;
+        for (path, made) in [HOSTS, HOST_CONF].map(Path::new).into_iter().zip(made) {
+            let hidden = |rule: &FileRule| rule.access == FileAccess::Hidden;
+            if rules.files.0.get(path).is_some_and(hidden) {
+                continue;
+            }
+            let place = match self.tree.place(path, false) {
+                Err(Errno::ELOOP | Errno::ENOTDIR) => None,
+                place => place?,
+            };
+            let Some(place) = place else {
+                let path = path.display();
+                return Ok(Some(format!(
+                    "a place for a {path} of the task's own, with the names of its rules"
+                )));
+            };
+            let attributes = PLAIN | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY;
+            attach(copy(made.as_fd(), attributes)?.as_fd(), place.as_fd())?;
+        }
         Ok(None)
     }
 }

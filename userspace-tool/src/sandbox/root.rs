@@ -336,7 +336,7 @@ pub fn enter(rules: &Rules) -> Result<Entered, RootError> {
             skipped.push(Skipped { path, why });
         }
     }
-    let hosts = builder.hosts(&rules.pinned, proc.as_fd());
+    let hosts = builder.hosts(rules, proc.as_fd());
     lacks.extend(hosts.step("making", HOSTS)?);
     for (at, target) in plan.iter().flat_map(|planned| &planned.found.links) {
         builder.tree.link(at, target).step("linking", at)?;

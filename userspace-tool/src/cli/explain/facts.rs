@@ -27,6 +27,7 @@ pub(super) enum Axis {
     Network,
     Processes,
     Memory,
+    Clock,
     Devices,
     Environment,
     Limits,
@@ -41,6 +42,7 @@ impl Axis {
             Self::Network => "network",
             Self::Processes => "processes",
             Self::Memory => "memory",
+            Self::Clock => "clock",
             Self::Devices => "devices",
             Self::Environment => "environment",
             Self::Limits => "limits",
@@ -75,6 +77,14 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
         true => "allowed",
         false => "refused; threads are allowed",
     };
+    let clock = match rules.precise_clock {
+        true => "read as they are",
+        false => "read in whole milliseconds; what threads and timers measure is not coarser",
+    };
+    let code = match rules.execute_only {
+        true => "cannot be read, where the CPU has that",
+        false => "can be read",
+    };
     let jit = match rules.jit {
         true => "may become executable",
         false => "never becomes executable",
@@ -83,7 +93,14 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
         (Axis::Files, files(&rules.files)),
         (Axis::Network, network(&rules.network)),
         (Axis::Processes, processes(fork, rules)),
-        (Axis::Memory, vec![fact("what could be written", jit, "")]),
+        (
+            Axis::Memory,
+            vec![
+                fact("what could be written", jit, ""),
+                fact("code", code, ""),
+            ],
+        ),
+        (Axis::Clock, vec![fact("clocks", clock, "")]),
         (Axis::Devices, devices(&rules.devices)),
         (Axis::Environment, environment(&rules.environment)),
         (Axis::Limits, limits(&rules.limits)),
@@ -270,7 +287,8 @@ pub(super) fn value(profile: &Profile) -> Value {
                 json!({ "path": path.to_string_lossy(), "origin": origin.to_string() })
             }).collect::<Value>()),
         },
-        "memory": { "jit": rules.jit },
+        "memory": { "jit": rules.jit, "execute_only": rules.execute_only },
+        "clock": { "precise": rules.precise_clock },
         "devices": rules.devices.iter().map(|device| device.name()).collect::<Vec<_>>(),
         "environment": { "keep": rules.environment.keep, "set": set },
         "limits": {

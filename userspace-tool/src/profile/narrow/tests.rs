@@ -125,7 +125,7 @@ fn limits() -> impl Strategy<Value = LimitRules> {
 
 fn rules() -> impl Strategy<Value = Rules> {
     let devices = subsequence(&Device::ALL[..], 0..=Device::ALL.len());
-    let switches = (any::<bool>(), any::<bool>(), programs());
+    let switches = (any::<bool>(), any::<bool>(), programs(), any::<[bool; 2]>());
     (
         files(),
         network(),
@@ -143,6 +143,8 @@ fn rules() -> impl Strategy<Value = Rules> {
                 fork: switches.0,
                 programs: switches.2,
                 jit: switches.1,
+                execute_only: switches.3[0],
+                precise_clock: switches.3[1],
                 syscalls,
                 devices,
                 environment,
@@ -241,6 +243,8 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
     }
     answers.push(("fork".into(), rules.fork));
     answers.push(("jit".into(), rules.jit));
+    answers.push(("clock".into(), rules.precise_clock));
+    answers.push(("read code".into(), !rules.execute_only));
     for name in ["A", "AB", "ABC", "B", "C", "LC_", "LC_ALL"].map(OsString::from) {
         let set = rules.environment.set.contains_key(&name);
         let yes = rules.environment.keeps(&name) && !set;

@@ -52,6 +52,9 @@ fork = true
 exec = ["/usr/bin", "~/run"]
 [memory]
 jit = true
+execute_only = true
+[clock]
+precise = true
 [syscalls]
 base = "minimal"
 allow = ["socket"]
@@ -113,12 +116,14 @@ fn every_key_has_its_rule() {
     assert_eq!(listen[0].origin, line(12));
 
     assert_eq!((said.fork, said.jit), (Some(true), Some(true)));
+    assert_eq!(said.precise_clock, Some(true));
+    assert_eq!(said.execute_only, Some(true));
     let programs = said.programs.unwrap();
     assert_eq!(programs.0[Path::new("/home/u/run")], line(15));
     assert!(programs.has(Path::new("/usr/bin/x")) && !programs.has(Path::new("/usr/binx")));
     let refused = said.syscalls.unwrap().refused;
-    assert_eq!(refused["connect"], line(19));
-    assert_eq!(refused["read"], line(21));
+    assert_eq!(refused["connect"], line(22));
+    assert_eq!(refused["read"], line(24));
     assert!(!refused.contains_key("socket") && !refused.contains_key("write"));
     // It is refused in any case, with an error of its own.
     assert!(!refused.contains_key("reboot"));
@@ -143,6 +148,7 @@ fn silence_is_no_rule() {
     assert!(said.files.is_none() && said.network.is_none() && said.syscalls.is_none());
     assert!(said.fork.is_none() && said.jit.is_none() && said.devices.is_none());
     assert!(said.environment.is_none() && said.limits.is_none());
+    assert!(said.precise_clock.is_none() && said.programs.is_none());
     let said = read("[files]\n[network]\n[processes]\n[memory]\n[syscalls]\n").unwrap();
     assert_eq!(said.files, Some(FileRules::default()));
     assert_eq!(said.network, Some(NetworkRules::None));
