@@ -187,6 +187,7 @@ impl Vcpu {
                 eptp: vm.memory.eptp(),
                 cr3,
                 vpid,
+                no_tsc: vm.no_tsc,
             },
             msrs,
             fpu,

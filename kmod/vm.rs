@@ -86,6 +86,8 @@ pub(crate) struct Vm {
     pub(crate) hardware: Arc<Hardware>,
     /// Never given to another one.
     pub(crate) id: u64,
+    /// Whether it is as [`VmFlags::NO_TSC`] has it.
+    pub(crate) no_tsc: bool,
     /// The template that it is a clone of; none if it is one itself, so that no chain of them has to go
     /// at once.
     #[pin]
@@ -120,9 +122,13 @@ impl Vm {
         let (create, _) = args::read::<VmCreate>(arg)?;
         let id = hardware.new_id();
         let w_xor_x = create.flags & VmFlags::W_XOR_X.bits() != 0;
+        let no_tsc = create.flags & VmFlags::NO_TSC.bits() != 0;
+        if no_tsc && !hardware.controls.features.rdtsc_exiting {
+            return Err(EOPNOTSUPP);
+        }
         let pool = Memory::new_pool(create.memory_limit)?;
         let memory = Memory::new(hardware.clone(), id, pool, w_xor_x)?;
-        Self::install(hardware, id, 0, None, memory)
+        Self::install(hardware, (id, 0), no_tsc, None, memory)
     }
 
     /// `CLONE`: makes one with the memory of this one, or none, and returns its file descriptor.
@@ -139,18 +145,18 @@ impl Vm {
         let id = hardware.new_id();
         if flags.contains(CloneFlags::EMPTY) {
             let memory = self.memory.empty(id, pool)?;
-            return Self::install(hardware, id, 0, None, memory);
+            return Self::install(hardware, (id, 0), self.no_tsc, None, memory);
         }
         let (memory, is_template) = self.memory.share(id, pool)?;
         let template = is_template.then(|| self.into());
-        Self::install(hardware, id, self.id, template, memory)
+        Self::install(hardware, (id, self.id), self.no_tsc, template, memory)
     }
 
-    /// Makes one with `memory` and returns its file descriptor.
+    /// Makes one with `memory`, its own number and its parent's, and returns its file descriptor.
     fn install(
         hardware: Arc<Hardware>,
-        id: u64,
-        parent: u64,
+        (id, parent): (u64, u64),
+        no_tsc: bool,
         template: Option<Arc<Self>>,
         memory: impl PinInit<Memory, Error>,
     ) -> Result<isize> {
@@ -158,6 +164,7 @@ impl Vm {
         let vm = Arc::pin_init(
             try_pin_init!(Self {
                 id,
+                no_tsc,
                 template <- new_mutex!(template),
                 _listed: Listed::new(memory.clone(), parent)?,
                 memory,

@@ -119,6 +119,8 @@ pub(crate) struct Fixed {
     pub(crate) eptp: u64,
     pub(crate) cr3: u64,
     pub(crate) vpid: u16,
+    /// Whether reading the time-stamp counter exits.
+    pub(crate) no_tsc: bool,
 }
 
 /// What we know to be in a VMCS, so that only changes are written.

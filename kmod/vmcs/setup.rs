@@ -103,7 +103,12 @@ impl Setup<'_> {
 
     fn write_controls(&mut self, c: &Controls, fixed: &Fixed) {
         self.write(control::PINBASED_EXEC_CONTROLS, c.pin.into());
-        self.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, c.primary.into());
+        let primary = if fixed.no_tsc {
+            c.primary_without_tsc()
+        } else {
+            c.primary
+        };
+        self.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary.into());
         self.write(
             control::SECONDARY_PROCBASED_EXEC_CONTROLS,
             c.secondary.into(),

@@ -79,6 +79,25 @@ check "memory files count as well (status $status, $(cat out))" test "$status$(c
 uvctl run --memory 64M -- true
 ls -d /sys/fs/cgroup/uvisor-* >cgroups 2>/dev/null
 report $((! $?)) "no cgroup is left behind the next task ($(tr '\n' ' ' <cgroups))"
+# How much all processes of a task use together, however many take their turns.
+attack 'time of CPUs, by processes' uvctl run --cpu 1s -- bash -c 'while :; do (for ((i = 0; i < 2000; i++)); do :; done); done'
+check "they are ended when it is used up (status $status)" test "$status" = 137
+check 'which is said' grep -q 'used up the time of CPUs that it had, 1s (--cpu)' err
+uvctl run --require --memory 64M --pids 10 -- sleep 4 &
+sleep 2
+cat /sys/fs/cgroup/uvisor-*/{memory.max,memory.swap.max,pids.max} >cgroups 2>&1
+wait
+check "the kernel limits them as well ($(paste -sd' ' cgroups))" test "$(paste -sd' ' cgroups)" = "$(((64 + 128) << 20)) 0 26"
+without() { unshare -m bash -c 'umount /sys/fs/cgroup && exec "$@"' bash "$@" 2>err; }
+without uvctl run --memory 64M --pids 10 -- true
+check 'without cgroups they hold as far as they do without' test $? = 0
+without uvctl run --require --memory 64M -- true
+check 'but not where they are required' test $? = 125
+check 'with the reason' grep -q 'limits cannot be had' err
+without uvctl run --require --pids 10 -- true
+check 'nor that of processes' test $? = 125
+without uvctl doctor | grep -q '^warn  cgroup'
+report $? 'doctor says so'
 (ulimit -Sn 256; attack 'descriptors' uvctl run -- "$task" descriptors; echo "$number $failed" >counts)
 read -r number failed <counts
 printed 'there are as many descriptors as there may be' "$(ulimit -Sn 256; "$task" descriptors </dev/null)"

@@ -65,6 +65,24 @@ printf '[files]\nread = ["/etc/passwd"]\nraed = []\n' >wrong.toml
 run "a profile that is wrong is refused" 125 "" --profile ./wrong.toml -- true
 check "by line and column" grep -q 'wrong.toml:3:1' err
 
+cat >starts.toml <<-EOF
+	[files]
+	execute = ["/usr/lib", "/lib", "/lib64", "/usr/bin"]
+	read = ["/etc/ld.so.cache", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"]
+	tmpfs = ["/tmp"]
+	[processes]
+	fork = true
+	exec = ["/usr/bin/id"]
+	[syscalls]
+	base = "standard"
+EOF
+starts() { run "$1" "$2" "$3" --profile ./starts.toml -- dash -c "$4"; }
+starts "a program that may be started is" 0 "uid=0(root) gid=0(root) groups=0(root)" 'id; exit 0'
+starts "another one that may be executed is not" 126 "" 'exec cat /etc/passwd'
+starts "nor by what loads it" 126 "" 'exec /lib64/ld-linux-x86-64.so.2 /usr/bin/cat /etc/passwd'
+starts "nor by a link" 126 "" 'exec /proc/self/root/usr/bin/cat /etc/passwd'
+starts "the program itself is" 0 again 'exec dash -c "echo again"'
+
 start=$SECONDS
 run "a task whose time is up is killed" 137 "" --time 2s --ro /usr/bin/sleep -- sleep 100
 check "with the reason" grep -q 'its time, 2s, was up' err
@@ -72,6 +90,32 @@ check "in time" test $((SECONDS - start)) -lt 50
 # It counts whole seconds.
 run "one that has used up its CPU time is ended" 152 "" --cpu 1s -- dash -c 'while :; do :; done'
 run "descriptors are limited" 0 8 --fds 8 -- dash -c 'ulimit -n'
+
+# spent NAME ARG...: a task that has used up its exits is killed, and says so once.
+spent() {
+	local name=$1
+	shift
+	run "$name" 137 "" "$@"
+	is "$name: the reason" 1 "$(grep -c 'used up its exits, .* (--exits)' err)"
+}
+run "as many exits as it needs do" 0 x --exits 10000 -- dash -c 'echo x'
+spent "exits that are used up end a task" --exits 30 -- cat
+# shellcheck disable=SC2016
+printf '#!/bin/dash\nexec "$0"\n' >given/again
+chmod 755 given/again
+spent "those of other programs count" --exits 600 --ro given -- "$work/given/again"
+spent "and those of processes, whoever waits" --exits 2000 -- dash -c '(while :; do cd /; done); while :; do :; done'
+spent "or computes meanwhile" --exits 2000 -- dash -c '(while :; do cd /; done) & while :; do :; done'
+spent "and of threads" --exits 20000 --profile python -- python3 -c "
+import os, threading
+def work():
+    while True: os.getpgid(0)
+threading.Thread(target=work).start()
+while True: pass"
+spent "and reads and writes" --exits 2000 --ro /usr/bin/dd -- dd if=/dev/zero of=/dev/null bs=1 count=100000
+printf '[files]\nexecute = ["/usr/lib", "/lib", "/lib64"]\nread = ["/etc/ld.so.cache"]\n[limits]\nexits = 20\n' >few.toml
+spent "a profile has them as well" --profile ./few.toml -- cat
+
 sleep 1
 check "no steward is left" test -z "$(pgrep -f uvctl)"
 

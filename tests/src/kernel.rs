@@ -2,7 +2,7 @@
 
 //! Guests in ring 0: page tables of the test's own, which map memory for both rings.
 
-use uvisor::{Device, Prot, Vcpu, Vm, PAGE_SIZE};
+use uvisor::{Device, Prot, Vcpu, Vm, VmFlags, PAGE_SIZE};
 
 use crate::guest::{load, CODE, DATA};
 
@@ -30,8 +30,13 @@ pub struct Kernel {
 impl Kernel {
     /// One that runs `code` in `ring`, with a page of data and its stack at the end of it.
     pub fn new(code: &[u8], ring: u64) -> Self {
+        Self::with(code, ring, VmFlags::empty())
+    }
+
+    /// The same in a micro-VM with `flags`.
+    pub fn with(code: &[u8], ring: u64, flags: VmFlags) -> Self {
         let device = Device::open().expect("the device");
-        let vm = device.create_vm(0).expect("a micro-VM");
+        let vm = device.create_vm_with(0, flags).expect("a micro-VM");
         install_tables(&vm);
         load(&vm, CODE, code);
         vm.map_anonymous(DATA, PAGE_SIZE, Prot::READ | Prot::WRITE)

@@ -50,7 +50,8 @@ pub const IOCTL_TYPE: u32 = 0xb5;
 pub const INFO: u32 = IOCTL_TYPE << 8;
 /// `/dev/uvisor`: makes a micro-VM from a [`VmCreate`]; returns its file descriptor (close-on-exec).
 ///
-/// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page, or unknown flags.
+/// Errors: `EMFILE`, `ENFILE`, `ENOMEM`; `EINVAL` for a memory limit below one page, or unknown flags; `EOPNOTSUPP` for
+/// [`VmFlags::NO_TSC`] where the CPU has no such control.
 pub const VM_CREATE: u32 = (IOCTL_TYPE << 8) | 0x01;
 /// `/dev/uvisor`: lists the micro-VMs that there are, by a [`List`].
 ///
@@ -275,6 +276,9 @@ bitflags! {
         /// executable by another name. Clones have this as well. A file that is mapped executable is as those leave it
         /// who may write it: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
+        /// RDTSC and RDTSCP do not read the time-stamp counter, in any ring, but are
+        /// [`ExitReason::Privileged`] with the SDM's exit reasons 16 and 51. Clones have this as well.
+        const NO_TSC = 1 << 1;
     }
 
     /// Flags of a [`CloneVm`].

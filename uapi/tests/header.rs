@@ -291,6 +291,7 @@ fn header_says_what_rust_says() {
         ("UVISOR_VIEW_DESTROY", uapi::VIEW_DESTROY),
         ("UVISOR_MAX_VIEWS", uapi::MAX_VIEWS),
         ("UVISOR_VM_W_XOR_X", uapi::VmFlags::W_XOR_X.bits()),
+        ("UVISOR_VM_NO_TSC", uapi::VmFlags::NO_TSC.bits()),
         ("UVISOR_CLONE_JOINT", uapi::CloneFlags::JOINT.bits()),
         ("UVISOR_CLONE_EMPTY", uapi::CloneFlags::EMPTY.bits()),
         ("UVISOR_VIEW_GUEST", uapi::ViewFlags::GUEST.bits()),

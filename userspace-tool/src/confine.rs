@@ -55,7 +55,7 @@ pub struct Confined {
 ///
 /// The process that opens sockets is started under way: in the same Landlock domain, by which the kernel knows whose
 /// they are, but while namespaces can be made. What the broker needs of the module is to be open before.
-pub fn confine(rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, ConfineError> {
+pub fn confine(mut rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, ConfineError> {
     crate::vdso::clock_is_tsc();
     let has_sockets = !rules.syscalls.refused.contains_key("socket");
     let sockets = match has_sockets {
@@ -80,6 +80,8 @@ pub fn confine(rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, 
     };
     let limit = |limit| setrlimit(Resource::Nofile, limit).map_err(|error| error.into());
     limit(most).map_err(ConfineError::Limit)?;
+    let given = rules.files.clone();
+    rules.allow_hosts();
     let outer = enter(&rules, [Layer::Root, Layer::Landlock])?;
     let assembled = outer.entered.has(Layer::Root);
     if let (false, Some(path)) = (assembled, rules.files.overlays().next()) {
@@ -91,6 +93,10 @@ pub fn confine(rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, 
             path: path.to_owned(),
             lack: lack.map_or_else(|| "there is to be none here".into(), |lack| lack.what),
         });
+    }
+    if !assembled {
+        // The host's own file was not meant.
+        rules.files = given;
     }
     let access = Access::new(rules, assembled)?;
     // Where Landlock knows sockets with paths, the domain that was entered keeps them apart already.

@@ -43,6 +43,10 @@ pub(crate) struct Machine {
     pub(crate) gpa_bits: u32,
     /// Whether guests have pages of 1 GiB.
     pub(crate) guest_1g: bool,
+    /// Whether memory can be executed and not read.
+    pub(crate) exec_only: bool,
+    /// Thousands of ticks that the time-stamp counter has in a second.
+    pub(crate) tsc_khz: u64,
 }
 
 /// The device: what micro-VMs are made from.
@@ -92,7 +96,14 @@ impl Device {
         Machine {
             gpa_bits: self.info.gpa_bits,
             guest_1g: features.contains(uapi::Features::GUEST_1G),
+            exec_only: features.contains(uapi::Features::EXEC_ONLY),
+            tsc_khz: self.info.tsc_khz,
         }
+    }
+
+    /// Whether the CPU has memory that can be executed and not read.
+    pub fn has_execute_only(&self) -> bool {
+        self.machine().exec_only
     }
 
     /// How many bits a guest-physical address has.

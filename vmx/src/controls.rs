@@ -8,7 +8,7 @@ use crate::cpu::CpuFeatures;
 use crate::policy::{self, Control, Want};
 use crate::refusal::Refusal;
 use crate::registers;
-use x86::vmx::vmcs::control::{EntryControls, ExitControls, SecondaryControls};
+use x86::vmx::vmcs::control::{EntryControls, ExitControls, PrimaryControls, SecondaryControls};
 
 /// The control words and register values of every micro-VM on this CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,12 @@ pub struct Controls {
 }
 
 impl Controls {
+    /// The primary controls of a micro-VM that cannot read the time-stamp counter, where [`Features::rdtsc_exiting`] is
+    /// set.
+    pub fn primary_without_tsc(&self) -> u32 {
+        self.primary | PrimaryControls::RDTSC_EXITING.bits()
+    }
+
     /// The secondary controls of a micro-VM that has views, where [`Features::vmfunc`] is set.
     pub fn secondary_with_vmfunc(&self) -> u32 {
         self.secondary | SecondaryControls::ENABLE_VM_FUNCTIONS.bits()
@@ -94,6 +100,8 @@ pub struct Features {
     pub wbinvd_exiting: bool,
     /// RDTSCP and RDPID work in the guest, and read the host's `IA32_TSC_AUX` unless it is switched.
     pub rdtscp: bool,
+    /// RDTSC and RDTSCP can be made to exit, with [`Controls::primary_without_tsc`].
+    pub rdtsc_exiting: bool,
     /// ENCLS exits by the ENCLS-exiting bitmap, which is to be all ones.
     pub encls_exiting: bool,
     /// ENCLV exits by the ENCLV-exiting bitmap, which is to be all ones.
@@ -298,6 +306,7 @@ fn features(msrs: &CapabilityMsrs, pin: u32, secondary: u32, exit: u32, entry: u
     let vpid = second(SecondaryControls::ENABLE_VPID);
     let may_vmfunc =
         Allowed::from_msr(msrs.secondary).may & SecondaryControls::ENABLE_VM_FUNCTIONS.bits() != 0;
+    let may_primary = Allowed::from_msr(msrs.primary).may;
     let efer_exit = ExitControls::SAVE_IA32_EFER | ExitControls::LOAD_IA32_EFER;
     let pat_exit = ExitControls::SAVE_IA32_PAT | ExitControls::LOAD_IA32_PAT;
     Features {
@@ -317,6 +326,7 @@ fn features(msrs: &CapabilityMsrs, pin: u32, secondary: u32, exit: u32, entry: u
         descriptor_exiting: second(SecondaryControls::DTABLE_EXITING),
         wbinvd_exiting: second(SecondaryControls::WBINVD_EXITING),
         rdtscp: second(SecondaryControls::ENABLE_RDTSCP),
+        rdtsc_exiting: may_primary & PrimaryControls::RDTSC_EXITING.bits() != 0,
         encls_exiting: second(SecondaryControls::ENCLS_EXITING),
         enclv_exiting: second(SecondaryControls::ENCLV_EXITING),
         efer_switch: exit & efer_exit.bits() != 0

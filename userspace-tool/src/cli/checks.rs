@@ -93,7 +93,7 @@ pub(crate) fn all() -> Vec<Check> {
     checks.push(paths_of_sockets());
     checks.push(sandbox(super::trial::lacks()));
     checks.extend(info.as_ref().map(speed));
-    checks.push(memory_cgroup(super::cgroup::missing()));
+    checks.push(cgroup(super::cgroup::missing()));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
     checks
 }
@@ -219,13 +219,17 @@ fn kernel_rust(loaded: bool, config: Option<&str>) -> Check {
     }
 }
 
-fn memory_cgroup(missing: Option<String>) -> Check {
-    let name = "memory cgroup";
+fn cgroup(missing: Option<String>) -> Check {
+    let name = "cgroup";
     match missing {
-        None => Check::new(name, Level::Ok, "--memory counts all that a task holds"),
+        None => Check::new(
+            name,
+            Level::Ok,
+            "--memory and --cpu count all that a task holds and uses",
+        ),
         Some(why) => Check::new(name, Level::Warn, why).advise(
-            "--memory then counts what micro-VMs hold, but no memory files and sockets' buffers; \
-             run uvctl in a cgroup of its own, as `systemd-run --scope -p Delegate=yes` makes one",
+            "--memory then counts what micro-VMs hold, but no memory files and sockets' buffers, and --cpu counts each \
+             process alone; --require fails with limits; run uvctl in a cgroup of its own, as `systemd-run --scope -p Delegate=yes` makes one",
         ),
     }
 }

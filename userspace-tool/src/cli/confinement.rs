@@ -29,6 +29,11 @@ impl Confinement {
         require: false,
     };
 
+    /// Whether what the host lacks is an error.
+    pub(crate) fn is_required(&self) -> bool {
+        self.require
+    }
+
     /// The same without a root of its own.
     pub(crate) fn but_the_root(self) -> Self {
         Self {

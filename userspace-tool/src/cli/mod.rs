@@ -123,7 +123,8 @@ struct Output {
 #[command(
     override_usage = "uvctl run [OPTIONS] [--] PROGRAM [ARG]...\n       uvctl run [OPTIONS] --from TEMPLATE [-- ARG...]",
     after_help = "Exit status:
-  that of the program; 128 plus the signal's number if a signal ended it (137 if it met its memory limit)
+  that of the program; 128 plus the signal's number if a signal ended it (137 if it met the limit of its memory,
+       its time or its exits)
   125  uvctl itself failed, such as without the module
   126  the program was found and cannot be run
   127  the program, or its interpreter, was not found
@@ -135,6 +136,7 @@ Examples:
   uvctl run --rw out -- cp -r photos out/
   uvctl run --overlay . --commit -- make           (asks, when it has ended)
   uvctl run --memory 64M --stats -- sort big.txt
+  uvctl run --profile filter --time 10s --exits 100000 -- jq .name <hostile.json
   uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
   uvctl run --trace-syscalls -- date"

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use uvisor::loader::Program;
 use uvisor::profile::{
-    self, FileAccess, Host, LimitRules, NetworkRule, NetworkRules, Origin, Profile, Rules,
+    self, FileAccess, Host, LimitRules, NetworkRule, NetworkRules, Origin, Pinned, Profile, Rules,
     Surroundings, Write,
 };
 
@@ -78,7 +78,8 @@ lets it execute what it wrote (memory.jit)."
     /// Limit the memory of all processes of the program together to SIZE bytes; K, M and G are understood.
     #[arg(long, value_name = "SIZE", value_parser = profile::size)]
     pub(super) memory: Option<u64>,
-    /// Limit the CPU time of each process of the program (ms, s, m, h).
+    /// Limit the CPU time of the program (ms, s, m, h): of each of its processes, and where there can be a cgroup of all
+    /// together.
     #[arg(long, value_name = "TIME", value_parser = profile::time)]
     cpu: Option<Duration>,
     /// Kill the program when it has run for so long (ms, s, m, h).
@@ -90,6 +91,10 @@ lets it execute what it wrote (memory.jit)."
     /// Limit how many files each process of the program has open.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(3..))]
     fds: Option<u32>,
+    /// Kill the program when it, and all its processes together, have made N system calls, or faults that are served
+    /// as one; those that need not leave the micro-VM (the time, its own number) do not count.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    exits: Option<u64>,
     /// Fail rather than run the program with less confinement than there could be.
     #[arg(long)]
     pub(super) require: bool,
@@ -141,8 +146,9 @@ impl Privileges {
             time: self.time,
             pids: self.pids,
             fds: self.fds,
+            exits: self.exits,
         });
-        resolve(&mut rules.network)?;
+        rules.pinned = resolve(&mut rules.network)?;
         Ok(rules)
     }
 }
@@ -158,9 +164,10 @@ fn place(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Looks the names of hosts up: from now on their addresses are what the rules are about.
-fn resolve(network: &mut NetworkRules) -> Result<(), String> {
+fn resolve(network: &mut NetworkRules) -> Result<Vec<Pinned>, String> {
+    let mut names = Vec::new();
     let NetworkRules::Only(rules) = network else {
-        return Ok(());
+        return Ok(names);
     };
     let mut all = Vec::new();
     for rule in rules.drain(..) {
@@ -173,6 +180,15 @@ fn resolve(network: &mut NetworkRules) -> Result<(), String> {
             .map_err(|error| format!("{name}, of {}, cannot be looked up: {error}", rule.origin))?;
         for address in found {
             let ip = address.ip();
+            let pinned = Pinned {
+                name: name.clone(),
+                address: ip,
+                origin: rule.origin.clone(),
+            };
+            let is_new = |other: &Pinned| (&other.name, other.address) != (name, ip);
+            if names.iter().all(is_new) {
+                names.push(pinned);
+            }
             all.push(NetworkRule {
                 host: Host::Network(ip, if ip.is_ipv4() { 32 } else { 128 }),
                 ..rule.clone()
@@ -180,7 +196,7 @@ fn resolve(network: &mut NetworkRules) -> Result<(), String> {
         }
     }
     *rules = all;
-    Ok(())
+    Ok(names)
 }
 
 /// Lets a program be executed: it, scripts that lead to it, and what loads it.
@@ -189,6 +205,13 @@ pub(super) fn allow_program(rules: &mut Rules, program: &Program) -> Result<(), 
         let failed = |why: String| format!("{}: {why}", path.display());
         let path = place(path).map_err(|error| failed(error.to_string()))?;
         let allowed = rules.allow_program(&path);
+        allowed.map_err(|error| failed(error.to_string()))?;
+    }
+    // What loads it could start anything.
+    for (path, _) in program.started() {
+        let failed = |why: String| format!("{}: {why}", path.display());
+        let path = place(path).map_err(|error| failed(error.to_string()))?;
+        let allowed = rules.allow_start(&path);
         allowed.map_err(|error| failed(error.to_string()))?;
     }
     Ok(())

@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uvisor::changes::Making;
 use uvisor::loader::Program;
 use uvisor::personality::Trace;
-use uvisor::profile::Rules;
+use uvisor::profile::{LimitRules, Rules};
 use uvisor::sandbox::{Kept, Layer};
 use uvisor::task::{End, Options, Task, TaskError};
 use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{self, Cgroup};
 use super::confinement::Confinement;
 use super::steward::{self, Duties};
 use super::{keep, privileges, relay, Run};
@@ -148,6 +148,11 @@ pub(crate) fn start(
     let mut program = find()?;
     privileges::allow_program(&mut rules, &program).map_err(RunError::Privileges)?;
     let device = Device::open().map_err(TaskError::from)?;
+    if confinement.is_required() && rules.execute_only && !device.has_execute_only() {
+        let what =
+            "--require: the CPU has no memory that is executed and not read (memory.execute_only)";
+        return Err(RunError::Privileges(what.into()));
+    }
     let environment = rules.environment.of(std::env::vars_os());
     let limits = rules.limits;
     let confined = confinement.enter(rules, &start.kept)?;
@@ -166,7 +171,9 @@ pub(crate) fn start(
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         confined,
     };
-    Ok(Task::new(device, program, options)?)
+    let mut task = Task::new(device, program, options)?;
+    limit_exits(&mut task, &name.to_string_lossy(), limits.exits)?;
+    Ok(task)
 }
 
 /// Goes on with the template `name`, by `rules`.
@@ -183,7 +190,7 @@ pub(crate) fn resume(
     let limits = rules.limits;
     // What is open in a template was opened in the host's root, and its paths are those of that.
     let confined = confinement.but_the_root().enter(rules, &[])?;
-    Ok(template.resume(Resume {
+    let mut task = template.resume(Resume {
         arguments: bytes(arguments),
         memory_limit: limits.memory,
         pids: limits.pids.unwrap_or(0),
@@ -191,7 +198,16 @@ pub(crate) fn resume(
         pipe_ignored: PIPE_IGNORED.load(Ordering::Relaxed),
         device,
         confined,
-    })?)
+    })?;
+    limit_exits(&mut task, name.as_str(), limits.exits)?;
+    Ok(task)
+}
+
+/// Gives a task its budget of exits, if it has one.
+fn limit_exits(task: &mut Task, name: &str, exits: Option<u64>) -> Result<(), RunError> {
+    let Some(exits) = exits else { return Ok(()) };
+    let message = format!("uvctl: {name} was killed: it used up its exits, {exits} (--exits)");
+    Ok(task.limit_exits(exits, message, &stderr())?)
 }
 
 /// Arguments as programs get them.
@@ -210,11 +226,12 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
             program.unwrap_or_default().into_owned()
         }
     };
+    let cgroup = enter_cgroup(&limits, run.privileges.require).map_err(RunError::Privileges)?;
     steward::spawn(Duties {
         name: name.clone(),
         time: limits.time,
-        // Where it cannot be had, `doctor` says so: the module's limit holds in any case.
-        cgroup: limits.memory.and_then(|bytes| Cgroup::enter(bytes).ok()),
+        cpu: limits.cpu,
+        cgroup,
     })
     .map_err(RunError::Privileges)?;
     let confinement = Confinement::new(run.privileges.require);
@@ -266,7 +283,7 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
         }
     };
     let _ = match &end {
-        End::Exit(_) | End::Signal(_) => Ok(()),
+        End::Exit(_) | End::Signal(_) | End::ExitLimit => Ok(()),
         End::Fault(signal, what) => writeln!(
             console,
             "uvctl: {name} was ended by {}: {what}",
@@ -282,6 +299,26 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
         ),
     };
     Ok(end.status())
+}
+
+/// Enters a cgroup for a task's limits, if that is worth it, and if it can be had or need not be.
+fn enter_cgroup(limits: &LimitRules, require: bool) -> Result<Option<Cgroup>, String> {
+    let wanted = cgroup::is_needed(limits) || require && limits.pids.is_some();
+    if !wanted {
+        return Ok(None);
+    }
+    let why = match Cgroup::enter(limits) {
+        Ok((cgroup, lacks)) => match lacks.into_iter().next() {
+            Some(lack) if require => lack,
+            _ => return Ok(Some(cgroup)),
+        },
+        Err(why) if require => why,
+        // `doctor` says so: what the module and the personality limit they do in any case.
+        Err(_) => return Ok(None),
+    };
+    Err(format!(
+        "--require: the limits cannot be had as a cgroup's as well: {why}; see `uvctl doctor`"
+    ))
 }
 
 /// Closes all descriptors but standard input, output and error: the rest is not for the task.

@@ -20,6 +20,8 @@ pub(super) struct Duties {
     pub(super) name: String,
     /// How long it may take from now on.
     pub(super) time: Option<Duration>,
+    /// How much time of CPUs all its processes may use together, where there is a cgroup that counts it.
+    pub(super) cpu: Option<Duration>,
     /// What is removed behind it.
     pub(super) cgroup: Option<Cgroup>,
 }
@@ -66,20 +68,54 @@ fn serve(duties: Duties, broker: OwnedFd) -> ! {
         libc::syscall(libc::SYS_close_range, 3, kept - 1, 0);
         libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
     }
-    if let Some(time) = duties.time {
-        if !has_ended(&broker, Some(time)) {
-            let name = &duties.name;
-            // There may be nobody to tell.
-            let _ = writeln!(
-                std::io::stderr(),
-                "uvctl: {name} was killed: its time, {time:?}, was up (--time)"
-            );
-            let _ = pidfd_send_signal(&broker, Signal::KILL);
-        }
+    if let Some(why) = watch(&duties, &broker) {
+        // There may be nobody to tell.
+        let _ = writeln!(
+            std::io::stderr(),
+            "uvctl: {} was killed: {why}",
+            duties.name
+        );
+        let _ = pidfd_send_signal(&broker, Signal::KILL);
+        has_ended(&broker, None);
     }
-    has_ended(&broker, None);
     drop(duties.cgroup);
     end(0)
+}
+
+/// Waits until a task has ended, or is to be ended for what is returned.
+fn watch(duties: &Duties, broker: &OwnedFd) -> Option<String> {
+    /// How long to wait at least before the time of CPUs is looked at again.
+    const PAUSE: Duration = Duration::from_millis(20);
+    let start = Instant::now();
+    loop {
+        let time = duties.time.map(|time| (time, start.elapsed()));
+        let cpu = duties
+            .cpu
+            .zip(duties.cgroup.as_ref().and_then(Cgroup::cpu_time));
+        if let Some((time, _)) = time.filter(|(time, passed)| passed >= time) {
+            return Some(format!("its time, {time:?}, was up (--time)"));
+        }
+        // As a process gets a second to end by itself.
+        let grace = Duration::from_secs(1);
+        let cpu = cpu.map(|(cpu, used)| (cpu, (cpu + grace).saturating_sub(used)));
+        if let Some((cpu, _)) = cpu.filter(|(_, left)| left.is_zero()) {
+            return Some(format!(
+                "its processes used up the time of CPUs that it had, {cpu:?} (--cpu)"
+            ));
+        }
+        let cpu = cpu.map(|(_, left)| (left / cpus()).max(PAUSE));
+        let time = time.map(|(time, passed)| time.saturating_sub(passed));
+        if has_ended(broker, time.into_iter().chain(cpu).min()) {
+            return None;
+        }
+    }
+}
+
+/// How many CPUs there are.
+fn cpus() -> u32 {
+    // SAFETY: It takes a number, and gives one.
+    let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(cpus).map_or(1, |cpus| cpus.max(1))
 }
 
 /// Waits for the end of a process; whether it has ended in time.

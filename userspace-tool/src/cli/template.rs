@@ -158,6 +158,7 @@ fn create_main(create: &Create) -> ExitCode {
                 End::Signal(signal) => format!("was ended by signal {signal}"),
                 End::Fault(signal, what) => format!("was ended by signal {signal}: {what}"),
                 End::MemoryLimit => "was killed at its memory limit".into(),
+                End::ExitLimit => "was killed: it had used up its exits".into(),
             };
             let before = match create.until {
                 Point::Stdin => "it read standard input".to_owned(),

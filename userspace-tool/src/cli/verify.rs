@@ -156,6 +156,7 @@ fn ended(ran: &Ran) -> String {
         Some(End::Exit(status)) => format!("ended with status {status}"),
         Some(End::Signal(signal) | End::Fault(signal, _)) => format!("ended by signal {signal}"),
         Some(End::MemoryLimit) => "ended at its memory limit".into(),
+        Some(End::ExitLimit) => "used up its exits".into(),
     }
 }
 

@@ -205,13 +205,18 @@ impl Program {
     /// All files that are executed for it, each with the path that it was opened by: scripts, the program, and what
     /// loads that.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &File)> {
+        let loader = self.interpreter.iter();
+        self.started()
+            .chain(loader.map(|image| (image.path.as_path(), &image.file)))
+    }
+
+    /// Those of them that are programs, or scripts, and not what loads a program.
+    pub fn started(&self) -> impl Iterator<Item = (&Path, &File)> {
         let scripts = self
             .scripts
             .iter()
             .map(|(path, file)| (path.as_path(), file));
-        let images = [Some(&self.image), self.interpreter.as_ref()];
-        let images = images.into_iter().flatten();
-        scripts.chain(images.map(|image| (image.path.as_path(), &image.file)))
+        scripts.chain([(self.image.path.as_path(), &self.image.file)])
     }
 
     /// The executable file's path.
@@ -219,12 +224,14 @@ impl Program {
         &self.image.path
     }
 
-    /// Loads it into `memory` as `layout` says, and notes its areas in `space`.
+    /// Loads it into `memory` as `layout` says, and notes its areas in `space`; `hidden` says that its code is not to be
+    /// read.
     pub fn load(
         &self,
         memory: &Memory,
         space: &mut Space,
         layout: &Layout,
+        hidden: bool,
     ) -> Result<Loaded, LoadError> {
         let elf = &self.image.elf;
         let bias = match elf.relocatable {
@@ -233,7 +240,7 @@ impl Program {
         };
         let no_room = || LoadError::NoRoom(self.image.path.clone());
         let bias = bias.ok_or_else(no_room)?;
-        let end = self.image.load(memory, space, bias)?;
+        let end = self.image.load(memory, space, bias, hidden)?;
         let (base, entry) = match &self.interpreter {
             None => (0, elf.entry + bias),
             Some(image) => {
@@ -253,7 +260,7 @@ impl Program {
                 } else {
                     0
                 };
-                image.load(memory, space, bias)?;
+                image.load(memory, space, bias, hidden)?;
                 (bias, image.elf.entry + bias)
             }
         };
@@ -264,6 +271,14 @@ impl Program {
             heap,
             executable_stack: elf.executable_stack,
         })
+    }
+}
+
+/// The permission of memory whose code is not to be read if it is `hidden`; what is written stays readable.
+pub(crate) fn of_code(prot: Prot, hidden: bool) -> Prot {
+    match hidden && prot.contains(Prot::EXEC) && !prot.contains(Prot::WRITE) {
+        true => Prot::EXEC,
+        false => prot,
     }
 }
 
@@ -305,7 +320,13 @@ fn auxv(elf: &Elf, bias: u64, base: u64) -> Auxv {
 
 impl Image {
     /// Loads the segments; returns the end of the last.
-    fn load(&self, memory: &Memory, space: &mut Space, bias: u64) -> Result<u64, LoadError> {
+    fn load(
+        &self,
+        memory: &Memory,
+        space: &mut Space,
+        bias: u64,
+        hidden: bool,
+    ) -> Result<u64, LoadError> {
         let failed = |error| LoadError::Load {
             path: self.path.clone(),
             error,
@@ -327,6 +348,7 @@ impl Image {
                     prot,
                     offset,
                 } => {
+                    let prot = of_code(prot, hidden);
                     memory
                         .vm()
                         .map_file(gpa, len, prot, self.file.as_fd(), offset)?;

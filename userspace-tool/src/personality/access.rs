@@ -40,7 +40,9 @@ use super::status::{status_at, status_of, Identity, Status};
 use super::{table, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::pass;
-use crate::profile::{Device, FileAccess, Rules, SyscallRules, Write};
+use crate::profile::{
+    Device, FileAccess, FileRule, FileRules, Origin, ProgramRules, Rules, SyscallRules, Write,
+};
 
 /// Directories in which nothing is changed, with all below them.
 const KERNELS: [&str; 3] = ["/dev", "/proc", "/sys"];
@@ -182,6 +184,8 @@ pub struct Access {
     closed: Vec<Identity>,
     /// System calls that are refused, a bit each.
     refused: [u64; 8],
+    /// The programs that may be started, if that is said; nothing else is asked of this.
+    programs: Option<Box<Self>>,
     rules: Arc<Rules>,
 }
 
@@ -202,7 +206,10 @@ impl Access {
             .iter()
             .filter_map(|path| look(path.as_ref()))
             .collect();
+        let programs = rules.programs.as_ref().map(of_programs);
+        let programs = programs.map(|rules| Self::new(rules, assembled));
         let mut access = Self {
+            programs: programs.transpose()?.map(Box::new),
             closed: closed.iter().map(|status| status.identity).collect(),
             everywhere: everywhere(&rules, assembled),
             refused: refused(&rules.syscalls),
@@ -297,8 +304,10 @@ impl Access {
                 ..*root
             })
         };
+        let programs = self.programs.as_ref().map(|programs| programs.keep(fds));
         Ok(Self {
             roots: self.roots.iter().map(keep).collect::<SysResult<_>>()?,
+            programs: programs.transpose()?.map(Box::new),
             ways: self.ways.clone(),
             closed: self.closed.clone(),
             rules: Arc::clone(&self.rules),
@@ -343,7 +352,14 @@ impl Access {
 
     /// The descriptors, which all processes of the task have.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.roots.iter().map(|root| root.handle.as_raw_fd())
+        let programs = self.programs.iter().flat_map(|programs| &programs.roots);
+        let roots = self.roots.iter().chain(programs);
+        roots.map(|root| root.handle.as_raw_fd())
+    }
+
+    /// What says which programs may be started, if that is not all that may be executed.
+    pub(super) fn programs(&self) -> Option<&Self> {
+        self.programs.as_deref()
     }
 
     /// Whether all files may be read.
@@ -478,6 +494,24 @@ impl Access {
             path.extend_from_slice(b"/..");
         }
         Right::Nothing
+    }
+}
+
+/// Programs that may be started, as files that may be executed.
+fn of_programs(programs: &ProgramRules) -> Rules {
+    let access = FileAccess::Host {
+        execute: true,
+        write: Write::No,
+    };
+    let rule = |origin: &Origin| FileRule {
+        access,
+        origin: origin.clone(),
+    };
+    let all = programs.0.iter();
+    let all = all.map(|(path, origin)| (path.clone(), rule(origin)));
+    Rules {
+        files: FileRules(all.collect()),
+        ..Rules::default()
     }
 }
 

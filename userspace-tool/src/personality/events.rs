@@ -8,6 +8,7 @@
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 
+use super::precision::NANOS;
 use super::{open, procfs, signals, time, wait, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
@@ -94,13 +95,18 @@ pub(super) fn timerfd_create(task: &mut Task, [clock, flags, ..]: Args) -> SysRe
 pub(super) fn timerfd_settime(task: &mut Task, [fd, flags, new, old, ..]: Args) -> SysResult {
     let mut new = task.memory.read::<32>(new)?;
     let fd = task.fds.guest(fd)?;
-    let old = task.memory.optional(old, 32)?;
-    pass!(TIMERFD_SETTIME, fd, flags, &mut new, old)
+    let mut before = [0; 32];
+    task.memory.optional(old, 32)?;
+    pass!(TIMERFD_SETTIME, fd, flags, &mut new, &mut before)?;
+    task.tell_timer(old, before, NANOS).map(|()| 0)
 }
 
 pub(super) fn timerfd_gettime(task: &mut Task, [fd, time, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    pass!(TIMERFD_GETTIME, fd, task.memory.range(time, 32)?)
+    let mut left = [0; 32];
+    task.memory.range(time, 32)?;
+    pass!(TIMERFD_GETTIME, fd, &mut left)?;
+    task.tell_timer(time, left, NANOS).map(|()| 0)
 }
 
 pub(super) fn signalfd(task: &mut Task, [fd, mask, size, ..]: Args) -> SysResult {

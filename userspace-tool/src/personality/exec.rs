@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::files::directory_for;
-use super::paths::{self, path_of, Special};
+use super::paths::{self, path_of, Scope, Special};
 use super::status::status_of;
 use super::Args;
 use crate::errno::{Errno, SysResult};
@@ -96,6 +96,14 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
     if !task.access.executes_all() {
         let mut files = program.files();
         files.try_for_each(|(_, file)| task.scope().check_execute(file.as_fd()))?;
+    }
+    if let Some(access) = task.access.programs() {
+        let scope = Scope {
+            access,
+            ..task.scope()
+        };
+        let mut started = program.started();
+        started.try_for_each(|(_, file)| scope.check_execute(file.as_fd()))?;
     }
     match task.successor(program, environment) {
         Ok(successor) => task.succeed(successor),

@@ -78,7 +78,13 @@ pub(super) fn lstat(task: &mut Task, [path, buffer, ..]: Args) -> SysResult {
 
 pub(super) fn fstat(task: &mut Task, [fd, buffer, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    pass!(FSTAT, fd, task.memory.range(buffer, 144)?)
+    if !task.is_imprecise() {
+        return pass!(FSTAT, fd, task.memory.range(buffer, 144)?);
+    }
+    let mut stat = [0; 144];
+    pass!(FSTAT, fd, &mut stat)?;
+    task.coarsen_stat(&mut stat);
+    task.memory.write(buffer, &stat).map(|()| 0)
 }
 
 pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
@@ -89,6 +95,7 @@ pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
         let handle = look_at(task, &at)?;
         let flags = at.flags | libc::AT_EMPTY_PATH;
         pass!(NEWFSTATAT, handle.as_raw_fd(), c"", &mut stat, flags)?;
+        task.coarsen_stat(&mut stat);
         return task.memory.write(buffer, &stat).map(|()| 0);
     }
     pass!(NEWFSTATAT, at.directory, &*at.path, &mut stat, at.flags)?;
@@ -96,6 +103,7 @@ pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
         let handle = look_at(task, &at)?;
         pass!(FSTAT, handle.as_raw_fd(), &mut stat)?;
     }
+    task.coarsen_stat(&mut stat);
     task.memory.write(buffer, &stat).map(|()| 0)
 }
 
@@ -114,6 +122,7 @@ pub(super) fn statx(task: &mut Task, [directory, path, flags, mask, buffer, _]: 
         let handle = look_at(task, &at)?;
         let flags = at.flags | libc::AT_EMPTY_PATH;
         pass!(STATX, handle.as_raw_fd(), c"", flags, mask, &mut statx)?;
+        task.coarsen_statx(&mut statx);
         return task.memory.write(buffer, &statx).map(|()| 0);
     }
     pass!(STATX, at.directory, &*at.path, at.flags, mask, &mut statx)?;
@@ -122,6 +131,7 @@ pub(super) fn statx(task: &mut Task, [directory, path, flags, mask, buffer, _]: 
         let flags = libc::AT_EMPTY_PATH;
         pass!(STATX, handle.as_raw_fd(), c"", flags, mask, &mut statx)?;
     }
+    task.coarsen_statx(&mut statx);
     task.memory.write(buffer, &statx).map(|()| 0)
 }
 

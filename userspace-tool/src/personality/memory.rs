@@ -13,12 +13,14 @@ use super::Args;
 use super::{status, SharedMaps};
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
+use crate::loader::of_code;
 use crate::pass;
 use crate::space::{Area, Backing, NamedFile, Piece, Space};
 use crate::task::{Child, Task};
 
-/// What a permission of Linux's is for a region; as on x86, what is accessible is readable.
-fn protection(prot: u64) -> SysResult<Prot> {
+/// What a permission of Linux's is for a region; as on x86, what is accessible is readable, unless it is code and the
+/// task is not to read that.
+fn protection(task: &Task, prot: u64) -> SysResult<Prot> {
     let known = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     // PROT_SEM has no meaning.
     if prot & !(known as u64 | 8) != 0 {
@@ -35,7 +37,7 @@ fn protection(prot: u64) -> SysResult<Prot> {
     if prot & libc::PROT_EXEC != 0 {
         result |= Prot::EXEC;
     }
-    Ok(result)
+    Ok(of_code(result, task.hides_code()))
 }
 
 /// The error of a region call as Linux has it.
@@ -231,7 +233,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         libc::MAP_SHARED | libc::MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL),
     };
-    let prot = protection(prot)?;
+    let prot = protection(task, prot)?;
     let len = page_up(len).ok_or(Errno::ENOMEM)?;
     if flags & libc::MAP_HUGETLB != 0 {
         // There are no huge pages in the pool.
@@ -347,7 +349,7 @@ pub(super) fn munmap(task: &mut Task, [start, len, ..]: Args) -> SysResult {
 }
 
 pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResult {
-    let prot = protection(prot)?;
+    let prot = protection(task, prot)?;
     let (start, end) = pages(task, start, len, Errno::ENOMEM)?;
     if start == end {
         return Ok(0);

@@ -29,6 +29,7 @@ mod netns;
 mod network;
 mod open;
 mod paths;
+mod precision;
 mod proc_text;
 mod process;
 mod procfs;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::precision::{tell, MICROS};
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -270,7 +271,13 @@ fn set_limit(task: &mut Task, index: usize, before: &[u8; 16], new: &[u8; 16]) -
 }
 
 pub(super) fn getrusage(task: &mut Task, [who, usage, ..]: Args) -> SysResult {
-    pass!(GETRUSAGE, who, task.memory.range(usage, 144)?)
+    if !task.is_imprecise() {
+        return pass!(GETRUSAGE, who, task.memory.range(usage, 144)?);
+    }
+    task.memory.range(usage, 144)?;
+    tell::<144>(task, usage, (&[8, 24], MICROS), |all| {
+        pass!(GETRUSAGE, who, all)
+    })
 }
 
 pub(super) fn uname(task: &mut Task, [buffer, ..]: Args) -> SysResult {

@@ -2,6 +2,7 @@
 
 //! Clocks and sleeping.
 
+use super::precision::{self, tell, MICROS, NANOS};
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -45,12 +46,18 @@ pub(super) fn timer_clock(task: &Task, number: u64) -> SysResult<i32> {
 
 pub(super) fn clock_gettime(task: &mut Task, [number, time, ..]: Args) -> SysResult {
     let number = clock(task, number)?;
-    pass!(CLOCK_GETTIME, number, task.memory.range(time, 16)?)
+    if !task.is_imprecise() {
+        return pass!(CLOCK_GETTIME, number, task.memory.range(time, 16)?);
+    }
+    task.memory.range(time, 16)?;
+    tell::<16>(task, time, (&[8], NANOS), |now| {
+        pass!(CLOCK_GETTIME, number, now)
+    })
 }
 
-pub(super) fn clock_getres(task: &mut Task, [number, time, ..]: Args) -> SysResult {
-    let number = clock(task, number)?;
-    pass!(CLOCK_GETRES, number, task.memory.optional(time, 16)?)
+pub(super) fn clock_getres(task: &mut Task, args: Args) -> SysResult {
+    let number = clock(task, args[0])?;
+    precision::resolution(task, number, args)
 }
 
 pub(super) fn adjtimex(task: &mut Task, [time, ..]: Args) -> SysResult {
@@ -66,15 +73,26 @@ pub(super) fn clock_adjtime(task: &mut Task, [number, time, ..]: Args) -> SysRes
         return Err(Errno::EPERM);
     }
     let state = pass!(CLOCK_ADJTIME, number, &mut timex)?;
+    let step = match word32(&timex, 40) as i32 & libc::STA_NANO {
+        0 => MICROS,
+        _ => NANOS,
+    };
+    task.coarsen(&mut timex, &[80], step);
     task.memory.write(time, &timex)?;
     Ok(state)
 }
 
-pub(super) fn gettimeofday(task: &mut Task, [time, zone, ..]: Args) -> SysResult {
+pub(super) fn gettimeofday(task: &mut Task, [address, zone, ..]: Args) -> SysResult {
     let (time, zone) = (
-        task.memory.optional(time, 16)?,
+        task.memory.optional(address, 16)?,
         task.memory.optional(zone, 8)?,
     );
+    if task.is_imprecise() {
+        pass!(GETTIMEOFDAY, None, zone)?;
+        return tell::<16>(task, address, (&[8], MICROS), |now| {
+            pass!(GETTIMEOFDAY, now, None)
+        });
+    }
     pass!(GETTIMEOFDAY, time, zone)
 }
 
@@ -102,6 +120,7 @@ pub(super) fn clock_nanosleep(task: &mut Task, args: Args) -> SysResult {
     let slept = pass!(CLOCK_NANOSLEEP, number, flags, &mut request, &mut left);
     // What is left of a time that ends at a moment is not told.
     if slept == Err(Errno::EINTR) && flags as i32 & libc::TIMER_ABSTIME == 0 {
+        task.coarsen(&mut left, &[8], NANOS);
         task.memory.write_optional(remain, &left)?;
     }
     slept

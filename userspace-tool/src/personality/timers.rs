@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::precision::{MICROS, NANOS};
 use super::{time, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -105,13 +106,18 @@ pub(super) fn timer_settime(task: &mut Task, [number, flags, new, old, ..]: Args
     // As on Linux, null is no bad address here.
     let mut new = task.memory.read_optional::<32>(new)?.ok_or(Errno::EINVAL)?;
     let number = task.shared.timers.lock().get(number)?;
-    let old = task.memory.optional(old, 32)?;
-    pass!(TIMER_SETTIME, number, flags, &mut new, old)
+    let mut before = [0; 32];
+    task.memory.optional(old, 32)?;
+    pass!(TIMER_SETTIME, number, flags, &mut new, &mut before)?;
+    task.tell_timer(old, before, NANOS).map(|()| 0)
 }
 
 pub(super) fn timer_gettime(task: &mut Task, [number, value, ..]: Args) -> SysResult {
     let number = task.shared.timers.lock().get(number)?;
-    pass!(TIMER_GETTIME, number, task.memory.range(value, 32)?)
+    let mut left = [0; 32];
+    task.memory.range(value, 32)?;
+    pass!(TIMER_GETTIME, number, &mut left)?;
+    task.tell_timer(value, left, NANOS).map(|()| 0)
 }
 
 pub(super) fn timer_getoverrun(task: &mut Task, [number, ..]: Args) -> SysResult {
@@ -130,24 +136,28 @@ pub(super) fn alarm(_: &mut Task, [seconds, ..]: Args) -> SysResult {
 }
 
 pub(super) fn getitimer(task: &mut Task, [which, value, ..]: Args) -> SysResult {
-    if which as u32 != libc::ITIMER_VIRTUAL as u32 {
-        return pass!(GETITIMER, which, task.memory.range(value, 32)?);
-    }
     let mut times = [0; 32];
+    task.memory.range(value, 32)?;
+    if which as u32 != libc::ITIMER_VIRTUAL as u32 {
+        pass!(GETITIMER, which, &mut times)?;
+        return task.tell_timer(value, times, MICROS).map(|()| 0);
+    }
     let timer = task.shared.timers.lock().own().user_time;
     if let Some(timer) = timer {
         pass!(TIMER_GETTIME, timer, &mut times)?;
     }
-    task.memory.write(value, &to_micros(&times))?;
-    Ok(0)
+    task.tell_timer(value, to_micros(&times), MICROS)
+        .map(|()| 0)
 }
 
 pub(super) fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResult {
     // As on Linux, none is one of zeros.
     let mut new = task.memory.read_optional::<32>(new)?.unwrap_or_default();
     if which as u32 != libc::ITIMER_VIRTUAL as u32 {
-        let old = task.memory.optional(old, 32)?;
-        return pass!(SETITIMER, which, &mut new, old);
+        let mut before = [0; 32];
+        task.memory.optional(old, 32)?;
+        pass!(SETITIMER, which, &mut new, &mut before)?;
+        return task.tell_timer(old, before, MICROS).map(|()| 0);
     }
     let mut new = to_nanos(&new)?;
     let mut timers = task.shared.timers.lock();
@@ -158,8 +168,7 @@ pub(super) fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResu
     };
     let mut before = [0; 32];
     pass!(TIMER_SETTIME, timer, 0, &mut new, &mut before)?;
-    task.memory.write_optional(old, &to_micros(&before))?;
-    Ok(0)
+    task.tell_timer(old, to_micros(&before), MICROS).map(|()| 0)
 }
 
 /// Makes the timer that counts the broker's CPU time, for the task's user time.

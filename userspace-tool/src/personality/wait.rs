@@ -2,6 +2,7 @@
 
 //! Waiting for descriptors: `poll` and `select`, all by the host's `ppoll`.
 
+use super::precision::NANOS;
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -40,7 +41,10 @@ fn wait(
         bytes.extend([0; 2]);
     }
     let count = fds.len() as u64;
-    let ready = pass!(PPOLL, bytes.as_mut_slice(), count, timeout, mask, 8)?;
+    let ready = pass!(PPOLL, bytes.as_mut_slice(), count, &mut *timeout, mask, 8)?;
+    if let Some(left) = timeout {
+        task.coarsen(left, &[8], NANOS);
+    }
     for (poll, bytes) in fds.iter_mut().zip(bytes.chunks_exact(POLLFD)) {
         poll.revents = (word32(bytes, 4) >> 16) as i16;
     }

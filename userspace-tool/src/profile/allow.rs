@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{
     clean, EnvironmentRules, FileAccess, FileRule, LimitRules, NetworkRule, NetworkRules, Origin,
-    PathError, Rules, Write,
+    PathError, Rules, Write, HOSTS, HOST_CONF,
 };
 
 impl Rules {
@@ -22,6 +22,14 @@ impl Rules {
     ) -> Result<(), PathError> {
         let rule = FileRule { access, origin };
         self.files.0.insert(clean(path)?, rule);
+        Ok(())
+    }
+
+    /// Lets a program be started again by what it becomes.
+    pub fn allow_start(&mut self, path: &Path) -> Result<(), PathError> {
+        if let Some(programs) = &mut self.programs {
+            programs.0.insert(clean(path)?, Origin::Program);
+        }
         Ok(())
     }
 
@@ -78,6 +86,29 @@ impl Rules {
         }
     }
 
+    /// Lets the files be read that have the names of hosts, if there are any that were looked up and nothing hides them.
+    pub fn allow_hosts(&mut self) {
+        let Some(first) = self.pinned.first() else {
+            return;
+        };
+        let rule = FileRule {
+            access: FileAccess::Host {
+                execute: false,
+                write: Write::No,
+            },
+            origin: first.origin.clone(),
+        };
+        for path in [HOSTS, HOST_CONF].map(Path::new) {
+            let hidden = |there: &FileRule| there.access == FileAccess::Hidden;
+            if !self.files.0.get(path).is_some_and(hidden) {
+                self.files.0.insert(path.into(), rule.clone());
+            } else if path == Path::new(HOSTS) {
+                self.pinned.clear();
+                return;
+            }
+        }
+    }
+
     /// Takes those limits that are given instead of its own.
     pub fn limit(&mut self, limits: LimitRules) {
         let own = self.limits;
@@ -87,6 +118,7 @@ impl Rules {
             time: limits.time.or(own.time),
             pids: limits.pids.or(own.pids),
             fds: limits.fds.or(own.fds),
+            exits: limits.exits.or(own.exits),
         };
     }
 }

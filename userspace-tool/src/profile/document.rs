@@ -70,6 +70,8 @@ pub(super) struct Document {
     pub(super) processes: Option<Processes>,
     /// Memory.
     pub(super) memory: Option<Memory>,
+    /// Clocks.
+    pub(super) clock: Option<Clock>,
     /// System calls.
     pub(super) syscalls: Option<Syscalls>,
     /// Device files.
@@ -178,6 +180,10 @@ impl JsonSchema for Reach {
 pub(super) struct Processes {
     /// Whether it may make processes; threads it may make in any case.
     pub(super) fork: bool,
+    /// Which programs it may start (`execve`): files, and all that is below directories, of those that `files` lets it
+    /// execute. Without this, all of those; the program itself in any case. Which code may be loaded, such as libraries,
+    /// is for `files` alone to say.
+    pub(super) exec: Option<Texts>,
 }
 
 /// Memory.
@@ -187,6 +193,20 @@ pub(super) struct Memory {
     /// Whether memory that could be written may become executable, as compilers need it that make code while they
     /// run.
     pub(super) jit: bool,
+    /// Whether code, of the program and of libraries, can be executed and not read, so that who may read memory finds
+    /// no more of it than its addresses. It is the CPU that does so, if it can (`uvctl info`: execute-only pages). Programs
+    /// that have data between their code end with SIGSEGV, as those do whose linker made one part of both.
+    pub(super) execute_only: bool,
+}
+
+/// Clocks. None can be set.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct Clock {
+    /// Whether it reads clocks as they are. Without this, the CPU's time-stamp counter, all clocks, what is left of timers
+    /// and the times of files are in whole milliseconds, and reading them takes longer. That makes it harder to measure
+    /// short times, not impossible: a thread can count while another one waits, and timers end when they end.
+    pub(super) precise: bool,
 }
 
 /// System calls. `uvctl syscalls` lists those that there are; nothing makes one of those available that it has as
@@ -238,7 +258,8 @@ pub(super) struct Environment {
 pub(super) struct Limits {
     /// Memory of all its processes together: a number with K, M or G, such as `64M`.
     pub(super) memory: Option<Spot<String>>,
-    /// Time of CPUs, of each of its processes: a number with ms, s, m or h, such as `10s`.
+    /// Time of CPUs, of each of its processes, and where there can be a cgroup of all together: a number with ms, s, m or
+    /// h, such as `10s`.
     pub(super) cpu: Option<Spot<String>>,
     /// Time on the clock, from its start.
     pub(super) time: Option<Spot<String>>,
@@ -248,6 +269,11 @@ pub(super) struct Limits {
     /// Open files, of each of its processes.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub(super) fds: Option<Spot<i64>>,
+    /// System calls, and faults that are served as one, of all its processes together; with the next one it is killed.
+    /// Calls that are answered in the micro-VM, such as for the time, do not count. Reads and writes cost more where
+    /// there is such a limit.
+    #[schemars(range(min = 1))]
+    pub(super) exits: Option<Spot<i64>>,
 }
 
 impl Document {

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::network::mask;
 use super::{
     EnvironmentRules, FileAccess, FileRule, FileRules, Host, LimitRules, NetworkRule, NetworkRules,
-    Origin, Rules, SyscallRules,
+    Origin, ProgramRules, Rules, SyscallRules,
 };
 
 impl Rules {
@@ -29,11 +29,20 @@ impl Rules {
             files: self.files.narrow(&other.files),
             network: self.network.narrow(&other.network),
             fork: self.fork && other.fork,
+            programs: match (&self.programs, &other.programs) {
+                (Some(own), Some(others)) => Some(own.narrow(others)),
+                (one, two) => one.as_ref().or(two.as_ref()).cloned(),
+            },
             jit: self.jit && other.jit,
+            // That takes something away.
+            execute_only: self.execute_only || other.execute_only,
+            precise_clock: self.precise_clock && other.precise_clock,
             syscalls: self.syscalls.narrow(&other.syscalls),
             devices,
             environment: self.environment.narrow(&other.environment),
             limits: self.limits.narrow(other.limits),
+            // Nothing was looked up yet.
+            pinned: Vec::new(),
         }
     }
 }
@@ -79,6 +88,23 @@ impl FileRules {
             Some((path.to_owned(), FileRule { access, origin }))
         });
         Self(both.collect())
+    }
+}
+
+impl ProgramRules {
+    /// What both allow.
+    fn narrow(&self, other: &Self) -> Self {
+        let all = self.0.iter().chain(&other.0);
+        let both = all.filter(|(path, _)| self.has(path) && other.has(path));
+        let mut narrowed = Self::default();
+        for (path, origin) in both {
+            let place = narrowed.0.entry(path.clone());
+            let place = place.or_insert_with(|| origin.clone());
+            if origin < place {
+                place.clone_from(origin);
+            }
+        }
+        narrowed
     }
 }
 
@@ -243,6 +269,7 @@ impl LimitRules {
             time: least(self.time, other.time),
             pids: least(self.pids, other.pids),
             fds: least(self.fds, other.fds),
+            exits: least(self.exits, other.exits),
         }
     }
 }

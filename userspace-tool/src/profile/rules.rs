@@ -26,8 +26,14 @@ pub struct Rules {
     pub network: NetworkRules,
     /// Whether it may make processes; threads it may make in any case.
     pub fork: bool,
+    /// Which programs it may start; none for all that it may execute.
+    pub programs: Option<ProgramRules>,
     /// Whether memory that could be written may become executable.
     pub jit: bool,
+    /// Whether code that is not written can only be executed, and not read, where the CPU has that.
+    pub execute_only: bool,
+    /// Whether it knows the time more precisely than in milliseconds.
+    pub precise_clock: bool,
     /// Its system calls.
     pub syscalls: SyscallRules,
     /// Its device files.
@@ -36,6 +42,8 @@ pub struct Rules {
     pub environment: EnvironmentRules,
     /// How much it may have.
     pub limits: LimitRules,
+    /// The names of the network's rules, once they were looked up.
+    pub pinned: Vec<Pinned>,
 }
 
 /// Where a rule comes from, to be told with what it decides.
@@ -130,6 +138,18 @@ impl FileRules {
     }
 }
 
+/// Which programs a task may start (`execve`): files, and all that is below directories, by paths as [`FileRules`] has
+/// them. They must be such as may be executed as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramRules(pub BTreeMap<PathBuf, Origin>);
+
+impl ProgramRules {
+    /// Whether what is at a path may be started.
+    pub fn has(&self, path: &Path) -> bool {
+        path.ancestors().any(|above| self.0.contains_key(above))
+    }
+}
+
 /// Which network a task has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NetworkRules {
@@ -167,6 +187,23 @@ pub enum Host {
     /// Those that a name has, in lower case; nobody has looked it up yet.
     Name(String),
 }
+
+/// A name that was looked up when the task was started, with an address that it had. Rules are about the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The name.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// The rule that has the name.
+    pub origin: Origin,
+}
+
+/// Where a task finds such names.
+pub const HOSTS: &str = "/etc/hosts";
+
+/// What tells the C library to take all addresses of a name from there.
+pub const HOST_CONF: &str = "/etc/host.conf";
 
 /// A protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -257,4 +294,6 @@ pub struct LimitRules {
     pub pids: Option<u32>,
     /// Open files, of each of its processes.
     pub fds: Option<u32>,
+    /// How often all its processes together leave their micro-VMs.
+    pub exits: Option<u64>,
 }

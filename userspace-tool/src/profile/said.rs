@@ -3,6 +3,7 @@
 //! What a single document says, as rules: each axis on its own, and none where it is silent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use super::error::{ProfileError, Source};
 use super::minimal::is_served;
 use super::{
     size, time, Device, EnvironmentRules, FileAccess, FileRule, FileRules, LimitRules, NetworkRule,
-    NetworkRules, Origin, Rules, Surroundings, SyscallRules, Write,
+    NetworkRules, Origin, ProgramRules, Rules, Surroundings, SyscallRules, Write,
 };
 use crate::personality::table::TABLE;
 use crate::personality::Fate;
@@ -24,7 +25,10 @@ pub(super) struct Said {
     pub(super) files: Option<FileRules>,
     pub(super) network: Option<NetworkRules>,
     pub(super) fork: Option<bool>,
+    pub(super) programs: Option<ProgramRules>,
     pub(super) jit: Option<bool>,
+    pub(super) execute_only: Option<bool>,
+    pub(super) precise_clock: Option<bool>,
     pub(super) syscalls: Option<SyscallRules>,
     pub(super) devices: Option<Vec<Device>>,
     pub(super) environment: Option<EnvironmentRules>,
@@ -42,8 +46,13 @@ impl Said {
         Ok(Self {
             files: axis(document.files, |said| source.files(said, place))?,
             network: axis(document.network, |said| source.network(said))?,
-            fork: document.processes.map(|said| said.fork),
-            jit: document.memory.map(|said| said.jit),
+            fork: document.processes.as_ref().map(|said| said.fork),
+            programs: axis(document.processes.and_then(|said| said.exec), |said| {
+                source.programs(&said, place)
+            })?,
+            jit: document.memory.as_ref().map(|said| said.jit),
+            execute_only: document.memory.map(|said| said.execute_only),
+            precise_clock: document.clock.map(|said| said.precise),
             syscalls: axis(document.syscalls, |said| source.syscalls(said, base))?,
             devices: document.devices.map(|said| devices(&said)),
             environment: axis(document.environment, |said| source.environment(said))?,
@@ -67,11 +76,15 @@ impl Said {
             files: self.files.unwrap_or(silent.files),
             network: self.network.unwrap_or(silent.network),
             fork: self.fork.unwrap_or(silent.fork),
+            programs: self.programs.or(silent.programs),
             jit: self.jit.unwrap_or(silent.jit),
+            execute_only: self.execute_only.unwrap_or(silent.execute_only),
+            precise_clock: self.precise_clock.unwrap_or(silent.precise_clock),
             syscalls: syscalls.unwrap_or(silent.syscalls),
             devices: self.devices.unwrap_or(silent.devices),
             environment: self.environment.unwrap_or(silent.environment),
             limits: self.limits.unwrap_or(silent.limits),
+            pinned: Vec::new(),
         };
         match base {
             Some(base) => said.narrow(&base),
@@ -153,6 +166,17 @@ impl Source<'_> {
             rules.insert(path, FileRule { access, origin });
         }
         Ok(FileRules(rules))
+    }
+
+    /// Programs that may be started.
+    fn programs(&self, said: &Texts, place: &Surroundings) -> Result<ProgramRules, ProfileError> {
+        let mut rules = ProgramRules::default();
+        for text in said {
+            let path = place.absolute(text.get());
+            let path = path.map_err(|error| self.wrong(text.span(), error.to_string()))?;
+            rules.0.entry(path).or_insert_with(|| self.origin(text));
+        }
+        Ok(rules)
     }
 
     /// Networks.
@@ -250,6 +274,7 @@ impl Source<'_> {
             time: self.amount(said.time.as_ref(), time)?,
             pids: self.number(said.pids.as_ref(), 1..=4_194_304)?,
             fds: self.number(said.fds.as_ref(), 1..=1_048_576)?,
+            exits: self.number(said.exits.as_ref(), 1..=i64::MAX as u64)?,
         })
     }
 
@@ -265,13 +290,13 @@ impl Source<'_> {
     }
 
     /// A number in a range.
-    fn number(
+    fn number<N: TryFrom<i64> + PartialOrd + fmt::Display>(
         &self,
         number: Option<&Spot<i64>>,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<u32>, ProfileError> {
+        range: RangeInclusive<N>,
+    ) -> Result<Option<N>, ProfileError> {
         let Some(spot) = number else { return Ok(None) };
-        let number = u32::try_from(*spot.get()).ok();
+        let number = N::try_from(*spot.get()).ok();
         match number.filter(|number| range.contains(number)) {
             Some(number) => Ok(Some(number)),
             None => {

@@ -17,6 +17,7 @@
 
 mod devices;
 pub mod filter;
+mod hosts;
 pub mod landlock;
 mod mount;
 mod namespaces;

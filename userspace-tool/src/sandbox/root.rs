@@ -20,7 +20,7 @@ use super::overlay::{self, Kept, Layers, Memory};
 use super::place::{resolve, Make, Resolved, Tree};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
-use crate::profile::{FileAccess, Rules, Write};
+use crate::profile::{FileAccess, Rules, Write, HOSTS};
 
 /// Why there is no new root.
 #[derive(Debug, Error)]
@@ -240,7 +240,7 @@ pub(super) struct Builder {
     /// What a directory in memory may have.
     pub(super) bytes: u64,
     /// A directory of the host's tree, on which things are attached that must be somewhere.
-    aside: OwnedFd,
+    pub(super) aside: OwnedFd,
 }
 
 /// A copy of what is the host's, or an overlay of it, not attached anywhere yet.
@@ -427,6 +427,8 @@ pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
             skipped.push(Skipped { path, why });
         }
     }
+    let hosts = builder.hosts(rules);
+    lacks.extend(hosts.step("making", HOSTS)?);
     for (at, target) in plan.iter().flat_map(|planned| &planned.found.links) {
         builder.tree.link(at, target).step("linking", at)?;
     }

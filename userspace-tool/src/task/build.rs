@@ -47,6 +47,10 @@ struct Load<'a> {
     aslr: bool,
     /// Whether memory that could be written may become executable.
     jit: bool,
+    /// Whether it knows the time precisely.
+    precise_clock: bool,
+    /// Whether its code is not to be read.
+    hidden_code: bool,
     checkpoint: Vec<u8>,
     actions: Actions,
     limits: Limits,
@@ -91,6 +95,8 @@ impl Task {
             pids: options.pids,
             aslr: options.aslr,
             jit: access.rules().jit,
+            precise_clock: access.rules().precise_clock,
+            hidden_code: access.rules().execute_only && device.has_execute_only(),
             checkpoint: Vec::new(),
             actions,
             limits: Limits::inherit().map_err(TaskError::Setup)?,
@@ -121,6 +127,7 @@ impl Task {
             answered: false,
             trace,
             totals: None,
+            budget: None,
         })
     }
 
@@ -137,6 +144,8 @@ impl Task {
             pids: self.shared.pids,
             aslr: self.shared.aslr,
             jit: self.access.rules().jit,
+            precise_clock: self.access.rules().precise_clock,
+            hidden_code: self.hides_code(),
             checkpoint: self.shared.checkpoint.clone(),
             actions: self.shared.actions.lock().after_exec(),
             limits: self.shared.limits.lock().clone(),
@@ -151,6 +160,11 @@ impl Task {
             answered: true,
             ..self.beside(loaded.vcpu, memory, shared, loaded.thread)
         })
+    }
+
+    /// Whether code of the task is not to be read, and the CPU can keep it from that.
+    pub(crate) fn hides_code(&self) -> bool {
+        self.access.rules().execute_only && self.shared.machine.exec_only
     }
 
     /// Another thread of the task, or what this one becomes: what all of the task has is the same.
@@ -178,6 +192,7 @@ impl Task {
             answered: false,
             trace: self.trace.clone(),
             totals: self.totals.clone(),
+            budget: self.budget.clone(),
         }
     }
 }
@@ -196,11 +211,9 @@ impl Loaded {
             // The limit is one for all of the task.
             From::Before(vm) => vm.share_with(0, CloneFlags::JOINT | CloneFlags::EMPTY)?,
             From::Device(device) => {
-                let strict = if load.jit {
-                    VmFlags::empty()
-                } else {
-                    VmFlags::W_XOR_X
-                };
+                let mut strict = VmFlags::empty();
+                strict.set(VmFlags::W_XOR_X, !load.jit);
+                strict.set(VmFlags::NO_TSC, !load.precise_clock);
                 device.create_vm_with(load.memory_limit, strict)?
             }
         };
@@ -218,8 +231,12 @@ impl Loaded {
         let mut space = Space::default();
         // The stack comes first: a program linked to where it is does not fit.
         map_stack(&memory, &mut space, &layout, Prot::READ | Prot::WRITE)?;
-        let mut loaded = program.load(&memory, &mut space, &layout)?;
-        if let Some(header) = crate::vdso::install(fds, &memory, &mut space, &layout) {
+        let mut loaded = program.load(&memory, &mut space, &layout, load.hidden_code)?;
+        let vdso = load.precise_clock.then(|| {
+            // With it, the task reads the clocks by itself.
+            crate::vdso::install(fds, &memory, &mut space, &layout)
+        });
+        if let Some(header) = vdso.flatten() {
             loaded.auxv.push((libc::AT_SYSINFO_EHDR, header));
         }
         if loaded.executable_stack {

@@ -21,6 +21,10 @@ mod code {
     pub(super) const TRACE: i32 = 2;
 }
 
+/// The SDM's exit reasons of instructions that read the time-stamp counter.
+const RDTSC: u64 = 16;
+const RDTSCP: u64 = 51;
+
 /// A fault of the guest's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -69,6 +73,14 @@ impl Task {
                 cause: MemoryCause::Elsewhere,
                 ..
             } if self.memory.bind().is_ok() => return Ok(()),
+            Exit::Privileged {
+                reason: reason @ (RDTSC | RDTSCP),
+                insn_len,
+                ..
+            } => {
+                self.read_counter(reason == RDTSCP, insn_len);
+                return Ok(());
+            }
             exit => match fault(exit, rip) {
                 Some(fault) => fault,
                 None => {
@@ -86,6 +98,18 @@ impl Task {
         }
         let end = End::Fault(fault.signal, format!("at {rip:#x} it {}", fault.what));
         self.force(&fault, end)
+    }
+
+    /// Does what RDTSC is for, or RDTSCP, which says which CPU it was as well: that is always the same here.
+    fn read_counter(&mut self, with_cpu: bool, insn_len: u32) {
+        let counter = self.counter();
+        let regs = self.vcpu.regs_mut();
+        regs.rax = counter & 0xffff_ffff;
+        regs.rdx = counter >> 32;
+        if with_cpu {
+            regs.rcx = 0;
+        }
+        regs.rip = regs.rip.wrapping_add(insn_len.into());
     }
 }
 

@@ -33,7 +33,7 @@ impl Child {
             // SAFETY: It ends the process at once, whatever other threads are at.
             End::Exit(status) => unsafe { libc::_exit((*status).into()) },
             End::Signal(signal) | End::Fault(signal, _) => signal::die_of(*signal),
-            End::MemoryLimit => signal::die_of(libc::SIGKILL),
+            End::MemoryLimit | End::ExitLimit => signal::die_of(libc::SIGKILL),
         }
     }
 
@@ -331,6 +331,7 @@ impl Task {
         keep.extend(crate::vdso::descriptor());
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
         keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
+        keep.extend(self.budget.iter().flat_map(|budget| budget.descriptors()));
         keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));
         // What the other threads had, and the parent's micro-VM, are not for this process. Their owners
         // are not dropped: their numbers may be used again from here on.

@@ -2,6 +2,7 @@
 
 //! A program in a micro-VM: a [`Task`] is one of its threads, as the host's thread that serves it has it.
 
+mod budget;
 mod build;
 mod census;
 mod context;
@@ -35,6 +36,7 @@ use crate::sync::Lock;
 use crate::{Exit, Vcpu};
 
 pub use crate::personality::{is_ignored, Access, AccessError};
+pub(crate) use budget::Budget;
 pub(crate) use census::command;
 pub(crate) use fork::{Child, NewProcess};
 pub(crate) use threads::{NewThread, Thread, Threads};
@@ -103,6 +105,8 @@ pub enum End {
     Fault(i32, String),
     /// It used up the memory that it may have.
     MemoryLimit,
+    /// It used up its exits, which was said.
+    ExitLimit,
 }
 
 impl End {
@@ -111,7 +115,7 @@ impl End {
         match self {
             Self::Exit(status) => *status,
             Self::Signal(signal) | Self::Fault(signal, _) => 128 + *signal as u8,
-            Self::MemoryLimit => 128 + libc::SIGKILL as u8,
+            Self::MemoryLimit | Self::ExitLimit => 128 + libc::SIGKILL as u8,
         }
     }
 }
@@ -188,6 +192,8 @@ pub struct Task {
     pub(crate) trace: Option<Trace>,
     /// What happened to micro-VMs of the task that there are no more, if somebody wants to know.
     pub(crate) totals: Option<Arc<Totals>>,
+    /// How many exits it has left, if they are limited.
+    pub(crate) budget: Option<Arc<Budget>>,
 }
 
 /// The random bytes that a program is started with (`AT_RANDOM`).
@@ -236,7 +242,7 @@ impl Task {
     }
 
     /// The system calls that the module is to serve: those that would only be handed on by the broker, unless
-    /// somebody wants to see them all.
+    /// somebody wants to see, or to count, them all.
     fn served(&self) -> Serve {
         let refused = |name| self.access.rules().syscalls.refused.contains_key(name);
         let some_refused = ["read", "write", "pread64", "pwrite64"]
@@ -244,7 +250,7 @@ impl Task {
             .any(refused);
         match self.trace {
             Some(_) => Serve::default(),
-            None if some_refused => Serve::default(),
+            None if some_refused || self.budget.is_some() => Serve::default(),
             None => self.memory.serve(self.fds.end() as u64),
         }
     }
@@ -259,14 +265,13 @@ impl Task {
             self.attend()?;
         } else {
             match self.vcpu.run()? {
-                Exit::Hypercall { ring: 0 } => {
-                    if is_reached(self) {
-                        return Ok(Step::Reached);
-                    }
-                    self.system_call();
-                }
                 Exit::Interrupted => {}
-                exit => self.fault(exit)?,
+                Exit::Hypercall { ring: 0 } if is_reached(self) => return Ok(Step::Reached),
+                exit => match (self.spend_exit(), exit) {
+                    (Some(end), _) => self.end(end),
+                    (None, Exit::Hypercall { ring: 0 }) => self.system_call(),
+                    (None, exit) => self.fault(exit)?,
+                },
             }
         }
         Ok(self.ending.take().map_or(Step::On, Step::Ended))
@@ -421,5 +426,6 @@ mod tests {
         let fault = End::Fault(libc::SIGSEGV, String::new());
         assert_eq!(fault.status(), 139);
         assert_eq!(End::MemoryLimit.status(), 137);
+        assert_eq!(End::ExitLimit.status(), 137);
     }
 }

@@ -219,6 +219,7 @@ impl Template {
             answered: false,
             trace,
             totals: None,
+            budget: None,
         })
     }
 }

@@ -79,6 +79,7 @@ fn features_are_those_of_the_model() {
         descriptor_exiting: true,
         wbinvd_exiting: true,
         rdtscp: true,
+        rdtsc_exiting: true,
         ..Features::default()
     };
     assert_eq!(controls(&bochs::SANDY_BRIDGE).features, minimum);

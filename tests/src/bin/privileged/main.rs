@@ -115,6 +115,7 @@ fn main() {
         "SWAPGS exchanges the bases of the register file",
         rings::swapgs,
     );
+    tap.test("a counter that is not to be read exits", rings::no_counter);
     tap.test("32-bit code and back", rings::compatibility_mode);
     tap.test("CPUID at the end of 32-bit code", rings::end_of_32_bits);
     let bounded = "CLI and an endless loop are bounded";

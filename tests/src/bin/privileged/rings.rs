@@ -2,9 +2,9 @@
 
 //! What ring 0 and ring 3 can do besides single instructions.
 
-use uvisor::{Exit, Prot};
+use uvisor::{Exit, Prot, VmFlags};
 use uvisor_tests::guest::load;
-use uvisor_tests::kernel::{Kernel, SUPERVISOR};
+use uvisor_tests::kernel::{enter, Kernel, SUPERVISOR, TABLES};
 use uvisor_tests::tap::{check, equal, Outcome};
 use uvisor_tests::{code, Guest, CODE};
 
@@ -22,6 +22,9 @@ code! { fault_jump: "jmp *%rdi", "vmcall" }
 code! { cr2_probe: "mov %cr2, %rax", "vmcall" }
 code! { crs: "mov %cr0, %rax", "mov %cr4, %rbx", "smsw %rcx", "vmcall" }
 code! { cli_loop: "cli", "1: incq 0x500000", "jmp 1b" }
+
+code! { rdtsc: "rdtsc", "vmcall" }
+code! { rdtscp: "rdtscp", "vmcall" }
 
 code! { star: "mov $0x2222, %eax", "swapgs", "vmcall" }
 
@@ -89,6 +92,31 @@ pub(crate) fn leaks() -> Outcome {
         0,
     )?;
     equal("SMSW is CR0", regs.rcx & 0xffff, regs.rax & 0xffff)
+}
+
+/// Where the time-stamp counter is not to be read, no ring reads it, nor do clones.
+pub(crate) fn no_counter() -> Outcome {
+    // RDTSCP is #UD where guests do not have it.
+    for (code, wanted, or_none) in [(rdtsc(), 16, false), (rdtscp(), 51, true)] {
+        for ring in [3, 0] {
+            let mut guest = Kernel::with(code, ring, VmFlags::NO_TSC);
+            let clone = guest.vm.share(0).map_err(|e| e.to_string())?;
+            let mut of_clone = clone.create_vcpu(TABLES, 0, 0).map_err(|e| e.to_string())?;
+            enter(&mut of_clone, ring);
+            for (vcpu, whose) in [(&mut guest.vcpu, "its own"), (&mut of_clone, "a clone's")] {
+                let start = vcpu.regs().rip;
+                vcpu.regs_mut().rax = 0x1234_5678;
+                let exit = vcpu.run().map_err(|e| e.to_string())?;
+                let left = matches!(exit, Exit::Privileged { reason, insn_len, .. }
+                    if reason == wanted && u64::from(insn_len) == code.len() as u64 - 3);
+                let none = or_none && matches!(exit, Exit::Exception { vector: 6, .. });
+                check(&format!("ring {ring}, {whose}: {exit:x?}"), left || none)?;
+                let regs = vcpu.regs();
+                equal("rax and rip", (regs.rax, regs.rip), (0x1234_5678, start))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A guest that wants no interrupts is interrupted all the same.

@@ -27,6 +27,7 @@ pub(super) enum Axis {
     Network,
     Processes,
     Memory,
+    Clock,
     Devices,
     Environment,
     Limits,
@@ -41,6 +42,7 @@ impl Axis {
             Self::Network => "network",
             Self::Processes => "processes",
             Self::Memory => "memory",
+            Self::Clock => "clock",
             Self::Devices => "devices",
             Self::Environment => "environment",
             Self::Limits => "limits",
@@ -75,6 +77,14 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
         true => "allowed",
         false => "refused; threads are allowed",
     };
+    let clock = match rules.precise_clock {
+        true => "read as they are",
+        false => "read in whole milliseconds; what threads and timers measure is not coarser",
+    };
+    let code = match rules.execute_only {
+        true => "cannot be read, where the CPU has that",
+        false => "can be read",
+    };
     let jit = match rules.jit {
         true => "may become executable",
         false => "never becomes executable",
@@ -82,8 +92,15 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
     vec![
         (Axis::Files, files(&rules.files)),
         (Axis::Network, network(&rules.network)),
-        (Axis::Processes, vec![fact("fork", fork, "")]),
-        (Axis::Memory, vec![fact("what could be written", jit, "")]),
+        (Axis::Processes, processes(fork, rules)),
+        (
+            Axis::Memory,
+            vec![
+                fact("what could be written", jit, ""),
+                fact("code", code, ""),
+            ],
+        ),
+        (Axis::Clock, vec![fact("clocks", clock, "")]),
         (Axis::Devices, devices(&rules.devices)),
         (Axis::Environment, environment(&rules.environment)),
         (Axis::Limits, limits(&rules.limits)),
@@ -115,6 +132,21 @@ fn files(rules: &FileRules) -> Vec<Fact> {
         fact(path.to_string_lossy(), says, &rule.origin)
     });
     of_path.collect()
+}
+
+/// Processes, and programs.
+fn processes(fork: &str, rules: &Rules) -> Vec<Fact> {
+    let fork = fact("fork", fork, "");
+    let start = match &rules.programs {
+        None => vec![fact("start", "all that may be executed", "")],
+        Some(programs) if programs.0.is_empty() => vec![fact("start", "no other program", "")],
+        Some(programs) => {
+            let all = programs.0.iter();
+            all.map(|(path, origin)| fact(format!("start {}", path.display()), "allowed", origin))
+                .collect()
+        }
+    };
+    std::iter::once(fork).chain(start).collect()
 }
 
 /// Networks.
@@ -161,6 +193,7 @@ fn limits(rules: &LimitRules) -> Vec<Fact> {
         ("time", rules.time.map(time)),
         ("pids", rules.pids.map(|number| number.to_string())),
         ("fds", rules.fds.map(|number| number.to_string())),
+        ("exits", rules.exits.map(|number| number.to_string())),
     ];
     let all = all.into_iter().map(|(name, limit)| {
         let limit = limit.unwrap_or_else(|| "no limit of its own".into());
@@ -250,8 +283,15 @@ pub(super) fn value(profile: &Profile) -> Value {
                 "listen": addresses(rules, true),
             }),
         },
-        "processes": { "fork": rules.fork },
-        "memory": { "jit": rules.jit },
+        "processes": {
+            "fork": rules.fork,
+            // Nothing is all that may be executed.
+            "exec": rules.programs.as_ref().map(|programs| programs.0.iter().map(|(path, origin)| {
+                json!({ "path": path.to_string_lossy(), "origin": origin.to_string() })
+            }).collect::<Value>()),
+        },
+        "memory": { "jit": rules.jit, "execute_only": rules.execute_only },
+        "clock": { "precise": rules.precise_clock },
         "devices": rules.devices.iter().map(|device| device.name()).collect::<Vec<_>>(),
         "environment": { "keep": rules.environment.keep, "set": set },
         "limits": {
@@ -260,6 +300,7 @@ pub(super) fn value(profile: &Profile) -> Value {
             "time_milliseconds": milliseconds(limits.time),
             "pids": limits.pids,
             "fds": limits.fds,
+            "exits": limits.exits,
         },
         "syscalls": { "served": served, "refused": refused },
     })

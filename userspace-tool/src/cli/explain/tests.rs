@@ -63,7 +63,9 @@ fn json_has_every_axis() {
     assert_eq!(value["name"], "filter");
     assert_eq!(value["network"]["reach"], "none");
     assert_eq!(value["processes"]["fork"], false);
+    assert_eq!(value["processes"]["exec"], Value::Array(Vec::new()));
     assert_eq!(value["memory"]["jit"], false);
+    assert_eq!(value["clock"]["precise"], false);
     assert_eq!(value["devices"][0], "null");
     assert_eq!(value["limits"]["memory_bytes"], 256 << 20);
     assert_eq!(value["limits"]["cpu_milliseconds"], 600_000);
@@ -90,7 +92,7 @@ fn text_has_every_axis_and_its_lines() {
     for axis in facts(&Rules::default()).iter().map(|(axis, _)| axis.name()) {
         assert!(text.contains(&format!("\n\n{axis}\n")), "{axis}");
     }
-    for line in ["/usr/lib ", "/tmp ", "reach ", "fork ", "pids "] {
+    for line in ["/usr/lib ", "/tmp ", "reach ", "fork ", "clocks ", "pids "] {
         assert!(text.contains(&format!("\n  {line}")), "{line}\n{text}");
     }
     assert!(text.contains("  default.toml:"));

@@ -54,6 +54,11 @@ fn files() -> impl Strategy<Value = FileRules> {
     btree_map(select(PATHS).prop_map(PathBuf::from), rule, 0..6).prop_map(FileRules)
 }
 
+fn programs() -> impl Strategy<Value = Option<ProgramRules>> {
+    let paths = btree_map(select(PATHS).prop_map(PathBuf::from), origin_of(), 0..4);
+    of(paths.prop_map(ProgramRules))
+}
+
 fn network() -> impl Strategy<Value = NetworkRules> {
     let host = prop_oneof![
         Just(Host::Any),
@@ -107,7 +112,8 @@ fn environment() -> impl Strategy<Value = EnvironmentRules> {
 
 fn limits() -> impl Strategy<Value = LimitRules> {
     let number = || of(0..4u32);
-    (number(), number(), number(), number(), number()).prop_map(|(memory, cpu, time, pids, fds)| {
+    let counts = (number(), number(), number());
+    (number(), number(), number(), counts).prop_map(|(memory, cpu, time, (pids, fds, exits))| {
         let seconds = |number: u32| Duration::from_secs(number.into());
         LimitRules {
             memory: memory.map(u64::from),
@@ -115,13 +121,14 @@ fn limits() -> impl Strategy<Value = LimitRules> {
             time: time.map(seconds),
             pids,
             fds,
+            exits: exits.map(u64::from),
         }
     })
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
     let devices = subsequence(&Device::ALL[..], 0..=Device::ALL.len());
-    let switches = (any::<bool>(), any::<bool>());
+    let switches = (any::<bool>(), any::<bool>(), programs(), any::<[bool; 2]>());
     (
         files(),
         network(),
@@ -132,16 +139,20 @@ fn rules() -> impl Strategy<Value = Rules> {
         switches,
     )
         .prop_map(
-            |(files, network, syscalls, devices, environment, limits, (fork, jit))| Rules {
+            |(files, network, syscalls, devices, environment, limits, switches)| Rules {
                 name: "x".into(),
                 files,
                 network,
-                fork,
-                jit,
+                fork: switches.0,
+                programs: switches.2,
+                jit: switches.1,
+                execute_only: switches.3[0],
+                precise_clock: switches.3[1],
                 syscalls,
                 devices,
                 environment,
                 limits,
+                pinned: Vec::new(),
             },
         )
 }
@@ -203,6 +214,11 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
                 .map(|(at, yes)| (format!("{path} {at}"), *yes)),
         );
     }
+    for path in PATHS.iter().chain(&["/a/b/c/x", "/abc", "/f"]) {
+        let yes = rules.programs.as_ref();
+        let yes = yes.is_none_or(|programs| programs.has(Path::new(path)));
+        answers.push((format!("start {path}"), yes));
+    }
     let addresses = [
         "192.0.2.1",
         "192.0.2.129",
@@ -234,6 +250,8 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
     }
     answers.push(("fork".into(), rules.fork));
     answers.push(("jit".into(), rules.jit));
+    answers.push(("clock".into(), rules.precise_clock));
+    answers.push(("read code".into(), !rules.execute_only));
     for name in ["A", "AB", "ABC", "B", "C", "LC_", "LC_ALL"].map(OsString::from) {
         let set = rules.environment.set.contains_key(&name);
         let yes = rules.environment.keeps(&name) && !set;
@@ -251,6 +269,10 @@ fn answers(rules: &Rules) -> Vec<(String, bool)> {
             ("time", limits.time.is_none_or(|limit| seconds <= limit)),
             ("pids", limits.pids.is_none_or(|limit| amount <= limit)),
             ("fds", limits.fds.is_none_or(|limit| amount <= limit)),
+            (
+                "exits",
+                limits.exits.is_none_or(|limit| u64::from(amount) <= limit),
+            ),
         ] {
             answers.push((format!("{what} {amount}"), yes));
         }

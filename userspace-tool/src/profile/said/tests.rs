@@ -50,8 +50,12 @@ reach = ["tcp:192.0.2.1:443", "tcp:example.org:443"]
 listen = ["udp:127.0.0.1:5353"]
 [processes]
 fork = true
+exec = ["/usr/bin", "~/run"]
 [memory]
 jit = true
+execute_only = true
+[clock]
+precise = true
 [syscalls]
 base = "minimal"
 allow = ["socket"]
@@ -67,6 +71,7 @@ cpu = "10s"
 time = "1m"
 pids = 8
 fds = 64
+exits = 1000
 "#;
 
 #[test]
@@ -113,9 +118,14 @@ fn every_key_has_its_rule() {
     assert_eq!(listen[0].origin, line(13));
 
     assert_eq!((said.fork, said.jit), (Some(true), Some(true)));
+    assert_eq!(said.precise_clock, Some(true));
+    assert_eq!(said.execute_only, Some(true));
+    let programs = said.programs.unwrap();
+    assert_eq!(programs.0[Path::new("/home/u/run")], line(15));
+    assert!(programs.has(Path::new("/usr/bin/x")) && !programs.has(Path::new("/usr/binx")));
     let refused = said.syscalls.unwrap().refused;
-    assert_eq!(refused["connect"], line(19));
-    assert_eq!(refused["read"], line(21));
+    assert_eq!(refused["connect"], line(23));
+    assert_eq!(refused["read"], line(25));
     assert!(!refused.contains_key("socket") && !refused.contains_key("write"));
     // It is refused in any case, with an error of its own.
     assert!(!refused.contains_key("reboot"));
@@ -129,6 +139,7 @@ fn every_key_has_its_rule() {
         time: Some(Duration::from_secs(60)),
         pids: Some(8),
         fds: Some(64),
+        exits: Some(1000),
     };
     assert_eq!(said.limits, Some(expected));
 }
@@ -139,6 +150,7 @@ fn silence_is_no_rule() {
     assert!(said.files.is_none() && said.network.is_none() && said.syscalls.is_none());
     assert!(said.fork.is_none() && said.jit.is_none() && said.devices.is_none());
     assert!(said.environment.is_none() && said.limits.is_none());
+    assert!(said.precise_clock.is_none() && said.programs.is_none());
     let said = read("[files]\n[network]\n[processes]\n[memory]\n[syscalls]\n").unwrap();
     assert_eq!(said.files, Some(FileRules::default()));
     assert_eq!(said.network, Some(NetworkRules::None));
@@ -211,6 +223,10 @@ fn mistakes_are_told_with_their_place() {
         (
             "[files]\nread = [\"/home/u/a\", \"~/a\"]\n",
             "web.toml:2:22: /home/u/a is listed in line 2 already",
+        ),
+        (
+            "[processes]\nexec = [\"bin\"]\n",
+            "web.toml:2:9: a path starts with `/`",
         ),
         // Of networks.
         (
@@ -289,6 +305,7 @@ fn mistakes_are_told_with_their_place() {
         ),
         ("[limits]\npids = 0\n", "web.toml:2:8: it is 1 to 4194304"),
         ("[limits]\nfds = -1\n", "web.toml:2:7: it is 1 to 1048576"),
+        ("[limits]\nexits = 0\n", "web.toml:2:9: it is 1 to"),
     ] {
         let error = error(text);
         assert!(error.starts_with(expected), "{text}\n{error}");
