@@ -203,7 +203,7 @@ fn code_comes_from_where_it_may() {
     assert_eq!(execute(&tree, "inside/sub/file"), Some(Errno::EACCES));
     assert_eq!(execute(&tree, "outside/file"), None);
     assert_eq!(execute(&tree, "/etc/passwd"), Some(Errno::EACCES));
-    let memory = tree.scope().fds.memory_file(c"code", 4096).unwrap();
+    let memory = fds().memory_file(&fds().hold(), c"code", 4096).unwrap();
     let memory = std::os::fd::AsFd::as_fd(&memory);
     assert_eq!(tree.scope().check_execute(memory), Ok(()));
     // What it may write is not code, unless that is allowed.
