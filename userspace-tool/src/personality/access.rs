@@ -105,16 +105,13 @@ impl Right {
             // The host's directory is not what was meant.
             FileAccess::Tmpfs if !assembled => Self::Nothing,
             FileAccess::Tmpfs => Self::Read {
-                execute: jit,
+                execute: access.executes(jit),
                 change: true,
             },
-            FileAccess::Host { execute, write } => {
-                let change = write != Write::No;
-                Self::Read {
-                    execute: execute && (jit || !change),
-                    change,
-                }
-            }
+            FileAccess::Host { write, .. } => Self::Read {
+                execute: access.executes(jit),
+                change: write != Write::No,
+            },
         }
     }
 
