@@ -19,7 +19,7 @@ use crate::errno::{Errno, SysResult};
 use crate::guest::Shim;
 use crate::map::Mapping;
 use crate::pass;
-use crate::personality::Fds;
+use crate::personality::{Fds, Moving};
 use crate::{Error, Vm};
 
 /// Bytes of a stub.
@@ -30,6 +30,10 @@ const STUBS: usize = 256;
 
 /// Bytes of all.
 const LEN: u64 = (STUB * STUBS) as u64;
+
+/// What becomes of their file when it is mapped to be written.
+const SEALS: i32 =
+    libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
 /// Where a stub keeps its numbers: the parent's, the process's, the thread's.
 const NUMBERS: [usize; 3] = [112, 116, 120];
@@ -102,15 +106,17 @@ pub struct Stubs {
 }
 
 impl Stubs {
-    /// Those of a new process; none is in use.
-    pub fn new(fds: &Fds, shim: Shim) -> crate::Result<Arc<Self>> {
+    /// Those of a new process; none is in use. Nobody writes them but by the mapping that is made here; what another
+    /// thread may have written to the file before that is overwritten when a stub is taken.
+    pub(crate) fn new(fds: &Fds, moving: &Moving<'_>, shim: Shim) -> crate::Result<Arc<Self>> {
         let error = |errno: Errno| Error::errno_of("memfd_create", errno.number());
-        let fd = fds.memory_file(c"uvisor-stubs", LEN).map_err(error)?;
-        Ok(Arc::new(Self {
-            mapping: Mapping::new(fd.as_fd(), LEN as usize)?,
-            fd,
-            shim,
-        }))
+        let flags = libc::MFD_ALLOW_SEALING;
+        let fd = fds.memory_file_with(moving, c"uvisor-stubs", LEN, flags);
+        let fd = fd.map_err(error)?;
+        let mapping = Mapping::new(fd.as_fd(), LEN as usize)?;
+        let sealed = pass!(FCNTL, fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS as u64);
+        sealed.map_err(|errno| Error::errno_of("F_ADD_SEALS", errno.number()))?;
+        Ok(Arc::new(Self { fd, mapping, shim }))
     }
 
     /// Maps them in a micro-VM, in place of others.
@@ -128,10 +134,13 @@ impl Stubs {
             index: index.ok_or(Errno::EAGAIN)?,
             stubs: Arc::clone(self),
         };
-        let (file, start) = (self.fd.as_raw_fd(), (stub.index * STUB) as u64);
         // Not what is behind the code: that is the owner's already.
-        let (mut code, len) = (code(), NUMBERS[0] as u64);
-        pass!(PWRITE_NOW, file, &mut code, len, start)?;
+        let code = code();
+        for at in (0..NUMBERS[0]).step_by(4) {
+            if let Some(word) = self.number(stub.index, at) {
+                word.store(crate::memory::word32(&code, at), Relaxed);
+            }
+        }
         Ok(stub)
     }
 
@@ -162,7 +171,7 @@ impl Stubs {
         }
     }
 
-    /// A number of a stub.
+    /// A number of a stub, or a word of its code.
     fn number(&self, index: usize, at: usize) -> Option<&AtomicU32> {
         let word = self.mapping.address((index * STUB + at) as u64, 4)?;
         // SAFETY: The word is inside the mapping, which lives as long as `self`; it is aligned, and accessed
@@ -250,7 +259,7 @@ mod tests {
     #[test]
     fn places_are_told_apart() {
         let fds = Fds::reserve().unwrap();
-        let stubs = Stubs::new(&fds, Shim::default()).unwrap();
+        let stubs = Stubs::new(&fds, &fds.hold(), Shim::default()).unwrap();
         let (first, second) = (stubs.take().unwrap(), stubs.take().unwrap());
         assert_eq!(second.entry() - first.entry(), STUB as u64);
         let place = |offset: usize| second.place(second.entry() + offset as u64);
@@ -270,11 +279,11 @@ mod tests {
     #[test]
     fn processes_that_share_stubs_take_others() {
         let fds = Fds::reserve().unwrap();
-        let stubs = Stubs::new(&fds, Shim::default()).unwrap();
+        let stubs = Stubs::new(&fds, &fds.hold(), Shim::default()).unwrap();
         let for_child = stubs.take().unwrap();
         let parent = crate::process::id();
-        let (read, write) = fds.pipe().unwrap();
-        let (wait, go) = fds.pipe().unwrap();
+        let (read, write) = fds.pipe(&fds.hold()).unwrap();
+        let (wait, go) = fds.pipe(&fds.hold()).unwrap();
         // SAFETY: The child takes stubs, writes to a pipe and ends.
         let child = match unsafe { libc::fork() } {
             0 => {

@@ -27,7 +27,7 @@
 //! like can be allowed by their own name, as the nearest directory decides.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::kernels::is_kernels;
+use super::paths::path_of;
 use super::status::{status_at, status_of, Identity, Status};
 use super::{table, Fds};
 use crate::errno::{Errno, SysResult};
@@ -106,16 +107,13 @@ impl Right {
             // The host's directory is not what was meant.
             FileAccess::Tmpfs if !assembled => Self::Nothing,
             FileAccess::Tmpfs => Self::Read {
-                execute: jit,
+                execute: access.executes(jit),
                 change: true,
             },
-            FileAccess::Host { execute, write } => {
-                let change = write != Write::No;
-                Self::Read {
-                    execute: execute && (jit || !change),
-                    change,
-                }
-            }
+            FileAccess::Host { write, .. } => Self::Read {
+                execute: access.executes(jit),
+                change: write != Write::No,
+            },
         }
     }
 
@@ -416,17 +414,38 @@ impl Access {
         Some(found.right)
     }
 
-    /// Refuses to have this file removed, renamed or linked because a rule is about it that gives less than those
-    /// around it: as what is mounted, it stays where it is.
+    /// Refuses to have this file removed, renamed or linked because a rule is about it, or about something below it, that
+    /// gives less than those around it: as what is mounted, it stays where it is.
     pub(super) fn check_free(&self, directory: RawFd, name: &CStr) -> SysResult<()> {
         let Ok(status) = status_at(directory, name, libc::AT_SYMLINK_NOFOLLOW) else {
             // What is not there is for the call itself to say.
             return Ok(());
         };
-        match self.named(&status).is_some_and(|right| !right.changes()) {
+        let fixed = self.named(&status).is_some_and(|right| !right.changes());
+        match fixed || status.is_directory() && self.leads_to_fixed(&status) {
             true => Err(Errno::EBUSY),
             false => Ok(()),
         }
+    }
+
+    /// Whether a directory is above something that stays where it is, which would move along.
+    ///
+    /// Where that is now the kernel says, by a path that no thread of the task's can change meanwhile: all that it
+    /// leads over stays where it is, too.
+    fn leads_to_fixed(&self, directory: &Status) -> bool {
+        let mut fixed = self.roots.iter().filter(|root| !root.right.changes());
+        fixed.any(|root| {
+            let Ok(path) = path_of(root.handle.as_raw_fd()) else {
+                // It cannot be said of any.
+                return true;
+            };
+            let above = Path::new(OsStr::from_bytes(&path)).ancestors().skip(1);
+            above.into_iter().any(|above| {
+                let path = CString::new(above.as_os_str().as_bytes());
+                let status = path.map(|path| status_at(libc::AT_FDCWD, &path, 0));
+                matches!(status, Ok(Ok(status)) if status.identity == directory.identity)
+            })
+        })
     }
 
     /// Whether this file may be changed under any name.

@@ -45,6 +45,7 @@ pub(super) fn epoll_ctl(task: &mut Task, [epoll, operation, fd, event, ..]: Args
         event[..4].copy_from_slice(&events.to_le_bytes());
     }
     let (epoll, fd) = (task.fds.guest(epoll)?, task.fds.guest(fd)?);
+    let _moving = task.fds.hold();
     pass!(EPOLL_CTL, epoll, operation, fd, &mut event)
 }
 
@@ -195,8 +196,8 @@ pub(super) fn pidfd_send_signal(task: &mut Task, args: Args) -> SysResult {
     if flags & !HARMLESS != 0 || flags == HARMLESS {
         return Err(Errno::EINVAL);
     }
-    let fd = task.fds.guest(fd)?;
-    pass!(FCNTL, fd, libc::F_GETFD, 0)?;
+    let pinned = task.fds.pin(fd)?;
+    let fd = pinned.as_raw_fd();
     // It may have come from anywhere, so what it stands for must be known.
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
     let pid = pid_of(&text)

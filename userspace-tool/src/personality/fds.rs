@@ -5,6 +5,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::MutexGuard;
 
 use super::{interfaces, terminals, Args};
 use crate::device::new_fd;
@@ -16,6 +17,11 @@ use crate::task::Task;
 /// How many descriptors the broker keeps for itself: a thread needs one.
 const OWN: u64 = 320;
 
+/// Held while a descriptor of the broker's has a number of the guest's, and by whoever makes another reference to what
+/// a number of the guest's stands for, tells what that is, or frees the number: so no thread of the guest's gets at what
+/// is the broker's, nor puts something else in its place. Who forks holds it, too: a child has none of another thread's.
+pub(crate) struct Moving<'a>(#[allow(dead_code)] MutexGuard<'a, ()>);
+
 /// Which descriptors are the guest's.
 #[derive(Debug)]
 pub struct Fds {
@@ -23,8 +29,7 @@ pub struct Fds {
     limit: AtomicI32,
     /// The first of the broker's own.
     own: RawFd,
-    /// Held while a descriptor of the broker's has a number of the guest's, and by who forks: a child has none
-    /// of another thread's.
+    /// See [`Moving`].
     moving: Lock<()>,
     hard: u64,
 }
@@ -78,41 +83,83 @@ impl Fds {
         }
     }
 
-    /// Keeps others from making descriptors of the broker's that have a number of the guest's for a moment, or
-    /// from forking meanwhile.
-    pub(crate) fn hold(&self) -> impl Drop + '_ {
-        self.moving.lock()
+    /// Waits until no descriptor of the broker's has a number of the guest's, and keeps others from making one.
+    pub(crate) fn hold(&self) -> Moving<'_> {
+        Moving(self.moving.lock())
     }
 
-    /// Duplicates a descriptor into the broker's own range.
+    /// Duplicates a descriptor of the broker's into its own range.
     pub fn own(&self, fd: BorrowedFd<'_>) -> SysResult<OwnedFd> {
-        self.duplicate(fd.as_raw_fd())
+        self.raise(fd.as_raw_fd())
     }
 
-    /// Moves a new descriptor of the broker's into its own range.
-    pub(crate) fn keep(&self, fd: u64) -> SysResult<OwnedFd> {
-        let kept = self.duplicate(fd as RawFd);
+    /// Moves a new descriptor of the broker's into its own range; held since before it was made.
+    pub(crate) fn keep(&self, _: &Moving<'_>, fd: u64) -> SysResult<OwnedFd> {
+        let kept = self.raise(fd as RawFd);
         pass!(CLOSE, fd)?;
         kept
     }
 
     /// A pipe of the broker's own: the end to read, and the end to write.
-    pub(crate) fn pipe(&self) -> SysResult<(OwnedFd, OwnedFd)> {
+    pub(crate) fn pipe(&self, moving: &Moving<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
         let mut ends = [0; 8];
         pass!(PIPE2, &mut ends, libc::O_CLOEXEC)?;
-        let [read, write] = pair(&ends).map(|end| self.keep(end));
+        let [read, write] = pair(&ends).map(|end| self.keep(moving, end));
         Ok((read?, write?))
     }
 
     /// A memory file of the broker's own, of `len` zeros.
-    pub(crate) fn memory_file(&self, name: &CStr, len: u64) -> SysResult<OwnedFd> {
-        let file = self.keep(pass!(MEMFD_CREATE, name, libc::MFD_CLOEXEC as i32)?)?;
+    pub(crate) fn memory_file(
+        &self,
+        moving: &Moving<'_>,
+        name: &CStr,
+        len: u64,
+    ) -> SysResult<OwnedFd> {
+        self.memory_file_with(moving, name, len, 0)
+    }
+
+    /// The same, with flags of `memfd_create`'s.
+    pub(crate) fn memory_file_with(
+        &self,
+        moving: &Moving<'_>,
+        name: &CStr,
+        len: u64,
+        flags: u32,
+    ) -> SysResult<OwnedFd> {
+        let flags = libc::MFD_CLOEXEC | flags;
+        let file = self.keep(moving, pass!(MEMFD_CREATE, name, flags as i32)?)?;
         pass!(FTRUNCATE, file.as_raw_fd(), len)?;
         Ok(file)
     }
 
     /// Duplicates one of the guest's into the broker's own range, where it stays what it is.
     pub(super) fn duplicate(&self, fd: RawFd) -> SysResult<OwnedFd> {
+        let _moving = self.hold();
+        self.raise(fd)
+    }
+
+    /// Gives the guest another descriptor of an open file: its own, or one of the broker's that it may have.
+    pub(super) fn another(&self, fd: RawFd, command: i32, least: u64) -> SysResult {
+        let _moving = self.hold();
+        self.accept(pass!(FCNTL, fd, command, least)?)
+    }
+
+    /// Closes one of the guest's, which no number is of the broker's for a moment; `alone` says that the guest has one
+    /// thread, so that there is no other moment.
+    pub(super) fn close(&self, fd: RawFd, alone: bool) -> SysResult {
+        if alone {
+            return pass!(CLOSE, fd);
+        }
+        let moving = self.hold();
+        // The file itself is closed when nobody waits: that may take long.
+        let last = self.raise(fd);
+        let closed = pass!(CLOSE, fd);
+        drop(moving);
+        drop(last);
+        closed
+    }
+
+    fn raise(&self, fd: RawFd) -> SysResult<OwnedFd> {
         let new = pass!(FCNTL, fd, libc::F_DUPFD_CLOEXEC, self.own as u64)?;
         Ok(new_fd(new as RawFd))
     }
@@ -158,12 +205,14 @@ impl Fds {
     /// The guest's descriptors that are open, each with whether it closes on `execve`.
     pub fn all_open(&self) -> Vec<(RawFd, bool)> {
         // The list is read to its end first: reading it needs a descriptor, too.
+        let moving = self.hold();
         let mut open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
             Ok(entries) => entries
                 .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
                 .collect(),
             Err(_) => (0..self.own).collect(),
         };
+        drop(moving);
         open.sort_unstable();
         open.into_iter()
             .filter(|fd| (0..self.own).contains(fd))
@@ -212,7 +261,8 @@ impl Fds {
 }
 
 pub(super) fn close(task: &mut Task, [fd, ..]: Args) -> SysResult {
-    pass!(CLOSE, task.fds.guest(fd)?)
+    let alone = task.shared.threads.is_alone();
+    task.fds.close(task.fds.guest(fd)?, alone)
 }
 
 pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> SysResult {
@@ -231,6 +281,7 @@ pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> Sy
     if first >= end {
         return Ok(0);
     }
+    let _moving = task.fds.hold();
     pass!(
         CLOSE_RANGE,
         u64::from(first),
@@ -240,8 +291,7 @@ pub(super) fn close_range(task: &mut Task, [first, last, flags, ..]: Args) -> Sy
 }
 
 pub(super) fn dup(task: &mut Task, [fd, ..]: Args) -> SysResult {
-    let new = pass!(DUP, task.fds.guest(fd)?)?;
-    task.fds.accept(new)
+    task.fds.another(task.fds.guest(fd)?, libc::F_DUPFD, 0)
 }
 
 pub(super) fn dup2(task: &mut Task, [old, new, ..]: Args) -> SysResult {
@@ -251,11 +301,15 @@ pub(super) fn dup2(task: &mut Task, [old, new, ..]: Args) -> SysResult {
         pass!(FCNTL, old, libc::F_GETFD, 0)?;
         return Ok(old as u64);
     }
-    pass!(DUP3, old, task.fds.new_number(new)?, 0)
+    let new = task.fds.new_number(new)?;
+    let _moving = task.fds.hold();
+    pass!(DUP3, old, new, 0)
 }
 
 pub(super) fn dup3(task: &mut Task, [old, new, flags, ..]: Args) -> SysResult {
-    pass!(DUP3, task.fds.guest(old)?, task.fds.new_number(new)?, flags)
+    let (old, new) = (task.fds.guest(old)?, task.fds.new_number(new)?);
+    let _moving = task.fds.hold();
+    pass!(DUP3, old, new, flags)
 }
 
 const F_SETOWN: i32 = 8;
@@ -270,8 +324,7 @@ pub(super) fn fcntl(task: &mut Task, [fd, command, argument, ..]: Args) -> SysRe
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
             // What is out of the guest's range is what no descriptor can be.
             task.fds.new_number(argument).map_err(|_| Errno::EINVAL)?;
-            let new = pass!(FCNTL, fd, command, argument)?;
-            task.fds.accept(new)
+            task.fds.another(fd, command, argument)
         }
         libc::F_GETFD
         | libc::F_SETFD

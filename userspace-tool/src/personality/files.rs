@@ -79,10 +79,15 @@ pub(super) fn lstat(task: &mut Task, [path, buffer, ..]: Args) -> SysResult {
 pub(super) fn fstat(task: &mut Task, [fd, buffer, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
     if !task.is_imprecise() {
-        return pass!(FSTAT, fd, task.memory.range(buffer, 144)?);
+        let buffer = task.memory.range(buffer, 144)?;
+        let _moving = task.fds.hold();
+        return pass!(FSTAT, fd, buffer);
     }
     let mut stat = [0; 144];
-    pass!(FSTAT, fd, &mut stat)?;
+    {
+        let _moving = task.fds.hold();
+        pass!(FSTAT, fd, &mut stat)?;
+    }
     task.coarsen_stat(&mut stat);
     task.memory.write(buffer, &stat).map(|()| 0)
 }
@@ -98,6 +103,7 @@ pub(super) fn newfstatat(task: &mut Task, args: Args) -> SysResult {
         task.coarsen_stat(&mut stat);
         return task.memory.write(buffer, &stat).map(|()| 0);
     }
+    // Nothing is hidden here but what is the broker's own.
     pass!(NEWFSTATAT, at.directory, &*at.path, &mut stat, at.flags)?;
     if word(&stat, 0) == procfs::device() {
         let handle = look_at(task, &at)?;
@@ -144,7 +150,9 @@ pub(super) fn statfs(task: &mut Task, [path, buffer, ..]: Args) -> SysResult {
 
 pub(super) fn fstatfs(task: &mut Task, [fd, buffer, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
-    pass!(FSTATFS, fd, task.memory.range(buffer, 120)?)
+    let buffer = task.memory.range(buffer, 120)?;
+    let _moving = task.fds.hold();
+    pass!(FSTATFS, fd, buffer)
 }
 
 pub(super) fn access(task: &mut Task, [path, mode, ..]: Args) -> SysResult {
@@ -219,11 +227,13 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         Some(Special::Program) => task.shared.program.as_bytes().to_vec(),
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
+            let _moving = task.fds.hold();
             paths::path_of(task.fds.open(fd)?)?
         }
         Some(Special::Checkpoint) => return Err(Errno::EINVAL),
         _ if path.is_empty() => {
             let (buffer, size) = task.memory.buffer(buffer, size as u64)?;
+            let _moving = task.fds.hold();
             return pass!(READLINKAT, at, &*path, buffer, size);
         }
         _ => procfs::link(task, at, &path)?,
@@ -243,6 +253,7 @@ pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
     let at = libc::AT_FDCWD;
     let directory = match paths::special(&path, crate::process::id()) {
         Some(Special::Fd(fd)) => {
+            let _moving = task.fds.hold();
             let fd = task.fds.open(fd)?;
             procfs::goes_to(fd);
             return pass!(FCHDIR, fd);
@@ -256,6 +267,7 @@ pub(super) fn chdir(task: &mut Task, [path, ..]: Args) -> SysResult {
 
 pub(super) fn fchdir(task: &mut Task, [fd, ..]: Args) -> SysResult {
     let fd = task.fds.guest(fd)?;
+    let _moving = task.fds.hold();
     procfs::goes_to(fd);
     pass!(FCHDIR, fd)
 }

@@ -3,7 +3,7 @@
 //! The address space: every call here changes regions of the micro-VM, and the broker's book of them.
 
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -240,23 +240,29 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
         return Err(Errno::ENOMEM);
     }
     let file = match flags & libc::MAP_ANONYMOUS {
-        0 => mappable(task, fd)?,
+        0 => mappable(task.fds.guest(fd)?)?,
         _ => None,
     };
-    let (memory, executed);
+    let (memory, pinned);
     let source = match (file, shared) {
         (None, false) => Source::Anonymous(Backing::Anonymous),
         (None, true) => {
-            memory = task.fds.memory_file(c"shared", len)?;
+            memory = task.fds.memory_file(&task.fds.hold(), c"shared", len)?;
             Source::Common(memory.as_fd())
         }
         (Some(fd), shared) => {
-            // SAFETY: The descriptor was open, as `mappable` saw; one that another thread closes meanwhile gives an
-            // error, or is another file of the guest's.
-            let mut fd = unsafe { BorrowedFd::borrow_raw(fd) };
-            if prot.contains(Prot::EXEC) && !task.access.executes_all() {
-                executed = task.fds.own(fd)?;
-                fd = executed.as_fd();
+            let checked = prot.contains(Prot::EXEC) && !task.access.executes_all();
+            let fd = match checked || !task.shared.threads.is_alone() {
+                true => {
+                    // What it is now, whatever other threads make of the number.
+                    pinned = task.fds.duplicate(fd)?;
+                    mappable(pinned.as_raw_fd())?;
+                    pinned.as_fd()
+                }
+                // SAFETY: The descriptor was open, as `mappable` saw, and there is nobody else who could close it.
+                false => unsafe { BorrowedFd::borrow_raw(fd) },
+            };
+            if checked {
                 task.scope().check_execute(fd)?;
             }
             match shared {
@@ -277,8 +283,7 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
 }
 
 /// Checks that a file can be mapped; `None` stands for one that is zeroed memory.
-fn mappable(task: &Task, fd: u64) -> SysResult<Option<i32>> {
-    let fd = task.fds.guest(fd)?;
+fn mappable(fd: RawFd) -> SysResult<Option<i32>> {
     let flags = pass!(FCNTL, fd, libc::F_GETFL, 0)? as i32;
     if flags & libc::O_PATH != 0 {
         return Err(Errno::EBADF);

@@ -6,10 +6,11 @@
 //! data that was made anew from what was checked.
 
 use std::marker::PhantomData;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32, Memory, Vectors};
+use crate::personality::Fds;
 
 /// The largest address of a socket (`struct sockaddr_storage`).
 pub(super) const ADDRESS_MAX: usize = 128;
@@ -277,6 +278,27 @@ pub(super) fn outgoing(
         bytes = rest;
     }
     Ok(checked)
+}
+
+/// Puts descriptors of the broker's own for the same files into checked control data, in place of the guest's: what
+/// another thread makes of these meanwhile is not sent.
+pub(super) fn pin(control: &mut [u8], fds: &Fds) -> SysResult<Vec<OwnedFd>> {
+    let mut pinned = Vec::new();
+    let mut at = 0;
+    while let Some((first, rest)) = Control::first(control.get(at..).unwrap_or_default())? {
+        let (data, next) = (at + CMSG, control.len() - rest.len());
+        if (first.level, first.kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            let numbers: Vec<RawFd> = first.fds().collect();
+            let places = control.get_mut(data..).unwrap_or_default();
+            for (place, fd) in places.chunks_exact_mut(4).zip(numbers) {
+                let own = fds.duplicate(fd)?;
+                place.copy_from_slice(&own.as_raw_fd().to_le_bytes());
+                pinned.push(own);
+            }
+        }
+        at = next;
+    }
+    Ok(pinned)
 }
 
 /// Control data that came, sorted.

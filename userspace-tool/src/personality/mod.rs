@@ -53,6 +53,7 @@ pub use actions::{is_ignored, SignalState, Signals};
 pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
 pub use domain::keeps_socket_paths_apart;
 pub use fds::Fds;
+pub(crate) use fds::Moving;
 pub(crate) use futex::wake_one;
 pub(crate) use memory::Book;
 pub use memory::Heap;

@@ -176,6 +176,7 @@ impl Scope<'_> {
                 },
             );
         }
+        let _moving = self.fds.hold();
         let file = sealed_file(c"uvisor-checkpoint", self.checkpoint)?;
         let file = self.fds.own(std::os::fd::AsFd::as_fd(&file))?;
         // Once more, for reading only.
@@ -193,8 +194,7 @@ impl Scope<'_> {
             0 => libc::F_DUPFD,
             _ => libc::F_DUPFD_CLOEXEC,
         };
-        let new = pass!(FCNTL, fd, command, 0)?;
-        self.fds.accept(new)
+        self.fds.another(fd, command, 0)
     }
 
     /// Opens what a path leads to, if the guest may have it.

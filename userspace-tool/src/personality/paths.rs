@@ -154,9 +154,9 @@ impl Scope<'_> {
     /// A handle on what a path leads to, over no magic links; `flags` are `O_NOFOLLOW` and `O_DIRECTORY`, and
     /// `resolve` is more of what `openat2` takes.
     ///
-    /// It is the broker's own. Between the two calls it has a number of the guest's, under which another thread
-    /// may put something else: then it is another handle, as if the path led elsewhere, or an error. So
-    /// whatever is to be known of it must be asked of what this returns.
+    /// It is the broker's own. Between the two calls it has a number of the guest's, which another thread may close
+    /// and open again: then it is another handle, as if the path led elsewhere, or an error. So whatever is to be
+    /// known of it must be asked of what this returns.
     pub(super) fn handle(
         &self,
         directory: RawFd,
@@ -168,9 +168,10 @@ impl Scope<'_> {
         let mut how = [0; 24];
         how[..8].copy_from_slice(&u64::from(flags as u32).to_le_bytes());
         how[16..].copy_from_slice(&(libc::RESOLVE_NO_MAGICLINKS | resolve).to_le_bytes());
-        let _moving = self.fds.hold();
+        let moving = self.fds.hold();
         let fd = pass!(LOOKUP, directory, path, &mut how, 24)?;
-        let handle = self.fds.keep(fd)?;
+        let handle = self.fds.keep(&moving, fd)?;
+        drop(moving);
         let flags = pass!(FCNTL, handle.as_raw_fd(), libc::F_GETFL, 0)? as i32;
         match flags & libc::O_PATH {
             0 => Err(Errno::EBADF),

@@ -334,10 +334,13 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
         }
         Entry::FdInfo(fd) => {
             let fd = task.fds.open(fd)?;
+            let moving = task.fds.hold();
             let bytes = std::fs::read(format!("/proc/self/fdinfo/{fd}"))?;
+            drop(moving);
             ("fdinfo".into(), bytes)
         }
     };
+    let _moving = task.fds.hold();
     let file = sealed_file(&path(format!("proc-{name}"))?, &bytes)?;
     // Once more, for reading only.
     let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);

@@ -156,7 +156,10 @@ fn handle(task: &Task, pid: u32) -> SysResult<OwnedFd> {
         false => Err(Errno::ESRCH),
     };
     member()?;
-    let handle = task.fds.keep(pass!(PIDFD_OPEN, u64::from(pid), 0)?)?;
+    let moving = task.fds.hold();
+    let handle = pass!(PIDFD_OPEN, u64::from(pid), 0)?;
+    let handle = task.fds.keep(&moving, handle)?;
+    drop(moving);
     // What was moved may be what another thread has put in its place.
     if process_of(handle.as_raw_fd())? != pid {
         return Err(Errno::ESRCH);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::addresses::{self, Purpose};
 use super::fds::give_pair;
-use super::message::{incoming, outgoing, Header, Message, ADDRESS_MAX, HEADER};
+use super::message::{incoming, outgoing, pin, Header, Message, ADDRESS_MAX, HEADER};
 use super::network::option;
 use super::status::status_at;
 use super::Args;
@@ -317,7 +317,11 @@ fn send_message(task: &Task, fd: RawFd, header: u64, flags: i32) -> SysResult {
     let name = task.memory.read_vec(header.name, header.name_len)?;
     let vectors = header.vectors(&task.memory)?;
     let control = header.control(&task.memory)?;
-    let control = outgoing(&control, task.fds.end(), own_credentials)?;
+    let mut control = outgoing(&control, task.fds.end(), own_credentials)?;
+    let _sent = match task.shared.threads.is_alone() {
+        true => Vec::new(),
+        false => pin(&mut control, &task.fds)?,
+    };
     let pinned;
     let fd = match name.is_empty() {
         true => fd,

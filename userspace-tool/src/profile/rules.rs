@@ -89,6 +89,17 @@ pub enum FileAccess {
     },
 }
 
+impl FileAccess {
+    /// Whether what is there may be executed, and mapped to be; `jit` is whether the task may execute what it wrote.
+    pub fn executes(self, jit: bool) -> bool {
+        match self {
+            Self::Hidden => false,
+            Self::Tmpfs => jit,
+            Self::Host { execute, write } => execute && (jit || write == Write::No),
+        }
+    }
+}
+
 /// What becomes of changes to files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Write {

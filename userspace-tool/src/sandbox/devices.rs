@@ -12,7 +12,7 @@ use super::place::resolve;
 use super::root::{Builder, RootError, Step};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
-use crate::profile::Device;
+use crate::profile::{Device, FileAccess};
 
 /// Its path, and the numbers of the device; none for what is a directory.
 pub(super) fn describe(device: Device) -> (&'static str, Option<(u32, u32)>) {
@@ -130,8 +130,8 @@ fn attach_one(builder: &Builder, found: &Found, path: &Path) -> SysResult<()> {
             let shared = mount::tmpfs(Tmpfs {
                 mode: 0o1777,
                 bytes: builder.bytes,
+                execute: FileAccess::Tmpfs.executes(builder.jit),
             })?;
-            mount::set_attributes(shared.as_fd(), libc::MOUNT_ATTR_NOEXEC, false)?;
             shared
         }
     };

@@ -69,25 +69,29 @@ fn changing() -> BitFlags<AccessFs> {
 }
 
 /// What may be done with a device.
-fn device(device: Device) -> BitFlags<AccessFs> {
+fn device(device: Device, jit: bool) -> BitFlags<AccessFs> {
     let both = AccessFs::ReadFile | AccessFs::WriteFile;
     match device {
         Device::Null | Device::Zero | Device::Full | Device::Random | Device::Urandom => both,
         Device::Tty => both | AccessFs::IoctlDev,
         Device::Pts => both | AccessFs::IoctlDev | AccessFs::ReadDir,
-        Device::Shm => reading(false) | changing(),
+        Device::Shm => reading(FileAccess::Tmpfs.executes(jit)) | changing(),
     }
 }
 
 /// The rules about a path.
-fn file(access: FileAccess) -> Option<BitFlags<AccessFs>> {
+fn file(access: FileAccess, jit: bool) -> Option<BitFlags<AccessFs>> {
+    let reading = reading(access.executes(jit));
     match access {
         FileAccess::Hidden => None,
-        FileAccess::Tmpfs => Some(reading(true) | changing()),
-        FileAccess::Host { execute, write } => Some(match write {
-            Write::No => reading(execute),
-            Write::Overlay | Write::Through => reading(execute) | changing(),
-        }),
+        FileAccess::Host {
+            write: Write::No, ..
+        } => Some(reading),
+        FileAccess::Tmpfs
+        | FileAccess::Host {
+            write: Write::Overlay | Write::Through,
+            ..
+        } => Some(reading | changing()),
     }
 }
 
@@ -202,16 +206,16 @@ pub fn enter(rules: &Rules, sockets: Sockets, has_root: bool) -> Result<Entered,
             // What is there is the host's.
             continue;
         }
-        paths.extend(file(rule.access).map(|access| (path.as_path(), access)));
+        paths.extend(file(rule.access, rules.jit).map(|access| (path.as_path(), access)));
     }
     for one in &rules.devices {
         if matches!(one, Device::Pts | Device::Shm) && !has_root {
             continue;
         }
-        paths.push((Path::new(describe(*one).0), device(*one)));
+        paths.push((Path::new(describe(*one).0), device(*one, rules.jit)));
         if *one == Device::Pts {
             // Where this is no link into the directory.
-            paths.push((Path::new("/dev/ptmx"), device(*one)));
+            paths.push((Path::new("/dev/ptmx"), device(*one, rules.jit)));
         }
     }
     for (path, access) in paths {

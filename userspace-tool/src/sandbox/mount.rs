@@ -28,6 +28,8 @@ pub(super) struct Tmpfs {
     pub(super) mode: u16,
     /// How many bytes its files may have.
     pub(super) bytes: u64,
+    /// Whether these may be executed, and mapped to be.
+    pub(super) execute: bool,
 }
 
 /// Opens a name in a directory as itself, without using it; a link is not followed.
@@ -111,7 +113,9 @@ pub(super) fn tmpfs(how: Tmpfs) -> SysResult<OwnedFd> {
         ("size", &*how.bytes.to_string()),
         ("nr_inodes", &*FILES.to_string()),
     ];
-    new("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NODEV)
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !how.execute);
+    new("tmpfs", &options, attributes)
 }
 
 /// A directory that shows `lower`, in which what is changed goes to `upper`; `work` is for the kernel.

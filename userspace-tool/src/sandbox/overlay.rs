@@ -82,7 +82,12 @@ pub(super) fn new(
         Some(kept) => kept,
         None => {
             let (mode, bytes) = (0o700, memory.bytes);
-            let made = mount::tmpfs(Tmpfs { mode, bytes })?;
+            // The overlay itself says what may be executed.
+            let made = mount::tmpfs(Tmpfs {
+                mode,
+                bytes,
+                execute: true,
+            })?;
             mount::attach(made.as_fd(), memory.at)?;
             own = Layers {
                 upper: directory(&made, "upper")?,

@@ -82,6 +82,7 @@ const MEMORY: u64 = 1 << 30;
 const ROOT: Tmpfs = Tmpfs {
     mode: 0o755,
     bytes: 1 << 20,
+    execute: false,
 };
 
 /// A rule, and what it is about.
@@ -239,6 +240,8 @@ pub(super) struct Builder {
     sealed: Vec<OwnedFd>,
     /// What a directory in memory may have.
     pub(super) bytes: u64,
+    /// Whether the task may execute what it wrote.
+    pub(super) jit: bool,
     /// A directory of the host's tree, on which things are attached that must be somewhere.
     pub(super) aside: OwnedFd,
 }
@@ -303,14 +306,14 @@ impl Builder {
     ) -> SysResult<Result<(), Why>> {
         let real = &planned.found.real;
         match planned.access {
-            FileAccess::Host { execute, write } => {
+            FileAccess::Host { write, .. } => {
                 let Some(object) = &planned.found.object else {
                     return Ok(Err(Why::Missing));
                 };
                 let Some(place) = self.tree.place(real, is_directory(object.as_fd())?)? else {
                     return Ok(Err(Why::NoPlace));
                 };
-                let how = (execute, write);
+                let how = (planned.access.executes(self.jit), write);
                 let files = host_files(object.as_fd(), how, planned.kept.as_ref(), self.memory())?;
                 attach(files.as_fd(), place.as_fd())?;
             }
@@ -321,6 +324,7 @@ impl Builder {
                 let made = mount::tmpfs(Tmpfs {
                     mode: 0o1777,
                     bytes: self.bytes,
+                    execute: planned.access.executes(self.jit),
                 })?;
                 attach(made.as_fd(), place.as_fd())?;
                 self.tree.own(made.as_fd())?;
@@ -352,15 +356,21 @@ fn base(
     rule: Option<&Planned<'_>>,
     host: BorrowedFd<'_>,
     memory: Memory<'_>,
+    jit: bool,
 ) -> SysResult<(OwnedFd, bool)> {
+    let execute = rule.is_some_and(|rule| rule.access.executes(jit));
     Ok(match rule.map(|rule| rule.access) {
-        Some(FileAccess::Host { execute, write }) => {
+        Some(FileAccess::Host { write, .. }) => {
             let kept = rule.and_then(|rule| rule.kept.as_ref());
             (host_files(host, (execute, write), kept, memory)?, false)
         }
         Some(FileAccess::Tmpfs) => {
-            let (mode, bytes) = (0o1777, memory.bytes);
-            (mount::tmpfs(Tmpfs { mode, bytes })?, true)
+            let made = mount::tmpfs(Tmpfs {
+                mode: 0o1777,
+                bytes: memory.bytes,
+                execute,
+            })?;
+            (made, true)
         }
         Some(FileAccess::Hidden) | None => (mount::tmpfs(ROOT)?, true),
     })
@@ -398,13 +408,15 @@ pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
         bytes,
     };
     let changes = root.is_some_and(|root| root.access == FileAccess::Tmpfs);
-    let (root, is_new) = base(root, host.as_fd(), memory).step("making the root", "/")?;
+    let (root, is_new) =
+        base(root, host.as_fd(), memory, rules.jit).step("making the root", "/")?;
     attach(root.as_fd(), host.as_fd()).step("attaching the root", "/")?;
 
     let mut builder = Builder {
         tree: Tree::new(root),
         sealed: Vec::new(),
         bytes,
+        jit: rules.jit,
         aside: proc,
     };
     if is_new {

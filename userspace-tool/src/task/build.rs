@@ -204,7 +204,7 @@ impl Loaded {
             true => Some(Entropy::random().ok_or(TaskError::Setup(Errno::EIO))?),
             false => None,
         };
-        let _moving = fds.hold();
+        let moving = fds.hold();
         let mut layout = Layout::new(load.machine.gpa_bits, stack_size(&load.limits), entropy);
 
         let mut vm = match load.origin {
@@ -219,7 +219,7 @@ impl Loaded {
         };
         let guest = Guest::for_machine(load.machine)?;
         guest.install(&vm)?;
-        let stubs = Stubs::new(fds, guest.shim())?;
+        let stubs = Stubs::new(fds, &moving, guest.shim())?;
         stubs.install(&vm)?;
         let stub = stubs.take().map_err(TaskError::Setup)?;
         let mut vcpu = guest.create_vcpu_at(&vm, stub.entry())?;

@@ -194,7 +194,7 @@ impl Task {
             false => {
                 // The limit is one for all of the task.
                 let vm = self.memory.vm().share_with(0, CloneFlags::JOINT)?;
-                let stubs = Stubs::new(&fds, shared.shim)?;
+                let stubs = Stubs::new(&fds, &moving, shared.shim)?;
                 stubs.install(&vm)?;
                 (vm, stubs)
             }
@@ -205,9 +205,9 @@ impl Task {
         vm.replace_fd(fds.own(vm.as_fd())?);
         vcpu.replace_fd(fds.own(vcpu.as_fd())?);
         new.thread.begin(vcpu.regs_mut());
-        let (begun, says_begun) = fds.pipe()?;
+        let (begun, says_begun) = fds.pipe(&moving)?;
         let done = match new.waits {
-            true => Some(fds.pipe()?),
+            true => Some(fds.pipe(&moving)?),
             false => None,
         };
 

@@ -18,7 +18,7 @@ pub(crate) struct Totals(Mapping);
 impl Totals {
     /// Counters at zero.
     pub(super) fn new(fds: &Fds) -> Result<Self, TaskError> {
-        let file = fds.memory_file(c"uvisor-totals", PAGE_SIZE);
+        let file = fds.memory_file(&fds.hold(), c"uvisor-totals", PAGE_SIZE);
         let file = file.map_err(TaskError::Setup)?;
         Ok(Self(Mapping::new(file.as_fd(), PAGE_SIZE as usize)?))
     }

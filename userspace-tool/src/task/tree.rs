@@ -84,9 +84,10 @@ impl Tree {
     /// That of a task that has one process, the caller, and is to have more; at most `limit` threads in all, or any
     /// number if that is 0.
     pub(super) fn plant(fds: &Fds, limit: u32) -> SysResult<Self> {
-        let (alive, root) = fds.pipe()?;
+        let moving = fds.hold();
+        let (alive, root) = fds.pipe(&moving)?;
         let mut tree = Self {
-            members: fds.memory_file(c"uvisor-processes", 0)?,
+            members: fds.memory_file(&moving, c"uvisor-processes", 0)?,
             alive,
             root: Some(root),
             limit,
@@ -145,7 +146,8 @@ impl Tree {
         self.join()?;
         // An end of its own: who is told is a property of it.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        self.alive = fds.keep(reopen(self.alive.as_raw_fd(), flags)?)?;
+        let moving = fds.hold();
+        self.alive = fds.keep(&moving, reopen(self.alive.as_raw_fd(), flags)?)?;
         let fd = self.alive.as_raw_fd();
         let number = |command: i32, value: i32| pass!(FCNTL, fd, command, value);
         number(libc::F_SETOWN, crate::process::id() as i32)?;
@@ -259,7 +261,7 @@ mod tests {
     #[test]
     fn members_are_known_and_none_outlives_the_first() {
         let fds = Fds::reserve().unwrap();
-        let (read, write) = fds.pipe().unwrap();
+        let (read, write) = fds.pipe(&fds.hold()).unwrap();
         let root = fork(|| {
             let mut tree = Tree::plant(&fds, 0).unwrap();
             assert!(tree.others().is_empty());
@@ -300,8 +302,11 @@ mod tests {
         let fds = Fds::reserve().unwrap();
         let root = fork(|| {
             let mut tree = Tree::plant(&fds, limit).unwrap();
-            let pipes: Vec<_> = turns.iter().map(|_| fds.pipe().unwrap()).collect();
-            let (ready, says_ready) = fds.pipe().unwrap();
+            let pipes: Vec<_> = turns
+                .iter()
+                .map(|_| fds.pipe(&fds.hold()).unwrap())
+                .collect();
+            let (ready, says_ready) = fds.pipe(&fds.hold()).unwrap();
             let children: Vec<i32> = pipes
                 .iter()
                 .map(|(turn, _)| {

@@ -143,7 +143,7 @@ impl Template {
 
         let memory_limit = options.memory_limit.unwrap_or(state.memory_limit);
         let mut vm = template.share(memory_limit)?;
-        let stubs = Stubs::new(&fds, state.shim)?;
+        let stubs = Stubs::new(&fds, &fds.hold(), state.shim)?;
         stubs.install(&vm)?;
         let stub = stubs.take().during(setting_up)?;
         let mut vcpu = vm.create_vcpu_at(&origin, stub.entry())?;

@@ -257,10 +257,45 @@ fn directories_in_memory_go_with_the_task() {
             let much = vec![0; 2 << 20];
             assert_eq!(errno(fs::write(at("tmp/much"), much)), libc::ENOSPC);
             fs::write("/made/new", "new").unwrap();
+            assert_eq!(executing(at("tmp/new")), libc::EPERM);
+            assert_eq!(executing("/made/new"), libc::EPERM);
         });
         assert_eq!((status, &*said), (0, ""));
         assert_eq!(names(at("tmp")), [""; 0]);
         assert!(!Path::new("/made").exists());
+    });
+}
+
+#[test]
+fn what_is_written_is_executed_only_with_jit() {
+    on_hosts(|_| {
+        let change = FileAccess::Host {
+            execute: true,
+            write: uvisor::profile::Write::Through,
+        };
+        for (jit, expected) in [(false, libc::EPERM), (true, 0)] {
+            for layers in [ROOT, Layers::ALL] {
+                let (status, said) = forked(|| {
+                    let files = [("/mnt/tmp", FileAccess::Tmpfs), ("/mnt/rw", change)];
+                    let mut rules = rules(&files);
+                    rules.jit = jit;
+                    rules.devices = vec![Device::Shm];
+                    enter(&rules, layers);
+                    for path in ["/mnt/tmp/new", "/mnt/rw/file", "/dev/shm/new"] {
+                        fs::write(path, "new").unwrap();
+                        let got = executing(path);
+                        // The filter lets nothing be mapped so, whatever it is.
+                        let expected = if layers == ROOT {
+                            expected
+                        } else {
+                            libc::EPERM
+                        };
+                        assert_eq!(got, expected, "{path} {jit}");
+                    }
+                });
+                assert_eq!((status, &*said), (0, ""));
+            }
+        }
     });
 }
 

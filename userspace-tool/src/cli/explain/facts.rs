@@ -90,7 +90,7 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
         false => "never becomes executable",
     };
     vec![
-        (Axis::Files, files(&rules.files)),
+        (Axis::Files, files(&rules.files, rules.jit)),
         (Axis::Network, network(&rules.network)),
         (Axis::Processes, processes(fork, rules)),
         (
@@ -115,12 +115,13 @@ pub(super) fn facts(rules: &Rules) -> Vec<(Axis, Vec<Fact>)> {
 }
 
 /// Paths.
-fn files(rules: &FileRules) -> Vec<Fact> {
+fn files(rules: &FileRules, jit: bool) -> Vec<Fact> {
     let of_path = rules.0.iter().map(|(path, rule)| {
         let says = match rule.access {
             FileAccess::Hidden => "not there",
+            FileAccess::Tmpfs if rule.access.executes(jit) => "empty, in memory, execute",
             FileAccess::Tmpfs => "empty, in memory",
-            FileAccess::Host { execute, write } => match (execute, write) {
+            FileAccess::Host { write, .. } => match (rule.access.executes(jit), write) {
                 (false, Write::No) => "read",
                 (true, Write::No) => "read, execute",
                 (false, Write::Overlay) => "read, change in an overlay",
@@ -258,10 +259,11 @@ pub(super) fn value(profile: &Profile) -> Value {
         "name": rules.name,
         "description": profile.description,
         "files": rules.files.0.iter().map(|(path, rule)| {
+            let execute = rule.access.executes(rules.jit);
             let (access, read, execute, change) = match rule.access {
                 FileAccess::Hidden => ("hidden", false, false, false),
-                FileAccess::Tmpfs => ("tmpfs", false, false, false),
-                FileAccess::Host { execute, write } => match write {
+                FileAccess::Tmpfs => ("tmpfs", true, execute, true),
+                FileAccess::Host { write, .. } => match write {
                     Write::Overlay => ("overlay", true, execute, false),
                     write => ("host", true, execute, write == Write::Through),
                 },

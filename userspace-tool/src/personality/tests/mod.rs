@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use super::access::{Access, AccessError};
 use super::open::How;
 use super::paths::Scope;
+use super::status::{status_at, status_of};
 use super::Fds;
 use crate::errno::{Errno, SysResult};
 use crate::profile::{self, FileAccess, FileRule, Origin, Rules};
@@ -97,6 +98,18 @@ impl Tree {
         }
         let access = allowing(&[base.join("inside")]).unwrap();
         Self { base, access }
+    }
+
+    /// One in which something is hidden.
+    fn hiding(name: &str) -> Self {
+        let mut tree = Self::new();
+        let mut rules = tree.access.rules().clone();
+        let origin = Origin::Option("--hide");
+        let access = FileAccess::Hidden;
+        let path = tree.base.join(name);
+        rules.files.0.insert(path, FileRule { access, origin });
+        tree.access = Access::new(rules, false).unwrap();
+        tree
     }
 
     fn scope(&self) -> Scope<'_> {

@@ -231,3 +231,67 @@ fn with_exchanged_descriptors() {
     assert!(counts[0] > 0, "{counts:?}");
     tree.check_outside();
 }
+
+#[test]
+fn descriptors_on_their_way() {
+    alone("personality::tests::races::with_descriptors_on_their_way");
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by another test"]
+fn with_descriptors_on_their_way() {
+    /// What the broker makes for itself, as it is told from all else.
+    const LEN: u64 = 12_345;
+    let tree = Tree::hiding("outside");
+    let hidden = status_at(AT, &tree.path("outside/file"), 0)
+        .unwrap()
+        .identity;
+    // The numbers that are free next, with no gap below.
+    let (last, _) = *fds().all_open().last().unwrap();
+    let mut spare = vec![tree.look("inside")];
+    while raw(spare.last().unwrap()) < last {
+        spare.push(tree.look("inside"));
+    }
+    let first = raw(spare.last().unwrap()).max(last) + 1;
+    let done = AtomicBool::new(false);
+    let [caught, exchanged, disturbed, tried] = [const { AtomicU32::new(0) }; 4];
+    let is_brokers = |fd: RawFd| {
+        let found = status_of(fd).is_ok_and(|status| status.identity == hidden);
+        // SAFETY: Whatever it is, its length is asked for.
+        found || unsafe { libc::lseek(fd, 0, libc::SEEK_END) } == LEN as i64
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            // As another thread of the guest's.
+            while !done.load(Ordering::Relaxed) {
+                for fd in first..first + 3 {
+                    tried.fetch_add(1, Ordering::Relaxed);
+                    if let Ok(other) = fds().another(fd, libc::F_DUPFD_CLOEXEC, 0) {
+                        let other = crate::device::new_fd(other as RawFd);
+                        let found = is_brokers(raw(&other));
+                        caught.fetch_add(found.into(), Ordering::Relaxed);
+                    }
+                    if let Ok(pinned) = fds().duplicate(fd) {
+                        let found = is_brokers(raw(&pinned));
+                        caught.fetch_add(found.into(), Ordering::Relaxed);
+                    }
+                    // What is closed under the broker's hands is another one in the next moment.
+                    if fds().close(fd, false).is_ok() {
+                        exchanged.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        for _ in 0..ROUNDS / 5 {
+            let opened = error(tree.open("outside/file", libc::O_RDONLY));
+            let memory = fds().memory_file(&fds().hold(), c"test", LEN);
+            let undisturbed = opened == Some(Errno::ENOENT) && memory.is_ok();
+            disturbed.fetch_add((!undisturbed).into(), Ordering::Relaxed);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let found = [caught, exchanged, disturbed].map(AtomicU32::into_inner);
+    println!("caught, exchanged, disturbed: {found:?} of {tried:?}");
+    assert!(tried.into_inner() > ROUNDS / 5);
+    assert_eq!(found, [0; 3]);
+}

@@ -178,6 +178,62 @@ fn what_is_hidden_stays_so_and_where_it_is() {
 }
 
 #[test]
+fn nothing_above_what_is_kept_apart_moves() {
+    let change = FileAccess::Host {
+        execute: false,
+        write: profile::Write::Through,
+    };
+    for (name, access) in [
+        ("inside/sub/deep/kept", FILES),
+        ("inside/sub/deep/kept", FileAccess::Hidden),
+        ("inside/sub/deep/file", FILES),
+    ] {
+        let mut tree = tree(&[("inside", change)]);
+        fs::create_dir_all(tree.base.join("inside/sub/deep/kept")).unwrap();
+        fs::create_dir_all(tree.base.join("inside/other/deep")).unwrap();
+        fs::write(tree.base.join("inside/sub/deep/file"), CONTENT).unwrap();
+        let mut rules = tree.access.rules().clone();
+        let origin = Origin::Option("--ro");
+        rules
+            .files
+            .0
+            .insert(tree.base.join(name), FileRule { access, origin });
+        tree.access = Access::new(rules, false).unwrap();
+        let scope = tree.scope();
+        let [sub, deep, other, free, new] = [
+            "inside/sub",
+            "inside/sub/deep",
+            "inside/other",
+            "inside/other/deep",
+            "inside/new",
+        ]
+        .map(|name| tree.path(name));
+        for above in [&sub, &deep] {
+            for (from, to, flags) in [
+                (above, &new, 0),
+                (above, &other, libc::RENAME_EXCHANGE),
+                (&other, above, libc::RENAME_EXCHANGE),
+            ] {
+                let renamed = scope.rename((AT, from), (AT, to), flags);
+                assert_eq!(renamed, Err(Errno::EBUSY), "{name} {above:?} {flags}");
+            }
+            let removed = scope.remove(AT, above, libc::AT_REMOVEDIR);
+            assert_eq!(removed, Err(Errno::EBUSY), "{name} {above:?}");
+        }
+        assert_eq!(scope.rename((AT, &free), (AT, &new), 0), Ok(0));
+        // The host may move it, and then what is above it is another one.
+        fs::rename(
+            tree.base.join("inside/sub/deep"),
+            tree.base.join("inside/other/deep"),
+        )
+        .unwrap();
+        let to = tree.path("inside/elsewhere");
+        assert_eq!(scope.rename((AT, &other), (AT, &to), 0), Err(Errno::EBUSY));
+        assert_eq!(scope.rename((AT, &sub), (AT, &to), 0), Ok(0));
+    }
+}
+
+#[test]
 fn directories_in_memory_are_not_the_hosts() {
     let tree = tree(&[("inside", FILES), ("inside/sub", FileAccess::Tmpfs)]);
     // Nobody has put one there, and the host's is not what was meant.
@@ -203,7 +259,7 @@ fn code_comes_from_where_it_may() {
     assert_eq!(execute(&tree, "inside/sub/file"), Some(Errno::EACCES));
     assert_eq!(execute(&tree, "outside/file"), None);
     assert_eq!(execute(&tree, "/etc/passwd"), Some(Errno::EACCES));
-    let memory = tree.scope().fds.memory_file(c"code", 4096).unwrap();
+    let memory = fds().memory_file(&fds().hold(), c"code", 4096).unwrap();
     let memory = std::os::fd::AsFd::as_fd(&memory);
     assert_eq!(tree.scope().check_execute(memory), Ok(()));
     // What it may write is not code, unless that is allowed.
