@@ -4,7 +4,7 @@
 # The profiles that come along: real programs of the kind that each is for do under it what they do natively, and an
 # attacker, which gets away with everything natively, does with no more than the profile says.
 #
-# machines: programs
+# machines: programs/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 unset UVCTL_PROFILE

@@ -4,7 +4,7 @@
 # What python3 and perl have libraries for, and compressors with threads, natively in one copy of a directory and in a
 # micro-VM in another: these programs are in every test machine.
 #
-# machines: kvm bochs/long bochs2/long
+# machines: kvm/long bochs/long bochs2/long
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 # shellcheck source=tests/guest/costs

@@ -32,6 +32,7 @@ fn make(pinned: &[Pinned], at: BorrowedFd<'_>) -> SysResult<[OwnedFd; 2]> {
     let memory = mount::tmpfs(mount::Tmpfs {
         mode: 0o755,
         bytes: 1 << 20,
+        execute: false,
     })?;
     attach(memory.as_fd(), at)?;
     let file = |name: &str, text: &str| {

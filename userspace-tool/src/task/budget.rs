@@ -36,10 +36,12 @@ impl Budget {
     /// That of a task whose first process is the caller.
     fn new(fds: &Fds, limit: u64, message: String, console: &File) -> Result<Self, TaskError> {
         let setup = TaskError::Setup;
-        let file = fds.memory_file(c"uvisor-budget", PAGE_SIZE);
+        let moving = fds.hold();
+        let file = fds.memory_file(&moving, c"uvisor-budget", PAGE_SIZE);
         let page = Mapping::new(file.map_err(setup)?.as_fd(), PAGE_SIZE as usize)?;
         let own = u64::from(crate::process::id());
-        let first = pass!(PIDFD_OPEN, own, 0).and_then(|fd| fds.keep(fd));
+        let first = pass!(PIDFD_OPEN, own, 0).and_then(|fd| fds.keep(&moving, fd));
+        drop(moving);
         Ok(Self {
             page,
             limit,

@@ -117,7 +117,7 @@ fn an_overlay_is_no_change_of_the_hosts() {
     rules.allow_path(path, access, origin).unwrap();
     let all = facts(&rules);
     let (_, files) = all.iter().find(|(axis, _)| *axis == Axis::Files).unwrap();
-    assert_eq!(files[0].says, "read, execute, change in an overlay");
+    assert_eq!(files[0].says, "read, change in an overlay");
     let value = facts::value(&Profile {
         description: None,
         rules,

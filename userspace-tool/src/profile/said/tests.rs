@@ -121,7 +121,7 @@ fn every_key_has_its_rule() {
     assert_eq!(said.precise_clock, Some(true));
     assert_eq!(said.execute_only, Some(true));
     let programs = said.programs.unwrap();
-    assert_eq!(programs.0[Path::new("/home/u/run")], line(15));
+    assert_eq!(programs.0[Path::new("/home/u/run")], line(16));
     assert!(programs.has(Path::new("/usr/bin/x")) && !programs.has(Path::new("/usr/binx")));
     let refused = said.syscalls.unwrap().refused;
     assert_eq!(refused["connect"], line(23));
