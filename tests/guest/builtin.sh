@@ -31,7 +31,7 @@ suffices() {
 }
 
 # --- What is stopped
-mkdir -m 700 -p /root/private
+mkdir -m 700 /root/private
 echo secret >/root/private/secret
 gcc -O1 -no-pie -Wall -Werror -o attacker "$tests/attacker.c" && cp attacker /root/private/other
 report $? 'there is an attacker'

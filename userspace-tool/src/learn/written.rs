@@ -2,6 +2,7 @@
 
 //! The profile that gives what was used.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -142,7 +143,16 @@ fn files(facts: &Facts, unnamed: &mut Vec<PathBuf>) -> Files {
     // no rule.
     let listed = facts.files.iter().filter(|(_, usage)| **usage == Use::List);
     let listed: Vec<&PathBuf> = listed.map(|(path, _)| path).collect();
+    // One file may have been used by two names, such as over /lib and /usr/lib: its rules say the same.
+    let real = |path: &Path| path.canonicalize().ok();
+    let executed = facts
+        .files
+        .iter()
+        .filter(|(_, usage)| **usage == Use::Execute);
+    let executed: BTreeSet<PathBuf> = executed.filter_map(|(path, _)| real(path)).collect();
     for (path, usage) in &facts.files {
+        let is_executed = real(path).is_some_and(|path| executed.contains(&path));
+        let usage = if is_executed { &Use::Execute } else { usage };
         let in_overlay = changed.contains(path) || inside(path, changed.iter());
         let in_listed = inside(path, listed.iter().copied());
         let is_directory = path.is_dir();
@@ -161,7 +171,7 @@ fn network(facts: &Facts) -> Network {
     let mut listen = Vec::new();
     for (tcp, ip, port, own) in &facts.addresses {
         // A loopback of its own it has in any case; what has no port was not sent anywhere.
-        if ip.is_loopback() && !own || *port == 0 && !own {
+        if !own && (ip.is_loopback() || *port == 0) {
             continue;
         }
         let protocol = if *tcp { "tcp" } else { "udp" };

@@ -126,14 +126,11 @@ fn attach_one(builder: &Builder, found: &Found, path: &Path) -> SysResult<()> {
             // Not the host's, on which all terminals of the user's are.
             mount::terminals()?
         }
-        (None, _) => {
-            let shared = mount::tmpfs(Tmpfs {
-                mode: 0o1777,
-                bytes: builder.bytes,
-                execute: FileAccess::Tmpfs.executes(builder.jit),
-            })?;
-            shared
-        }
+        (None, _) => mount::tmpfs(Tmpfs {
+            mode: 0o1777,
+            bytes: builder.bytes,
+            execute: FileAccess::Tmpfs.executes(builder.jit),
+        })?,
     };
     attach(mount.as_fd(), place(true)?.as_fd())
 }
