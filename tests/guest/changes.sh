@@ -236,7 +236,7 @@ mkdir tree/many && many 1 "$files" old 644
 seq -f "old %g" 400 >old.txt && seq -f "new %g" 400 >new.txt
 uvctl_as run --overlay tree --keep k -- bash -c "$change" || echo "# the task failed: $?"
 # In microseconds: at first it has not begun.
-bad=0 kills=0 at=4000 points=""
+bad=0 kills=0 at=7000 points=""
 while [ -e state/uvisor/changes/k ] && [ $at -lt 4000000 ]; do
 	timeout -s KILL "$(printf '0.%06d' $at)" env XDG_STATE_HOME="$PWD/state" uvctl commit k >said 2>&1
 	status=$?
@@ -250,6 +250,8 @@ echo "# new files after each of $kills kills:$points"
 report $bad "a commit that is killed leaves each file old or new"
 check "it was killed in the middle" test "$(tr ' ' '\n' <<<"$points" | sort -u | wc -l)" -gt 3
 is "and another one goes on to the end" "$files 500 no" "$(old_or_new) $(stat -c %a tree/made) $([ -e tree/going ] && echo yes || echo no)"
+# One that was ended while it removed what it had committed left that to the next.
+uvctl_as diff >said
 is "of which nothing is left" "" "$(find tree -name '.uvctl-*'; ls -A state/uvisor/changes)"
 
 echo "# $SECONDS s"

@@ -30,7 +30,11 @@ pub(super) fn empty(top: BorrowedFd<'_>) -> SysResult<()> {
                 Err(errno) => return Err(errno.into()),
             }
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let directory = openat(top, name, flags, Mode::empty())?;
+            let directory = match openat(top, name, flags, Mode::empty()) {
+                // Somebody else removes it as well.
+                Err(Os::NOENT) => continue,
+                directory => directory?,
+            };
             chmod(by_descriptor(directory.as_fd()), Mode::RWXU)?;
             let directory = reopen(directory.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
             for below in entries(directory.as_fd())? {
@@ -44,12 +48,18 @@ pub(super) fn empty(top: BorrowedFd<'_>) -> SysResult<()> {
                     continue;
                 }
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let deeper = openat(&directory, below, flags, Mode::empty())?;
+                let deeper = match openat(&directory, below, flags, Mode::empty()) {
+                    Err(Os::NOENT) => continue,
+                    deeper => deeper?,
+                };
                 // Who moves a directory changes what it has as `..`.
                 chmod(by_descriptor(deeper.as_fd()), Mode::RWXU)?;
                 move_up(directory.as_fd(), below, top, &mut count)?;
             }
-            unlinkat(top, name, AtFlags::REMOVEDIR)?;
+            match unlinkat(top, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Os::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }
@@ -66,6 +76,7 @@ fn move_up(
         // Two directories are never exchanged by that: one that has something in it is not replaced.
         match renameat(directory, name, top, format!("{count}")) {
             Err(Os::NOTEMPTY | Os::EXIST | Os::NOTDIR) => {}
+            Err(Os::NOENT) => return Ok(()),
             result => return Ok(result?),
         }
     }

@@ -114,7 +114,26 @@ impl Store {
             );
             return Err(refused(&path, why));
         }
-        Ok(Self { fd, path })
+        let store = Self { fd, path };
+        store.tidy();
+        Ok(store)
+    }
+
+    /// Removes what was left by who was ended while it made or threw away something.
+    fn tidy(&self) {
+        for name in entries(self.fd.as_fd()).unwrap_or_default() {
+            let Ok(name) = std::str::from_utf8(&name) else {
+                continue;
+            };
+            let ended = |pid: &str| {
+                let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
+                pid.is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(Os::SRCH))
+            };
+            if name.starts_with(".old-") || name.strip_prefix(".new-").is_some_and(ended) {
+                // Who does the same at this moment comes to the end.
+                let _ = self.remove(name);
+            }
+        }
     }
 
     /// Where it is, without links.
@@ -285,10 +304,16 @@ impl Store {
     /// Removes a directory.
     fn remove(&self, name: &str) -> Result<(), ChangesError> {
         let failed = |error: String| refused(&self.path.join(name), error);
-        let fd = openat(&self.fd, name, DIRECTORY, Mode::empty());
-        let fd = fd.map_err(|errno| failed(errno.to_string()))?;
+        let fd = match openat(&self.fd, name, DIRECTORY, Mode::empty()) {
+            // Somebody else removes it as well.
+            Err(Os::NOENT) => return Ok(()),
+            fd => fd.map_err(|errno| failed(errno.to_string()))?,
+        };
         remove::empty(fd.as_fd()).map_err(|errno| failed(errno.to_string()))?;
-        unlinkat(&self.fd, name, AtFlags::REMOVEDIR).map_err(|errno| failed(errno.to_string()))
+        match unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Os::NOENT) => Ok(()),
+            Err(errno) => Err(failed(errno.to_string())),
+        }
     }
 }
 

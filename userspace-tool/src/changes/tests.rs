@@ -546,6 +546,16 @@ fn a_name_is_kept_once_and_by_one() {
         world.store.get(&other),
         Err(ChangesError::Missing(_))
     ));
+    // What those leave who are ended on the way is removed by the next one; what somebody makes now is not.
+    let own = format!(".new-{}", crate::process::id());
+    for left in [".old-z", ".new-4194304", &own] {
+        fs::create_dir_all(world.store.path().join(left).join("0/upper/deep")).unwrap();
+    }
+    Store::at(&world.top.join("state")).unwrap();
+    let left = fs::read_dir(world.store.path()).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [own.as_str(), "x"]);
     for bad in ["", ".", "..", "a/b", "-x", "a b"] {
         assert!(bad.parse::<Name>().is_err(), "{bad}");
     }
