@@ -99,7 +99,7 @@ pub(super) fn timerfd_settime(task: &mut Task, [fd, flags, new, old, ..]: Args) 
     let mut before = [0; 32];
     task.memory.optional(old, 32)?;
     pass!(TIMERFD_SETTIME, fd, flags, &mut new, &mut before)?;
-    task.tell_timer(old, before, NANOS).map(|()| 0)
+    task.tell_former_timer(old, before, NANOS).map(|()| 0)
 }
 
 pub(super) fn timerfd_gettime(task: &mut Task, [fd, time, ..]: Args) -> SysResult {

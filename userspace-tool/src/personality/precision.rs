@@ -62,10 +62,23 @@ impl Task {
         }
     }
 
-    /// Writes what is left of a timer to `address`, if that is somewhere.
+    /// Writes what is left of a timer.
     pub(super) fn tell_timer(&self, address: u64, mut times: [u8; 32], step: u64) -> SysResult<()> {
         self.coarsen(&mut times, &[24], step);
-        self.memory.write_optional(address, &times)
+        self.memory.write(address, &times)
+    }
+
+    /// Writes what was left of a timer that is set anew, if somebody asks.
+    pub(super) fn tell_former_timer(
+        &self,
+        address: u64,
+        times: [u8; 32],
+        step: u64,
+    ) -> SysResult<()> {
+        match address {
+            0 => Ok(()),
+            _ => self.tell_timer(address, times, step),
+        }
     }
 
     /// What the task finds in the time-stamp counter: its steps are those of the clock.

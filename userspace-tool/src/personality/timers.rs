@@ -109,7 +109,7 @@ pub(super) fn timer_settime(task: &mut Task, [number, flags, new, old, ..]: Args
     let mut before = [0; 32];
     task.memory.optional(old, 32)?;
     pass!(TIMER_SETTIME, number, flags, &mut new, &mut before)?;
-    task.tell_timer(old, before, NANOS).map(|()| 0)
+    task.tell_former_timer(old, before, NANOS).map(|()| 0)
 }
 
 pub(super) fn timer_gettime(task: &mut Task, [number, value, ..]: Args) -> SysResult {
@@ -157,7 +157,7 @@ pub(super) fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResu
         let mut before = [0; 32];
         task.memory.optional(old, 32)?;
         pass!(SETITIMER, which, &mut new, &mut before)?;
-        return task.tell_timer(old, before, MICROS).map(|()| 0);
+        return task.tell_former_timer(old, before, MICROS).map(|()| 0);
     }
     let mut new = to_nanos(&new)?;
     let mut timers = task.shared.timers.lock();
@@ -168,7 +168,8 @@ pub(super) fn setitimer(task: &mut Task, [which, new, old, ..]: Args) -> SysResu
     };
     let mut before = [0; 32];
     pass!(TIMER_SETTIME, timer, 0, &mut new, &mut before)?;
-    task.tell_timer(old, to_micros(&before), MICROS).map(|()| 0)
+    task.tell_former_timer(old, to_micros(&before), MICROS)
+        .map(|()| 0)
 }
 
 /// Makes the timer that counts the broker's CPU time, for the task's user time.
