@@ -66,9 +66,9 @@ is 'the status is that of the program, and the file has its name' "7 yes" "$? $(
 let_user_in
 mkdir -m 777 shared
 cd shared || exit 1
-as_user uvctl learn -o user.toml -- sort ../data/words >out 2>&1
+as_user uvctl learn -o user.toml -- sort "$work/data/words" >out 2>&1
 is 'an unprivileged user learns' 0 $?
-as_user uvctl run --profile ./user.toml -- sort ../data/words >again 2>&1
+as_user uvctl run --profile ./user.toml -- sort "$work/data/words" >again 2>&1
 is 'and runs with that' "$(sort ../data/words)" "$(cat again)"
 cd ..
 
