@@ -80,22 +80,7 @@ suffices 'filter: jq' "${filter[@]}" -- jq '.a[2].b'
 suffices 'filter: a script of Python' "${filter[@]}" -- python3 -c 'import json, sys; print(json.load(sys.stdin)["a"])'
 
 mkdir given
-python3 - >given/page.pdf <<'END'
-import sys
-stream = b"BT /F1 24 Tf 72 700 Td (What a profile gives) Tj ET 0.8 0.2 0.2 rg 72 400 200 100 re f"
-objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-           b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-           b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
-           b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]
-out, places = b"%PDF-1.4\n", []
-for number, body in enumerate(objects, 1):
-    places.append(len(out))
-    out += b"%d 0 obj%s\nendobj\n" % (number, body)
-table = len(out)
-out += b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % place for place in places)
-out += b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % table
-sys.stdout.buffer.write(out)
-END
+"$tests/pdf" 'What a profile gives' >given/page.pdf
 document=(--profile document --ro given --rw made)
 suffices 'document: pdftotext' "${document[@]}" -- pdftotext -layout given/page.pdf -
 suffices 'document: pdftoppm' "${document[@]}" -- pdftoppm -r 20 given/page.pdf made/page

@@ -43,23 +43,7 @@ int main(int argc, char **argv)
 	return 5;
 }
 END
-python3 - >page.pdf <<'END'
-stream = b"BT /F1 24 Tf 72 700 Td (Real programs, as tests) Tj 0 -40 Td (second line) Tj ET 0.8 0.2 0.2 rg 72 400 200 100 re f"
-objects = [b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
-           b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
-           b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
-           b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"]
-out, places = b"%PDF-1.4\n", []
-for number, body in enumerate(objects, 1):
-    places.append(len(out))
-    out += b"%d 0 obj%s\nendobj\n" % (number, body)
-table = len(out)
-out += b"xref\n0 6\n0000000000 65535 f \n" + b"".join(b"%010d 00000 n \n" % place for place in places)
-out += b"trailer<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % table
-import sys
-sys.stdout.flush()
-sys.stdout.buffer.write(out)
-END
+"$tests/pdf" 'Real programs, as tests' 'second line' >page.pdf
 cd ..
 
 # same NAME SCRIPT: bash runs the script natively, and in a micro-VM; both have a directory and a /dev/shm to change.

@@ -80,7 +80,7 @@ pub fn confine(mut rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confin
     };
     let limit = |limit| setrlimit(Resource::Nofile, limit).map_err(|error| error.into());
     limit(most).map_err(ConfineError::Limit)?;
-    let given = rules.files.clone();
+    let given = (!rules.pinned.is_empty()).then(|| rules.files.clone());
     rules.allow_hosts();
     let outer = enter(&rules, [Layer::Root, Layer::Landlock])?;
     let assembled = outer.entered.has(Layer::Root);
@@ -94,7 +94,7 @@ pub fn confine(mut rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confin
             lack: lack.map_or_else(|| "there is to be none here".into(), |lack| lack.what),
         });
     }
-    if !assembled {
+    if let (false, Some(given)) = (assembled, given) {
         // The host's own file was not meant.
         rules.files = given;
     }

@@ -94,8 +94,7 @@ impl<'a> Apply<'a> {
             (None, Some(_)) => return Err(Refusal::Gone),
             _ => return Err(Refusal::Changed),
         }
-        let is_directory = |object: &Object| object.kind == Kind::Directory;
-        let was_directory = change.before.as_ref().is_some_and(is_directory);
+        let was_directory = change.was_directory();
         let Some(after) = &change.after else {
             let flags = match was_directory {
                 true => AtFlags::REMOVEDIR,
@@ -340,10 +339,6 @@ fn replace(
     name: &OsStr,
     change: &Change,
 ) -> Result<(), Refusal> {
-    let is_directory = |object: &Option<Object>| {
-        let object = object.as_ref();
-        object.is_some_and(|object| object.kind == Kind::Directory)
-    };
     let temporary = made.name.clone();
     let exchange = || {
         let flags = RenameFlags::EXCHANGE;
@@ -351,8 +346,8 @@ fn replace(
     };
     match (
         &change.before,
-        is_directory(&change.before),
-        is_directory(&change.after),
+        change.was_directory(),
+        change.becomes_directory(),
     ) {
         (None, ..) => {
             let flags = RenameFlags::NOREPLACE;

@@ -295,11 +295,8 @@ fn wanted<'a>(changes: &'a Changes<'_>, paths: &[PathBuf]) -> Vec<&'a Change> {
     let host = |change: &Change| changes.tree.host.join(&change.path);
     let asked = |path: &Path| paths.is_empty() || paths.iter().any(|asked| path.starts_with(asked));
     let needed = |change: &Change| {
-        let is_directory = |object: &Object| object.kind == Kind::Directory;
-        let new = change.after.as_ref().is_some_and(is_directory)
-            && !change.before.as_ref().is_some_and(is_directory);
         let above = host(change);
-        new && paths.iter().any(|asked| asked.starts_with(&above))
+        change.makes_directory() && paths.iter().any(|asked| asked.starts_with(&above))
     };
     let all = changes.found.changes.iter();
     let wanted = all.filter(|change| asked(&host(change)) || needed(change));

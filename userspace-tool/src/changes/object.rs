@@ -226,11 +226,16 @@ impl Object {
                 }
             }
         }
-        if self.kind == Kind::Directory {
+        if self.is_directory() {
             self.marks.whiteout = false;
         }
         self.attributes.sort_unstable();
         Ok(())
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.kind == Kind::Directory
     }
 
     /// The bits of the mode that are ever changed on the host.
@@ -245,7 +250,7 @@ impl Object {
     pub(super) fn is_still(&self, before: &Self) -> bool {
         let same = (self.kind, self.inode) == (before.kind, before.inode);
         let untouched = self.changed == before.changed && self.size == before.size;
-        same && (self.kind == Kind::Directory || untouched)
+        same && (self.is_directory() || untouched)
     }
 }
 

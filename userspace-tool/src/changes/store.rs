@@ -19,17 +19,12 @@ use rustix::process::geteuid;
 use rustix::time::{clock_gettime, ClockId};
 
 use super::manifest::{Manifest, Name, Tree};
-use super::object::{entries, open_below, Kind, Time};
+use super::object::{entries, open_below, Time};
 use super::{remove, Changes, ChangesError};
-use crate::sandbox;
+use crate::sandbox::{self, DIRECTORY};
 
 /// The longest file of it that is read.
 const LONGEST: u64 = 1 << 26;
-
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// The user's directory.
 #[derive(Debug)]
@@ -377,14 +372,10 @@ impl Kept {
 
     /// Notes that a commit begins, and of which directories it changes what they are themselves.
     pub(super) fn begin(&self, all: &[Changes<'_>]) -> Result<(), ChangesError> {
-        let is = |object: &super::Object| object.kind == Kind::Directory;
         let mut begun = self.begun();
         for changes in all {
             let found = changes.found.changes.iter();
-            let found = found.filter(|change| {
-                let both = change.before.as_ref().zip(change.after.as_ref());
-                both.is_some_and(|(before, after)| is(before) && is(after))
-            });
+            let found = found.filter(|change| change.was_directory() && change.becomes_directory());
             let number = changes.tree.number;
             // Names that are no text are not noted: such a one is refused once more, if the commit is ended.
             let found =

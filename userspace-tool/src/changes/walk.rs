@@ -56,6 +56,23 @@ pub struct Change {
     pub refusal: Option<Refusal>,
 }
 
+impl Change {
+    /// Whether the host has a directory there.
+    pub(super) fn was_directory(&self) -> bool {
+        self.before.as_ref().is_some_and(Object::is_directory)
+    }
+
+    /// Whether it is to have one.
+    pub(super) fn becomes_directory(&self) -> bool {
+        self.after.as_ref().is_some_and(Object::is_directory)
+    }
+
+    /// Whether it is to have one where it has none.
+    pub(super) fn makes_directory(&self) -> bool {
+        self.becomes_directory() && !self.was_directory()
+    }
+}
+
 /// What was found in an upper directory.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -145,10 +162,7 @@ impl Walk<'_> {
                 change.refusal = Some(change.refusal.unwrap_or_else(|| why.clone()));
             }
         }
-        let is_new_directory = |object: &Object| object.kind == Kind::Directory;
-        let before = change.before.as_ref().is_some_and(is_new_directory);
-        let after = change.after.as_ref().is_some_and(is_new_directory);
-        if change.refusal.is_some() && after && !before {
+        if change.refusal.is_some() && change.makes_directory() {
             self.closed = Some((change.path.clone(), Refusal::Parent));
         }
         self.found.changes.push(change);
@@ -245,7 +259,7 @@ impl Walk<'_> {
                 true
             });
             parts.mode = after.kind != Kind::Link && before.mode != after.mode;
-            if after.kind == Kind::Directory {
+            if after.is_directory() {
                 // One that a commit was interrupted in has more than it is to have.
                 parts.mode = before.plain_mode() != after.plain_mode();
             }
@@ -309,12 +323,12 @@ impl Walk<'_> {
             None if after.marks.origin => Some(Refusal::Gone),
             None => None,
             // What is in it changes a directory as well; and so does a commit that is interrupted.
-            Some(before) if before.kind == Kind::Directory => {
+            Some(before) if before.is_directory() => {
                 let made = before.plain_mode() == after.plain_mode() | 0o700
                     && before.attributes == after.attributes
                     && !parts.owner;
                 let half_done = made || self.how.begun.contains(path);
-                let replaced = after.kind != Kind::Directory;
+                let replaced = !after.is_directory();
                 let changed = !replaced && !half_done && !self.is_old(before);
                 changed.then_some(Refusal::Changed)
             }
@@ -342,8 +356,7 @@ impl Walk<'_> {
     /// Notes a change, and what is in it if it is a directory.
     fn descend(&mut self, change: Change, steps: &mut Vec<Step>) {
         let Some(after) = &change.after else { return };
-        let is = |object: &Object| object.kind == Kind::Directory;
-        let (directory, was) = (is(after), change.before.as_ref().is_some_and(is));
+        let (directory, was) = (after.is_directory(), change.was_directory());
         let opaque = after.marks.opaque;
         let path = change.path.clone();
         let is_change = change.before.is_none() || change.parts.any();
@@ -415,7 +428,7 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
-        if before.kind != Kind::Directory {
+        if !before.is_directory() {
             self.removed(path, before);
             return Ok(());
         }
@@ -427,7 +440,7 @@ impl Walk<'_> {
     }
 
     fn removed(&mut self, path: PathBuf, before: Object) {
-        let old = before.kind == Kind::Directory || self.is_old(&before);
+        let old = before.is_directory() || self.is_old(&before);
         let refusal = match old {
             true => self.may_write(&path),
             false => Some(Refusal::Changed),
@@ -443,11 +456,7 @@ impl Walk<'_> {
 
     /// A directory does not go, nor become something else, when something in it stays.
     fn refuse_incomplete(&mut self) {
-        let goes = |change: &Change| {
-            let directory = |object: &Object| object.kind == Kind::Directory;
-            change.before.as_ref().is_some_and(directory)
-                && !change.after.as_ref().is_some_and(directory)
-        };
+        let goes = |change: &Change| change.was_directory() && !change.becomes_directory();
         let changes = self.found.changes.iter();
         let refused = changes.filter(|change| change.refusal.is_some());
         let mut above: BTreeSet<PathBuf> = BTreeSet::new();

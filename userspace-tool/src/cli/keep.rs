@@ -14,7 +14,7 @@ use clap::Args;
 use uvisor::changes::{Making, Name, Store};
 use uvisor::profile::Rules;
 
-use super::{changes, relay, FAILURE};
+use super::{changes, FAILURE};
 
 /// How long the last of a task's processes may take to end behind the first one.
 const LAST: Duration = Duration::from_secs(10);
@@ -78,39 +78,6 @@ impl Keep {
             store.make(&name, words.clone(), &paths)
         };
         make().map(Some).map_err(|error| error.to_string())
-    }
-
-    /// Parts into the process that goes on, for which this returns none, and this one, which waits for its end; that
-    /// returns the status.
-    pub(super) fn part(&self) -> io::Result<Option<u8>> {
-        let parent = rustix::process::getpid();
-        // SAFETY: This process has one thread.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                let signal = rustix::process::Signal::KILL;
-                rustix::process::set_parent_process_death_signal(Some(signal))?;
-                if rustix::process::getppid() != Some(parent) {
-                    // It had ended before.
-                    std::process::exit(FAILURE.into());
-                }
-                Ok(None)
-            }
-            child => {
-                // What the terminal's keys say is for the program.
-                for signal in [libc::SIGINT, libc::SIGQUIT] {
-                    // SAFETY: It is ignored from now on; no code of ours runs for it.
-                    unsafe { libc::signal(signal, libc::SIG_IGN) };
-                }
-                loop {
-                    match relay::wait(child, 0) {
-                        Ok(status) => return Ok(Some(relay::exit_status(status.unwrap_or(0)))),
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-            }
-        }
     }
 
     /// Does what is wanted with the changes of a task that has ended with a status; returns that of `uvctl`.

@@ -18,9 +18,8 @@ use uvisor::profile::{
 };
 
 use super::confinement::Confinement;
-use super::relay::exit_status;
 use super::run::{self, RunError};
-use super::FAILURE;
+use super::{apart, FAILURE};
 
 /// Learn the profile that a program needs.
 ///
@@ -130,29 +129,17 @@ fn learn_from(learn: &Learn) -> Result<u8, String> {
     }
     let (input, output) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"))?;
-    // SAFETY: This process has one thread, so its copy is whole.
-    let child = match unsafe { libc::fork() } {
-        -1 => {
-            let error = io::Error::last_os_error();
-            return Err(format!(
-                "cannot start the process that serves the program: {error}"
-            ));
-        }
-        0 => {
-            drop(input);
-            return broker(learn, output).or_else(|error| {
-                eprintln!("uvctl: {error}");
-                Ok(error.status())
-            });
-        }
-        child => child,
+    let parted = apart::part();
+    let parted = parted
+        .map_err(|error| format!("cannot start the process that serves the program: {error}"))?;
+    let Some(child) = parted else {
+        drop(input);
+        return broker(learn, output).or_else(|error| {
+            eprintln!("uvctl: {error}");
+            Ok(error.status())
+        });
     };
     drop(output);
-    // What the terminal sends is for the program; this process ends when that has.
-    for signal in [libc::SIGINT, libc::SIGQUIT] {
-        // SAFETY: It only ignores a signal.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
     let mut facts = Facts::default();
     // A line is no longer than what is written to a pipe at once.
     for line in BufReader::new(File::from(input))
@@ -161,15 +148,8 @@ fn learn_from(learn: &Learn) -> Result<u8, String> {
     {
         facts.add(&line);
     }
-    let mut status = 0;
-    // SAFETY: It is a child of this process's, which nobody has waited for; the status is this function's.
-    while unsafe { libc::waitpid(child, &mut status, 0) } < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(format!("cannot wait for the program: {error}"));
-        }
-    }
-    let status = exit_status(status);
+    let status = apart::wait(child);
+    let status = status.map_err(|error| format!("cannot wait for the program: {error}"))?;
     if facts.is_empty() {
         // It did not start, which was said.
         return Ok(status);

@@ -2,6 +2,7 @@
 
 //! The command line.
 
+mod apart;
 mod cgroup;
 mod changes;
 mod checks;

@@ -23,7 +23,7 @@ use uvisor::{Device, Event, Stats};
 use super::cgroup::{self, Cgroup};
 use super::confinement::Confinement;
 use super::steward::{self, Duties};
-use super::{keep, privileges, relay, Run};
+use super::{apart, keep, privileges, relay, Run};
 
 /// Whether SIGPIPE was ignored when the process started: the Rust runtime ignores it before `main`.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
@@ -77,7 +77,8 @@ pub(crate) fn main(run: &Run) -> ExitCode {
     };
     if let Some(made) = making.as_ref().filter(|_| run.keep.commit) {
         let name = made.name.clone();
-        match run.keep.part() {
+        let ended = apart::part().and_then(|broker| broker.map(apart::wait).transpose());
+        match ended {
             Ok(None) => {}
             Ok(Some(status)) => {
                 // Its lock is to be had by who commits.

@@ -8,6 +8,10 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::de::value::StrDeserializer;
+use serde::de::IntoDeserializer;
+use serde::Deserialize;
+
 use super::{Seen, Use};
 use crate::loader::Program;
 use crate::profile::{clean, Device};
@@ -137,16 +141,11 @@ impl Facts {
 /// The device that is at a path.
 fn device(path: &Path) -> Option<Device> {
     let name = path.strip_prefix("/dev").ok()?;
-    let first = name.components().next()?;
-    Some(match first.as_os_str().to_str()? {
-        "null" => Device::Null,
-        "zero" => Device::Zero,
-        "full" => Device::Full,
-        "random" => Device::Random,
-        "urandom" => Device::Urandom,
-        "tty" => Device::Tty,
-        "pts" | "ptmx" => Device::Pts,
-        "shm" => Device::Shm,
-        _ => return None,
-    })
+    let name = match name.components().next()?.as_os_str().to_str()? {
+        "ptmx" => "pts",
+        name => name,
+    };
+    // In profiles they have the names that they have there.
+    let name: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+    Device::deserialize(name).ok()
 }

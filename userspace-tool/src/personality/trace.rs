@@ -11,13 +11,14 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::{learning, table, Args, Fate, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::learn::Seen;
 use crate::memory::Memory;
 use crate::signal::own_tid;
+use crate::sync::Lock;
 use crate::task::Task;
 
 /// How much of a string is printed.
@@ -33,7 +34,7 @@ pub struct Trace {
     /// The thread that the prints without its number are about.
     first: i32,
     /// What was told by now, if something is learnt from it.
-    told: Option<Arc<Mutex<HashSet<String>>>>,
+    told: Option<Arc<Lock<HashSet<String>>>>,
 }
 
 /// What is known of a call before it is made.
@@ -110,7 +111,7 @@ impl Trace {
             return;
         };
         line.push('\n');
-        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = told.lock();
         if line.len() <= LINE && told.insert(line.clone()) {
             // As above.
             let _ = (&*self.output).write_all(line.as_bytes());

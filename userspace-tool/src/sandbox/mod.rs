@@ -36,8 +36,8 @@ use crate::profile::Rules;
 
 pub use filter::{Filter, Unlisted};
 pub use landlock::WITH_SOCKET_PATHS;
-pub(crate) use overlay::imitate;
 pub use overlay::Kept;
+pub(crate) use overlay::{imitate, DIRECTORY};
 
 /// One of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

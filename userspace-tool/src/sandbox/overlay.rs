@@ -53,7 +53,8 @@ impl Layers {
     }
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
+/// How a directory is opened that is to be one, and not a link to one.
+pub(crate) const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);

@@ -95,7 +95,7 @@ pub(super) fn letter(change: &Change) -> char {
 /// A path in the directory that has the overlay; that of a directory ends with `/`.
 fn name(change: &Change) -> String {
     let object = change.after.as_ref().or(change.before.as_ref());
-    let slash = match object.is_some_and(|object| object.kind == Kind::Directory) {
+    let slash = match object.is_some_and(Object::is_directory) {
         true => "/",
         false => "",
     };
@@ -346,10 +346,8 @@ impl Stat {
                 ChangeTag::Delete => (more, less + 1),
             })
         });
-        let is_directory = |object: &Option<Object>| {
-            let object = object.as_ref();
-            object.is_none_or(|object| object.kind == Kind::Directory)
-        };
+        let is_directory =
+            |object: &Option<Object>| object.as_ref().is_none_or(Object::is_directory);
         let nothing = is_directory(&change.before) && is_directory(&change.after);
         Self {
             name,
