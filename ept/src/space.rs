@@ -110,9 +110,9 @@ where
     /// The marks of a region of `backing` that had `old` and gets `perm`.
     fn marks(&self, perm: Perm, backing: &B, old: Marks) -> Result<Marks, RegionError<S::Error>> {
         let mut new = old | self.noted(perm);
-        if new.contains(Marks::WRITABLE) && backing.is_live() {
-            // What is written there may be executable elsewhere.
-            new |= Marks::EXECUTABLE;
+        if self.w_xor_x && backing.is_live() {
+            // Others may write to it, whatever is allowed here.
+            new |= Marks::WRITABLE;
         }
         if new.contains(Marks::WRITABLE | Marks::EXECUTABLE) {
             return Err(RegionError::WritableExecutable);

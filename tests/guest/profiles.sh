@@ -116,6 +116,63 @@ spent "and reads and writes" --exits 2000 --ro /usr/bin/dd -- dd if=/dev/zero of
 printf '[files]\nexecute = ["/usr/lib", "/lib", "/lib64"]\nread = ["/etc/ld.so.cache"]\n[limits]\nexits = 20\n' >few.toml
 spent "a profile has them as well" --profile ./few.toml -- cat
 
+# Memory that is written by several is there for all, and never code.
+cat >kept/shared.py <<'END'
+import ctypes, mmap, multiprocessing, os
+libc = ctypes.CDLL(None, use_errno=True)
+RX = mmap.PROT_READ | mmap.PROT_EXEC
+def refused(m, name):
+    m[:1] = b"\xc3"
+    address = ctypes.addressof(ctypes.c_char.from_buffer(m))
+    print(name, m[0], libc.mprotect(ctypes.c_void_p(address), 4096, RX), os.strerror(ctypes.get_errno()))
+def mapped(name, fd, flags, prot):
+    try:
+        mmap.mmap(fd, 4096, flags, prot)
+        print(name, "mapped")
+    except OSError as error:
+        print(name, error.strerror)
+memory = mmap.mmap(-1, 4096)
+if os.fork() == 0:
+    memory[1] = 7
+    os._exit(0)
+os.wait()
+print("by a child", memory[1])
+refused(memory, "anonymous")
+for name, fd in ("memfd", os.memfd_create("x")), ("file", os.open("/tmp/x", os.O_RDWR | os.O_CREAT)):
+    os.ftruncate(fd, 4096)
+    refused(mmap.mmap(fd, 4096), name)
+    mapped(name, fd, mmap.MAP_PRIVATE, RX)
+    mapped(name, fd, mmap.MAP_SHARED, RX)
+value = multiprocessing.Value("i", 1)
+def add(value):
+    with value.get_lock(): value.value += 41
+child = multiprocessing.Process(target=add, args=(value,))
+child.start()
+child.join()
+print("multiprocessing", value.value)
+END
+denied="Permission denied"
+run "memory that is shared is written, and never executed" 0 "by a child 7
+anonymous 195 -1 $denied
+memfd 195 -1 $denied
+memfd $denied
+memfd $denied
+file 195 -1 $denied
+file $denied
+file $denied
+multiprocessing 42" --profile python --ro "$work/kept" -- python3 -S "$work/kept/shared.py"
+cat >kept/wal.py <<'END'
+import sqlite3
+base = sqlite3.connect("/tmp/base")
+print(base.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+base.execute("CREATE TABLE t (n)")
+base.executemany("INSERT INTO t VALUES (?)", ((n,) for n in range(100)))
+base.commit()
+print(sqlite3.connect("/tmp/base").execute("SELECT sum(n) FROM t").fetchone()[0])
+END
+run "databases that map their files work" 0 "wal
+4950" --profile python --ro "$work/kept" -- python3 "$work/kept/wal.py"
+
 sleep 1
 check "no steward is left" test -z "$(pgrep -f uvctl)"
 

@@ -272,9 +272,9 @@ bitflags! {
     pub struct VmFlags: u32 {
         /// Nothing is ever writable and executable, at once or one after the other: a range that was
         /// writable never becomes executable, nor the other way round, until it is unmapped, and its
-        /// content with it. Nor is there a [`MapFlags::SHARED`] region that is writable, which could be
-        /// executable by another name. Clones have this as well. A file that is mapped executable is as those leave it
-        /// who may write it: let nobody, or [`SEAL`] the range.
+        /// content with it. A [`MapFlags::SHARED`] region of what can be written counts as written. Clones have this as well.
+        /// A file that is mapped executable is as those leave it who may write it, the guest by a
+        /// [`MapFlags::SHARED`] or a [`MapFlags::USER`] region among them: let nobody, or [`SEAL`] the range.
         const W_XOR_X = 1 << 0;
         /// RDTSC and RDTSCP do not read the time-stamp counter, in any ring, but are
         /// [`ExitReason::Privileged`] with the SDM's exit reasons 16 and 51. Clones have this as well.

@@ -257,10 +257,7 @@ impl Model {
     /// The marks of a segment of `back` that had `old` and gets `perm`.
     fn marks(&self, old: Marks, back: &Back, perm: Perm) -> Result<Marks, Refusal> {
         let mut new = old;
-        if self.w_xor_x && perm.contains(Perm::W) && matches!(back, Back::Live(..)) {
-            return Err(RegionError::WritableExecutable);
-        }
-        if self.w_xor_x && perm.contains(Perm::W) {
+        if self.w_xor_x && (perm.contains(Perm::W) || matches!(back, Back::Live(..))) {
             new |= Marks::WRITABLE;
         }
         if self.w_xor_x && perm.contains(Perm::X) {

@@ -161,11 +161,13 @@ fn keep_w_xor_x() {
         assert_eq!(family.protect(of, (3, 6), RX), refused);
         family.unmap(of, (3, 3)).unwrap();
         family.map(of, (3, 3), RX, &Back::Zero).unwrap();
-        // What is written in place may be executable by another name.
+        // Others write to what is live, also where it can only be read.
         let live = Back::Live(9, 0);
-        assert_eq!(family.map(of, (10, 10), RW, &live), refused);
-        family.map(of, (10, 10), RX, &live).unwrap();
-        assert_eq!(family.protect(of, (10, 10), RW), refused);
+        assert_eq!(family.map(of, (10, 10), RX, &live), refused);
+        family.map(of, (10, 10), Perm::R, &live).unwrap();
+        assert_eq!(family.protect(of, (10, 10), RX), refused);
+        family.protect(of, (10, 10), RW).unwrap();
+        assert_eq!(family.protect(of, (10, 10), RX), refused);
         family.unmap(of, (10, 10)).unwrap();
         assert_eq!(family.access(of, 3, Perm::X, 0), Outcome::Content(0));
     }

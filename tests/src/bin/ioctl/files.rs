@@ -157,16 +157,19 @@ pub(crate) fn shared() -> Outcome {
         };
         ioctl_with(&vm, uapi::MAP, &mut { map })
     };
-    fails("to write, with W^X", map(3), EACCES)?;
-    works("to read, with W^X", map(5))?;
-    let mut protect = Protect {
-        gpa: FREE,
-        len: PAGE_SIZE,
-        prot: 3,
-        ..Protect::new()
+    fails("to execute, with W^X", map(5), EACCES)?;
+    works("to write, with W^X", map(3))?;
+    let protect = |prot| {
+        let mut protect = Protect {
+            gpa: FREE,
+            len: PAGE_SIZE,
+            prot,
+            ..Protect::new()
+        };
+        ioctl_with(&vm, uapi::PROTECT, &mut protect)
     };
-    let protected = ioctl_with(&vm, uapi::PROTECT, &mut protect);
-    fails("PROTECT to write, with W^X", protected, EACCES)
+    works("PROTECT to read, with W^X", protect(1))?;
+    fails("PROTECT to execute, with W^X", protect(5), EACCES)
 }
 
 pub(crate) fn noexec() -> Outcome {

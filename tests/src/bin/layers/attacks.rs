@@ -91,6 +91,8 @@ attacks! {
     read_variable: "read a variable of the environment that it was not given";
     write_and_execute: "have memory that can be written and executed";
     turn_into_code: "write code to memory and make that executable";
+    share_code: "the same with memory that processes have in common";
+    share_code_by_file: "execute what it writes to a memory file by another mapping of that";
 }
 
 /// What a call of C's comes to that returns -1 for an error.
@@ -553,6 +555,27 @@ fn turn_into_code(_: &World) -> Outcome {
     let prot = (libc::PROT_READ | libc::PROT_EXEC) as u64;
     syscall(libc::SYS_mprotect, [address, 4096, prot, 0, 0, 0])?;
     run_code(address);
+    Ok(())
+}
+
+fn share_code(_: &World) -> Outcome {
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let address = map(prot, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)?;
+    put_code(address);
+    let prot = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+    syscall(libc::SYS_mprotect, [address, 4096, prot, 0, 0, 0])?;
+    run_code(address);
+    Ok(())
+}
+
+fn share_code_by_file(_: &World) -> Outcome {
+    let name = c"code".as_ptr() as u64;
+    let fd = syscall(libc::SYS_memfd_create, [name, 0, 0, 0, 0, 0])? as i32;
+    syscall(libc::SYS_ftruncate, [fd as u64, 4096, 0, 0, 0, 0])?;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    put_code(map(prot, libc::MAP_SHARED, fd)?);
+    let prot = libc::PROT_READ | libc::PROT_EXEC;
+    run_code(map(prot, libc::MAP_PRIVATE, fd)?);
     Ok(())
 }
 

@@ -289,15 +289,9 @@ pub(crate) fn errors() -> Outcome {
     machine.write(AT, 1)?;
     let strict = Device::open().and_then(|device| device.create_vm_with(0, VmFlags::W_XOR_X));
     let strict = strict.map_err(text)?;
-    fails(
-        "USER with W^X",
-        number(strict.map_user(AT, len, RW)),
-        libc::EACCES,
-    )?;
-    works(
-        "USER to read with W^X",
-        number(strict.map_user(AT, len, Prot::READ)),
-    )?;
+    works("USER with W^X", number(strict.map_user(AT, len, RW)))?;
+    let protect = number(strict.protect(AT, len, Prot::READ | Prot::EXEC));
+    fails("PROTECT to execute with W^X", protect, libc::EACCES)?;
     let vm = machine.vm();
     works("FREEZE", number(vm.freeze()))?;
     fails(
