@@ -14,6 +14,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::memory;
 use crate::world::{World, ABSTRACT, SECRET, SHM, VARIABLE};
 
 /// What stopped an attack.
@@ -29,18 +30,27 @@ pub struct Attack {
     pub run: fn(&World) -> Outcome,
 }
 
+/// A list of attacks, each by the name of its function.
 macro_rules! attacks {
-    ($($name:ident: $what:literal;)*) => {
-        /// All of them.
-        pub const ATTACKS: &[Attack] = &[$(Attack {
+    ($(#[$doc:meta])* $list:ident: $($name:ident: $what:literal;)*) => {
+        $(#[$doc])*
+        pub const $list: &[Attack] = &[$(Attack {
             name: stringify!($name),
             what: $what,
             run: $name,
         }),*];
     };
 }
+pub(crate) use attacks;
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Attack> {
+    ATTACKS.iter().chain(memory::ATTACKS)
+}
 
 attacks! {
+    /// Those that are made by system calls.
+    ATTACKS:
     read_secret: "read a file that it was not given";
     read_by_parent: "the same by `..` from a directory that it was given";
     read_by_link: "by a symbolic link that it makes";
@@ -89,14 +99,10 @@ attacks! {
     packet_socket: "open a packet socket";
     events_socket: "listen to the kernel's events";
     read_variable: "read a variable of the environment that it was not given";
-    write_and_execute: "have memory that can be written and executed";
-    turn_into_code: "write code to memory and make that executable";
-    share_code: "the same with memory that processes have in common";
-    share_code_by_file: "execute what it writes to a memory file by another mapping of that";
 }
 
 /// What a call of C's comes to that returns -1 for an error.
-fn check(value: i64) -> Result<i64, String> {
+pub fn check(value: i64) -> Result<i64, String> {
     match value {
         -1 => Err(name(&Error::last_os_error())),
         value => Ok(value),
@@ -104,7 +110,7 @@ fn check(value: i64) -> Result<i64, String> {
 }
 
 /// The name of an error.
-fn name(error: &Error) -> String {
+pub fn name(error: &Error) -> String {
     let number = error.raw_os_error();
     let errno = number.map(|number| uvisor::errno::Errno::from(Error::from_raw_os_error(number)));
     match errno.and_then(|errno| errno.name()) {
@@ -113,7 +119,8 @@ fn name(error: &Error) -> String {
     }
 }
 
-fn syscall(number: i64, args: [u64; 6]) -> Result<i64, String> {
+/// A system call with numbers, and addresses of memory of the caller's.
+pub fn syscall(number: i64, args: [u64; 6]) -> Result<i64, String> {
     let [a, b, c, d, e, f] = args;
     // SAFETY: The callers pass numbers, and addresses of memory of theirs that is large enough.
     check(unsafe { libc::syscall(number, a, b, c, d, e, f) })
@@ -303,7 +310,7 @@ fn execute_readable(world: &World) -> Outcome {
 }
 
 /// Maps something; where.
-fn map(prot: i32, flags: i32, fd: i32) -> Result<u64, String> {
+pub fn map(prot: i32, flags: i32, fd: i32) -> Result<u64, String> {
     let address = syscall(
         libc::SYS_mmap,
         [0, 4096, prot as u64, flags as u64, fd as i64 as u64, 0],
@@ -524,59 +531,6 @@ fn read_variable(_: &World) -> Outcome {
         Ok(value) if value == SECRET => Ok(()),
         _ => Err("not there".into()),
     }
-}
-
-/// `ret`.
-const CODE: [u8; 1] = [0xc3];
-
-fn run_code(address: u64) {
-    // SAFETY: There is a function that returns.
-    let function: extern "C" fn() = unsafe { std::mem::transmute(address) };
-    function();
-}
-
-fn put_code(address: u64) {
-    // SAFETY: The page was just mapped to be written.
-    unsafe { (address as *mut u8).copy_from_nonoverlapping(CODE.as_ptr(), CODE.len()) };
-}
-
-fn write_and_execute(_: &World) -> Outcome {
-    let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-    let address = map(prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
-    put_code(address);
-    run_code(address);
-    Ok(())
-}
-
-fn turn_into_code(_: &World) -> Outcome {
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let address = map(prot, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
-    put_code(address);
-    let prot = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    syscall(libc::SYS_mprotect, [address, 4096, prot, 0, 0, 0])?;
-    run_code(address);
-    Ok(())
-}
-
-fn share_code(_: &World) -> Outcome {
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let address = map(prot, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)?;
-    put_code(address);
-    let prot = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    syscall(libc::SYS_mprotect, [address, 4096, prot, 0, 0, 0])?;
-    run_code(address);
-    Ok(())
-}
-
-fn share_code_by_file(_: &World) -> Outcome {
-    let name = c"code".as_ptr() as u64;
-    let fd = syscall(libc::SYS_memfd_create, [name, 0, 0, 0, 0, 0])? as i32;
-    syscall(libc::SYS_ftruncate, [fd as u64, 4096, 0, 0, 0, 0])?;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    put_code(map(prot, libc::MAP_SHARED, fd)?);
-    let prot = libc::PROT_READ | libc::PROT_EXEC;
-    run_code(map(prot, libc::MAP_PRIVATE, fd)?);
-    Ok(())
 }
 
 /// Tells an outcome on standard output.

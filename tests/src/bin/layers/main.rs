@@ -5,19 +5,22 @@
 //! * *natively* nothing stops it: an attack that does not come to its aim there proves nothing;
 //! * *personality*: a task in a micro-VM, whose broker is not confined;
 //! * *sandbox*: a process that is confined as a broker is, but is no broker: as if the attacker had taken that over;
-//! * *both*: as `uvctl run` does it.
+//! * *both*: as `uvctl run` does it;
+//! * *EPT alone*, for those that are made with memory: a task that may execute every file, whose broker is not confined.
 //!
 //! `layers table` prints the table of `docs/security.md`.
 
 mod attacks;
+mod memory;
 mod world;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::FromRawFd;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use attacks::{tell, Attack, Outcome, ATTACKS};
+use attacks::{tell, Attack, Outcome};
 use uvisor::confine::confine;
 use uvisor::loader::Program;
 use uvisor::profile::{Profile, Rules, Surroundings};
@@ -27,17 +30,22 @@ use uvisor::Device;
 use uvisor_tests::tap::{check, Tap};
 use world::{Made, World};
 
-/// Attacks that one layer alone does not stop, with the reason; `true` is the sandbox.
-const LEFT: &[(&str, bool, &str)] = &[
+/// Attacks that a setting alone does not stop, with the reason.
+const LEFT: &[(&str, &str, &str)] = &[
     (
         "read_inherited",
-        true,
+        "sandbox",
         "what is open stays open; `uvctl` closes it before",
     ),
     (
         "read_variable",
-        true,
+        "sandbox",
         "the environment is memory; `uvctl` leaves out of it what was not given",
+    ),
+    (
+        "share_code_by_file",
+        "ept",
+        "which files are code is for the personality to say",
     ),
 ];
 
@@ -87,35 +95,44 @@ fn attempt(attack: &Attack, world: &World) -> Outcome {
 
 /// The hostile program: makes all attacks, and tells what came of them.
 fn attack(world: &World) -> ExitCode {
-    for attack in ATTACKS {
+    for attack in attacks::all() {
         tell(attack.name, &attempt(attack, world));
     }
     ExitCode::SUCCESS
 }
 
-/// The rules of the world.
-fn rules(world: &World) -> Result<Rules, String> {
-    let path = world.profile().display().to_string();
+/// The same with memory alone.
+fn attack_memory(world: &World) -> ExitCode {
+    for attack in memory::ATTACKS {
+        tell(attack.name, &attempt(attack, world));
+    }
+    ExitCode::SUCCESS
+}
+
+/// The rules of a profile.
+fn rules(profile: &Path) -> Result<Rules, String> {
+    let path = profile.display().to_string();
     let profile = Profile::load(&path, &Surroundings::of_this_process());
     Ok(profile.map_err(|error| error.to_string())?.rules)
 }
 
 /// The hostile program in the sandbox of a broker, without being one.
 fn in_sandbox(world: &World) -> Result<ExitCode, String> {
-    let confined = confine(rules(world)?, Layers::ALL, &[]).map_err(|error| error.to_string())?;
+    let confined =
+        confine(rules(&world.profile())?, Layers::ALL, &[]).map_err(|error| error.to_string())?;
     for lack in &confined.report.lacks {
         eprintln!("# the host lacks ({}): {}", lack.layer, lack.what);
     }
     Ok(attack(world))
 }
 
-/// The hostile program in a micro-VM whose broker is not confined.
-fn in_task(world: &World) -> Result<ExitCode, String> {
-    let rules = rules(world)?;
+/// The hostile program in a micro-VM whose broker is not confined; `mode` is what it begins with.
+fn in_task(world: &World, profile: &Path, mode: &str) -> Result<ExitCode, String> {
+    let rules = rules(profile)?;
     // SAFETY: Nothing that is closed is used by this program: it has opened nothing yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut arguments = vec![b"attack".to_vec()];
+    let mut arguments = vec![mode.into()];
     arguments.extend(world.arguments().map(String::into_bytes));
     let program = Program::find(own.as_os_str(), &arguments).map_err(|error| error.to_string())?;
     let device = Device::open().map_err(|error| error.to_string())?;
@@ -166,26 +183,33 @@ fn run(setting: &str, world: &World) -> Results {
 }
 
 /// The settings, the first of which stops nothing.
-const SETTINGS: [&str; 4] = ["attack", "task", "sandbox", "both"];
+const SETTINGS: [&str; 5] = ["attack", "task", "sandbox", "ept", "both"];
 
 /// Prints the table of the documentation.
-fn table(results: &[Results; 4]) {
-    println!("| attack | personality alone | sandbox alone | both |");
-    println!("|---|---|---|---|");
-    for attack in ATTACKS {
+fn table(results: &[Results; 5]) {
+    println!("| attack | personality alone | sandbox alone | EPT alone | both |");
+    println!("|---|---|---|---|---|");
+    for attack in attacks::all() {
         let of = |index: usize| match results[index].get(attack.name).map(String::as_str) {
             Some("done") => "**not stopped**".to_owned(),
             Some(why) => why.to_owned(),
-            None => "?".to_owned(),
+            None => String::new(),
         };
-        println!("| {} | {} | {} | {} |", attack.what, of(1), of(2), of(3));
+        println!(
+            "| {} | {} | {} | {} | {} |",
+            attack.what,
+            of(1),
+            of(2),
+            of(3),
+            of(4)
+        );
     }
 }
 
-fn test(results: &[Results; 4]) -> ! {
+fn test(results: &[Results; 5]) -> ! {
     let mut tap = Tap::new();
     let told = |tap: &mut Tap, name: &str, ok: bool| tap.test(name, || check("as said", ok));
-    for attack in ATTACKS {
+    for attack in attacks::all() {
         let [native, alone @ .., both] = results.each_ref().map(|all| all.get(attack.name));
         let what = attack.what;
         // What this kernel was built without can be tried by nobody.
@@ -199,11 +223,20 @@ fn test(results: &[Results; 4]) -> ! {
             ),
             false => told(&mut tap, &format!("natively: {what} ({native:?})"), done),
         }
-        for (layer, is_sandbox) in [("personality", false), ("sandbox", true)] {
-            let found = alone[usize::from(is_sandbox)];
+        let by_memory = memory::ATTACKS
+            .iter()
+            .any(|other| other.name == attack.name);
+        for (setting, found) in SETTINGS[1..4].iter().zip(alone) {
+            if *setting == "ept" && !by_memory {
+                continue;
+            }
+            let layer = match *setting {
+                "task" => "personality",
+                other => other,
+            };
             let left = LEFT
                 .iter()
-                .find(|(name, sandbox, _)| (*name, *sandbox) == (attack.name, is_sandbox));
+                .find(|(name, of, _)| (*name, of) == (attack.name, setting));
             let stopped = found.is_some_and(|why| why != "done" && !why.starts_with("lost"));
             match left {
                 // What is said to be left is to be true as well.
@@ -254,7 +287,9 @@ fn main() -> ExitCode {
     let result = match mode {
         "attack" => Ok(attack(&world)),
         "sandbox" => in_sandbox(&world),
-        "task" => in_task(&world),
+        "memory" => Ok(attack_memory(&world)),
+        "task" => in_task(&world, &world.profile(), "attack"),
+        "ept" => in_task(&world, &world.open_profile(), "memory"),
         _ => Err(format!("{mode} is no mode")),
     };
     result.unwrap_or_else(|why| {

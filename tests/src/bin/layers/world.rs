@@ -91,6 +91,11 @@ impl World {
         self.work().join("host.socket")
     }
 
+    /// A profile that lets everything be executed, but for what is written to memory.
+    pub fn open_profile(&self) -> PathBuf {
+        self.base.join("open.toml")
+    }
+
     /// The profile that says all this.
     pub fn profile(&self) -> PathBuf {
         self.base.join("profile.toml")
@@ -149,6 +154,17 @@ keep = [\"PATH\"]
 "
         );
         fs::write(world.profile(), profile)?;
+        let open = "description = \"every program\"
+[files]
+execute = [\"/\"]
+[processes]
+fork = true
+[syscalls]
+base = \"standard\"
+[environment]
+keep = [\"*\"]
+";
+        fs::write(world.open_profile(), open)?;
         // Open by accident in all that is started from here.
         let secret = File::open(world.secret())?;
         // SAFETY: The number is not in use in this program.
