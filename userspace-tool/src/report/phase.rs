@@ -83,6 +83,8 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
         true => Weight::Attempt,
         false => Weight::Through,
     };
+    // What nothing stopped failed by itself, as for a file that is not there.
+    let stopped = refused && event.wall.is_some();
     let if_refused = match refused {
         true => Weight::Attempt,
         false => Weight::Ordinary,
@@ -96,19 +98,19 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
         What::Exec { path, arguments } => {
             let weight = match refused {
                 // A shell looks for a program in one directory after the other.
-                true => when(errno != "ENOENT", Weight::Attempt),
+                true => when(stopped && errno != "ENOENT", Weight::Attempt),
                 false => when(written(path), Weight::Through),
             };
             (Phase::Execution, weight, command(path, arguments))
         }
         What::Open { path, access } => match access {
             FileUse::Execute => {
-                let weight = when(refused && errno != "ENOENT", Weight::Attempt);
+                let weight = when(stopped && errno != "ENOENT", Weight::Attempt);
                 (Phase::Execution, weight, format!("execute {path}"))
             }
             FileUse::Write | FileUse::ReadWrite => {
                 let weight = match refused {
-                    true => when(!path.starts_with("/dev/tty"), Weight::Attempt),
+                    true => when(stopped || places::is_telling(path), Weight::Attempt),
                     false => when(places::is_lasting(path), Weight::Through),
                 };
                 (Phase::Persistence, weight, format!("write {path}"))
@@ -129,7 +131,11 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
         What::Change { path, call } => {
             let weight = match refused {
                 // It is there already, as it was to be: nobody refused that.
-                true => when(!matches!(errno, "EEXIST" | "ENOTEMPTY"), Weight::Attempt),
+                true => when(
+                    (stopped || places::is_telling(path))
+                        && !matches!(errno, "EEXIST" | "ENOTEMPTY"),
+                    Weight::Attempt,
+                ),
                 false => when(places::is_lasting(path), Weight::Through),
             };
             (Phase::Persistence, weight, format!("{call} {path}"))
@@ -143,11 +149,18 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
             (Phase::Network, weight, what)
         }
         What::Listen { address, protocol } => {
-            let own = places::is_own(address, protocol);
+            let telling_at_all = match refused {
+                true => stopped,
+                false => !places::is_own(address, protocol),
+            };
             let what = format!("listen at {address} ({protocol})");
-            (Phase::Network, when(refused || !own, telling), what)
+            (Phase::Network, when(telling_at_all, telling), what)
         }
-        What::Fork { .. } => (Phase::Exhaustion, if_refused, "make a process".into()),
+        // That a limit was met is told besides.
+        What::Fork { .. } => {
+            let weight = when(stopped, Weight::Attempt);
+            (Phase::Exhaustion, weight, "make a process".into())
+        }
         What::Exit { signal, .. } => {
             let crash = signal.and_then(crash)?;
             let what = format!("a process crashed ({crash})");
@@ -158,7 +171,7 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
             match kind {
                 MemoryUse::File => {
                     let weight = match refused {
-                        true => Weight::Attempt,
+                        true => when(stopped, Weight::Attempt),
                         false => when(written(path), Weight::Through),
                     };
                     (Phase::Injection, weight, format!("map code of {path}"))

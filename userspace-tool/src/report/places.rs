@@ -165,6 +165,11 @@ pub(super) fn is_lasting(path: &str) -> bool {
         || LASTING_NAMES.iter().any(|names| has(path, names))
 }
 
+/// Whether an attempt there tells something, whatever it failed for.
+pub(super) fn is_telling(path: &str) -> bool {
+    is_secret(path) || is_lasting(path)
+}
+
 /// Whether a system call leads out.
 pub(super) fn leads_out(name: &str) -> bool {
     LEADING_OUT.contains(&name)

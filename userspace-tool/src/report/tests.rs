@@ -172,6 +172,10 @@ fn what_programs_do_is_no_attack() {
             "EEXIST",
             "kernel",
         )
+        .add(json!({
+            "event": "open", "path": "/tmp/none/x", "access": "write", "verdict": "refused", "errno": "ENOENT"
+        }))
+        .add(json!({ "event": "fork", "verdict": "refused", "errno": "EAGAIN" }))
         .add(open("/work/out.txt", "write"))
         .add(json!({ "event": "fork", "child": 8 }))
         .add(json!({ "event": "exit", "pid": 8, "signal": 11 }))
