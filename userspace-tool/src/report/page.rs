@@ -12,7 +12,7 @@ use super::timeline::{seconds, since, Timeline};
 const STYLE: &str = include_str!("page.css");
 
 /// What the browser lets the page do: have this very style, and nothing else.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-nOPqI32dQYQZqX1uoIA1kx8K3ADNhHuxxO+2p037vu4='; base-uri 'none'; form-action 'none'";
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-tLQzQTq+0ptmXQE7Bb0z/kLqtU4az2OnZuatP6k946M='; base-uri 'none'; form-action 'none'";
 
 /// How many things of a list are on the page.
 const SHOWN: usize = 100;
@@ -178,7 +178,7 @@ fn row(class: &str, found: &Finding, begin: u64) -> Markup {
             td { (found.outcome()) }
             td { (found.wall.map_or("", |wall| wall.title())) }
             td { (found.rule.as_deref().unwrap_or_default()) }
-            td { (since(found.first, begin)) }
+            td.at { (since(found.first, begin)) }
             td { @if found.times != 1 { "×" (found.times) } }
         }
     }
@@ -194,7 +194,7 @@ fn did(title: &str, list: &Listed<Finding>, begin: u64) -> Markup {
                     tr {
                         td.what { (found.what) }
                         td { (found.rule.as_deref().unwrap_or_default()) }
-                        td { (since(found.first, begin)) }
+                        td.at { (since(found.first, begin)) }
                         td { @if found.times != 1 { "×" (found.times) } }
                     }
                 }
