@@ -60,13 +60,13 @@ report $? 'there is a report'
 sed 's/^/# /' ../told
 head -n 1 ../told | grep -q '^Nothing got through: [0-9]* attempts were refused'
 report $? 'it begins with what comes of it'
-for line in 'read /root/.ssh/id_ed25519 ' 'write /etc/cron.d/job ' "connect to 127.0.0.1:$port (tcp) " \
+for line in 'read /root/.ssh/id_ed25519 ' 'write /etc/cron.d/job ' "connect to $attacker (tcp) " \
 	'meet the limit of processes ' 'execute what it wrote to memory '; do
 	grep -qF -- "- $line" ../told
 	report $? "it has: ${line% }"
 done
 sed -n '/^What it did that it may/,$p' ../told >../may
-grep -qF "run /usr/bin/pdftotext invoice.pdf invoice.txt" ../may && grep -qF "write $PWD/invoice.txt" ../may
+grep -qF "run pdftotext invoice.pdf invoice.txt" ../may && grep -qF "write $PWD/invoice.txt" ../may
 report $? 'and what the task was for'
 uvctl report ../invoice.audit --html ../told.html && grep -q '^<!DOCTYPE html>' ../told.html && ! grep -qi '<script' ../told.html
 report $? 'also as a page'

@@ -98,18 +98,24 @@ impl Summary {
     /// Which walls stopped how many attempts.
     fn walls(&self) -> String {
         let mut walls = BTreeMap::<Wall, u64>::new();
-        for stage in &self.stages {
-            for wall in stage.attempts.all.iter().filter_map(|found| found.wall) {
-                *walls.entry(wall).or_default() += 1;
+        let mut others = 0;
+        for attempt in self.stages.iter().flat_map(|stage| &stage.attempts.all) {
+            match attempt.wall {
+                Some(wall) => *walls.entry(wall).or_default() += 1,
+                None => others += 1,
             }
         }
         let mut walls: Vec<(Wall, u64)> = walls.into_iter().collect();
         walls.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         let named = |(wall, count): &(Wall, u64)| format!("{} ({count})", wall.title());
-        match walls.iter().map(named).collect::<Vec<_>>().as_slice() {
+        let by = match walls.iter().map(named).collect::<Vec<_>>().as_slice() {
             [] => String::new(),
             [one] => format!(", by {one}"),
             [before @ .., last] => format!(", by {} and {last}", before.join(", ")),
+        };
+        match others {
+            0 => by,
+            _ => format!("{by}, or led nowhere ({others})"),
         }
     }
 }

@@ -69,6 +69,7 @@ impl Summary {
                         h2 { "What it did that it may" }
                         (did("Programs", &self.programs, self.first))
                         (did("Files written and changed", &self.changed, self.first))
+                        (did("Connections", &self.reached, self.first))
                         p.soft {
                             (some(self.processes, "process", "processes")) " made, "
                             (some(self.looked, "file", "files")) " opened to be read or looked at."

@@ -94,14 +94,23 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
         false => Weight::Ordinary,
     };
     let (phase, weight, what) = match &event.what {
-        What::Start { .. } | What::Lost { .. } => return None,
+        What::Lost { .. } => return None,
+        What::Start {
+            program, arguments, ..
+        } => {
+            let what = format!("run {}", command(program, arguments));
+            (Phase::Execution, Weight::Ordinary, what)
+        }
         What::Exec { path, arguments } => {
             let weight = match refused {
                 // A shell looks for a program in one directory after the other.
                 true => when(stopped && errno != "ENOENT", Weight::Attempt),
                 false => when(written(path), Weight::Through),
             };
-            (Phase::Execution, weight, command(path, arguments))
+            // Arguments begin with the name by which it is called.
+            let arguments = arguments.get(1..).unwrap_or_default();
+            let what = format!("run {}", command(path, arguments));
+            (Phase::Execution, weight, what)
         }
         What::Open { path, access } => match access {
             FileUse::Execute => {
@@ -221,13 +230,13 @@ pub(super) fn meaning(event: &Event, written: impl Fn(&str) -> bool) -> Option<M
 /// Below it, nothing is mapped.
 const NOTHING: u64 = 0x1_0000;
 
-/// A program with its arguments, without the name by which it is called.
-fn command(path: &str, arguments: &[String]) -> String {
-    let mut text = format!("run {path}");
-    for argument in arguments.iter().skip(1) {
+/// A program with its arguments, as far as they are kept.
+pub(super) fn command(program: &str, arguments: &[String]) -> String {
+    let mut text = program.to_owned();
+    for argument in arguments {
         text.push(' ');
         text += argument;
-        if text.len() > super::summary::LONGEST {
+        if text.len() > 4 * super::summary::LONGEST {
             break;
         }
     }

@@ -37,6 +37,8 @@ pub struct Summary {
     pub programs: Listed<Finding>,
     /// Files that were written or changed.
     pub changed: Listed<Finding>,
+    /// Whom it reached, or was to be reached by.
+    pub reached: Listed<Finding>,
     /// How many processes were made, besides the first.
     pub processes: u64,
     /// How often files were opened to be read, or looked at.
@@ -249,6 +251,7 @@ struct Reader {
     stages: [Reading; Phase::ALL.len()],
     programs: List,
     changed: List,
+    reached: List,
     /// Paths that the task has written, as far as they are kept.
     written: BTreeSet<String>,
     losses: Losses,
@@ -329,16 +332,10 @@ impl Reader {
             } => {
                 self.leader = Some(event.pid);
                 self.summary.end = None;
-                let mut command = program.clone();
-                // A program's arguments begin with its name.
-                for argument in arguments.iter().skip(1) {
-                    command.push(' ');
-                    command += argument;
-                }
                 let tasks = &mut self.summary.tasks;
                 match tasks.all.len() < MOST {
                     true => tasks.all.push(TaskBegun {
-                        command: kept(&command),
+                        command: kept(&phase::command(program, arguments)),
                         profile: kept(profile),
                     }),
                     false => tasks.more = tasks.more.saturating_add(1),
@@ -366,8 +363,12 @@ impl Reader {
     /// Notes what a task did that it may.
     fn did(&mut self, event: &Event, what: &str) {
         let written = match &event.what {
-            What::Exec { .. } => {
+            What::Start { .. } | What::Exec { .. } => {
                 self.programs.add(what, event);
+                return;
+            }
+            What::Connect { .. } | What::Listen { .. } => {
+                self.reached.add(what, event);
                 return;
             }
             What::Fork { .. } => {
@@ -415,6 +416,7 @@ impl Reader {
             stages: stages.collect(),
             programs: self.programs.findings,
             changed: self.changed.findings,
+            reached: self.reached.findings,
             losses,
             ..self.summary
         }

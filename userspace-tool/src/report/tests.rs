@@ -18,9 +18,8 @@ impl Stream {
     /// One that begins with a task.
     fn new() -> Self {
         let mut stream = Self::default();
-        let arguments = ["pdftotext", "in.pdf"];
         stream.add(
-            json!({ "event": "start", "program": "/bin/pdftotext", "arguments": arguments, "profile": "document" }),
+            json!({ "event": "start", "program": "pdftotext", "arguments": ["in.pdf"], "profile": "document" }),
         );
         stream
     }
@@ -143,7 +142,7 @@ fn an_attack_is_told_stage_by_stage() {
         ["execute what it wrote to memory", "execute data"]
     );
     assert_eq!(summary.end.as_deref(), Some("ended with status 0"));
-    assert_eq!(summary.tasks.all[0].command, "/bin/pdftotext in.pdf");
+    assert_eq!(summary.tasks.all[0].command, "pdftotext in.pdf");
 }
 
 #[test]
@@ -188,8 +187,12 @@ fn what_programs_do_is_no_attack() {
             text: "Nothing tells of an attack".into()
         }
     );
-    assert_eq!(whats(&summary.programs), ["run /bin/pdftotext"]);
+    assert_eq!(
+        whats(&summary.programs),
+        ["run pdftotext in.pdf", "run /bin/pdftotext"]
+    );
     assert_eq!(whats(&summary.changed), ["write /work/out.txt"]);
+    assert_eq!(whats(&summary.reached), ["connect to 127.0.0.1:80 (tcp)"]);
     assert_eq!(summary.processes, 1);
     let crashed = &stage(&summary, Phase::Injection).others;
     assert_eq!(whats(crashed), ["a process crashed (SIGSEGV)"]);
@@ -213,6 +216,18 @@ fn what_was_done_and_should_be_looked_at_comes_first() {
             .text
             .starts_with("5 things to look at; 9 attempts were refused"),
         "{conclusion:?}"
+    );
+}
+
+#[test]
+fn what_nothing_stopped_led_nowhere() {
+    let mut stream = Stream::new();
+    stream.add(json!({
+        "event": "connect", "address": "192.0.2.1:4", "protocol": "tcp", "verdict": "refused", "errno": "ENETUNREACH"
+    }));
+    assert_eq!(
+        stream.end().read().conclusion().text,
+        "Nothing got through: 1 attempt was refused, or led nowhere (1)"
     );
 }
 

@@ -140,7 +140,7 @@ fn line(
 fn did(text: &mut String, summary: &Summary, colours: bool) -> std::fmt::Result {
     let title = paint("What it did that it may", BOLD, colours);
     writeln!(text, "\n{title}")?;
-    for list in [&summary.programs, &summary.changed] {
+    for list in [&summary.programs, &summary.changed, &summary.reached] {
         for found in list.all.iter().take(SHOWN) {
             writeln!(text, "    {}", found.what)?;
         }
