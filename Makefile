@@ -68,8 +68,8 @@ bench: all ## the benchmarks against KVM and processes, in instructions
 	tests/vm/bench
 
 .PHONY: demo
-demo: all ## what uvctl does, shown in a test machine
-	tests/vm/run --copy scripts/demo -- /root/demo
+demo: all ## what uvctl does, and the story of a hostile document, shown in a test machine
+	tests/vm/run --memory 2048 --programs --timeout 900 --copy scripts/demo -- /root/demo
 
 .PHONY: shell
 shell: all ## a shell in a test machine with the module inserted

@@ -43,6 +43,8 @@ mod parts;
 pub mod personality;
 mod process;
 pub mod profile;
+pub mod quote;
+pub mod report;
 pub mod sandbox;
 mod signal;
 pub mod space;

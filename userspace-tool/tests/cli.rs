@@ -3,9 +3,10 @@
 //! What `uvctl` says where there is no module, or no program.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// Runs `uvctl`.
 fn uvctl(arguments: &[&str]) -> Output {
@@ -197,6 +198,7 @@ fn it_documents_itself() {
         &["verify"],
         &["ps"],
         &["stats"],
+        &["report"],
     ] {
         let output = uvctl(&[command, &["--help"]].concat());
         let text = stdout(&output);
@@ -217,4 +219,96 @@ fn it_documents_itself() {
     assert!(stdout(&uvctl(&["man", "run"])).contains("uvctl\\-run"));
     assert_eq!(uvctl(&["man", "bogus"]).status.code(), Some(125));
     assert_eq!(uvctl(&["run", "--bogus", "true"]).status.code(), Some(125));
+}
+
+/// A record of a task that was refused a secret, whose name would write to a terminal.
+const AUDIT: &str = concat!(
+    r#"{"seq":0,"time":1800000000000000000,"pid":7,"tid":7,"event":"start","program":"cat","arguments":["x"],"profile":"default","verdict":"allowed"}"#,
+    "\n",
+    r#"{"seq":1,"time":1800000000500000000,"pid":7,"tid":7,"event":"open","path":"/root/.ssh/<b>\u001b[2J\u202e","access":"read","verdict":"refused","errno":"ENOENT","rule":"no rule","wall":"personality"}"#,
+    "\n",
+    r#"{"seq":2,"time":1800000001000000000,"pid":7,"tid":7,"event":"exit","status":1,"verdict":"allowed"}"#,
+    "\n",
+);
+
+#[test]
+fn an_audit_is_reported() {
+    let audit = Temporary::new("audit", AUDIT.as_bytes());
+    let output = uvctl(&["report", audit.path()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert_eq!(
+        text.lines().next(),
+        Some("Nothing got through: 1 attempt was refused, by the personality (1).")
+    );
+    for line in [
+        "cat x, under profile default",
+        "2027-01-15T08:00:00Z, 1.000 s; events: 3, processes: 1; ended with status 1",
+        "1 Running programs: nothing unusual",
+        "2 Looking around, and for secrets: 1 refused, from +0.500 s",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    assert!(
+        text.contains("ENOENT, by the personality (no rule)"),
+        "{text}"
+    );
+    assert!(text.contains("<b>\\u{1b}[2J\\u{202e}"), "{text}");
+    assert!(!text.contains(['\x1b', '\u{202e}']));
+
+    let page = Temporary::new("page", b"");
+    let output = uvctl(&["report", audit.path(), "--html", page.path()]);
+    assert!(output.status.success() && output.stdout.is_empty());
+    let written = fs::read_to_string(page.path()).unwrap();
+    assert!(written.starts_with("<!DOCTYPE html>") && written.contains("&lt;b&gt;\\u{1b}"));
+    let output = uvctl(&["report", audit.path(), "--html"]);
+    assert_eq!(stdout(&output), written);
+
+    let output = uvctl(&["report", audit.path(), "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(value["stages"][1]["phase"], "discovery");
+    assert_eq!(value["stages"][1]["attempts"]["all"][0]["times"], 1);
+    assert_eq!(
+        value["conclusion"],
+        text.lines().next().unwrap().trim_end_matches('.')
+    );
+}
+
+#[test]
+fn standard_input_is_reported_and_what_is_no_audit_is_told() {
+    let report = |input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_uvctl"))
+            .args(["report", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let cut = report(&AUDIT[..AUDIT.len() - 20]);
+    assert!(cut.status.success());
+    let text = stdout(&cut);
+    assert!(
+        text.starts_with("As far as the record goes, nothing got through"),
+        "{text}"
+    );
+    assert!(text.contains("The last line is cut off"), "{text}");
+    for (input, message) in [
+        ("", "standard input: there is no event in it"),
+        ("hello\n", "standard input: none of its lines is an event"),
+    ] {
+        let output = report(input);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    }
+    let output = uvctl(&["report", "/no/such/audit"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).starts_with("uvctl: /no/such/audit: "));
 }

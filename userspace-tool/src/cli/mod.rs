@@ -16,6 +16,7 @@ mod privileges;
 mod profile;
 mod ps;
 mod relay;
+mod report;
 mod run;
 mod steward;
 mod style;
@@ -88,6 +89,8 @@ enum Command {
     Explain(explain::Explain),
     /// Learn the profile that a program needs.
     Learn(learn::Learn),
+    /// Say what the audit of a task tells: what it did, and what was stopped.
+    Report(report::Report),
     /// Say whether this machine can run micro-VMs, and what to do if it cannot.
     Doctor(Output),
     /// Print what the loaded module and the CPU offer.
@@ -191,6 +194,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(run) => return run::main(&run),
         Command::Template(command) => return template::main(command),
+        Command::Report(report) => report::main(&report),
         Command::Learn(learn) => return learn::main(&learn),
         Command::Verify(verify) => return verify::main(verify),
         Command::Doctor(output) => return doctor::main(output),

@@ -4,6 +4,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+pub(crate) use uvisor::quote::printable;
+
 /// Whether standard output takes colours.
 pub(crate) fn colours() -> bool {
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -26,15 +28,6 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
-}
-
-/// Text that cannot write to the terminal.
-pub(crate) fn printable(text: &str) -> String {
-    let escaped = |letter: char| match letter.is_control() {
-        true => letter.escape_default().to_string(),
-        false => letter.to_string(),
-    };
-    text.chars().map(escaped).collect()
 }
 
 /// A size for people.

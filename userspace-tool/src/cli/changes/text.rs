@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use similar::{ChangeTag, TextDiff};
 use uvisor::changes::{Change, Contents, Kept, Kind, Object, Tree};
+use uvisor::quote::is_plain;
 
 use super::super::style::{self, paint};
 
@@ -55,10 +56,7 @@ pub(super) fn quoted(path: &Path) -> String {
 
 fn quote(before: &str, path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
-    // Characters that have others written the other way round.
-    let turns = |letter: char| matches!(letter, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let plain =
-        |letter: char| !letter.is_control() && !turns(letter) && !matches!(letter, '"' | '\\');
+    let plain = |letter: char| is_plain(letter) && !matches!(letter, '"' | '\\');
     if let Some(text) = path.to_str().filter(|text| text.chars().all(plain)) {
         return format!("{before}{text}");
     }
