@@ -33,6 +33,7 @@ mod error;
 mod frame;
 pub mod guest;
 pub mod host;
+mod inherited;
 pub mod layout;
 pub mod learn;
 pub mod loader;
@@ -59,6 +60,7 @@ mod vm;
 
 pub use device::Device;
 pub use error::{Error, Result};
+pub use inherited::InheritedError;
 pub use map::Mapping;
 pub use personality::keeps_socket_paths_apart;
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
