@@ -63,6 +63,7 @@ pub use error::{Error, Result};
 pub use inherited::InheritedError;
 pub use map::Mapping;
 pub use personality::keeps_socket_paths_apart;
+pub use process::fork_unseen;
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
 pub use vm::{GuestMemory, Vm};
 

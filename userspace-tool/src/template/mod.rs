@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use thiserror::Error;
 
 pub use files::Stdio;
-pub use point::{time, Point};
+pub use point::Point;
 pub use resume::Resume;
 pub use state::{About, OpenFile, State};
 
