@@ -126,7 +126,7 @@ const X86_64: u32 = 0xc000_003e;
 
 /// What becomes of a call.
 #[derive(Clone, Debug, PartialEq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It is made.
     Allow,
     /// It is not in the list.
@@ -159,6 +159,14 @@ impl Filter {
             };
             verdicts.insert(number as u32, verdict);
         }
+        Self::of(verdicts, unlisted)
+    }
+
+    /// The one by which this becomes of calls, by their numbers.
+    pub(super) fn of(
+        verdicts: BTreeMap<u32, Verdict>,
+        unlisted: Unlisted,
+    ) -> Result<Self, FilterError> {
         let ranges = ranges(verdicts);
         let mut program = vec![
             step(LOAD, 0, 0, ARCHITECTURE),
@@ -186,7 +194,7 @@ impl Filter {
 }
 
 /// A rule that matches if all conditions do.
-fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, BackendError> {
+pub(super) fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(conditions)
 }
 
@@ -196,13 +204,18 @@ fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition,
 }
 
 /// An argument is a number.
-fn is(index: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn is(index: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     argument(index, SeccompCmpOp::Eq, value)
 }
 
 /// Of an argument, some bits are a number.
-fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
     argument(index, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+/// The request of an ioctl is one for devices of a kind.
+pub(super) fn kind(kind: u64) -> Result<SeccompCondition, BackendError> {
+    masked(1, 0xffff_ff00, kind << 8)
 }
 
 /// The calls whose arguments are looked at, and what they must be. Those without any are not allowed.
@@ -260,7 +273,6 @@ fn conditions(
 
 /// The requests that the broker makes, by the kinds of devices that they are for.
 fn ioctls(sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
-    let kind = |kind: u64| masked(1, 0xffff_ff00, kind << 8);
     // The first one is by far the most frequent.
     let mut requests = vec![all(vec![kind(uvisor_uapi::IOCTL_TYPE.into())?])?];
     // Some requests have a size in the upper half.

@@ -17,6 +17,7 @@
 
 mod devices;
 pub mod filter;
+pub(crate) mod holder;
 mod hosts;
 pub mod landlock;
 mod mount;
