@@ -154,6 +154,8 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why.
     pub why: Why,
+    /// Whether the task may have more there for that than the rule says.
+    pub is_open: bool,
 }
 
 /// Why a rule has no effect.
