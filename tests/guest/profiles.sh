@@ -39,6 +39,14 @@ run "it changes what it may" 0 "" --rw given -- touch "$work/given/new"
 check "and that is there" test -e given/new
 run "what is hidden is not there" 2 "" --ro given --hide given/sub -- ls "$work/given/sub"
 run "though what is around it is" 0 given --ro given --hide given/sub -- cat "$work/given/file"
+# A rule without an effect.
+run "what is to be hidden and is not there is told" 0 given --ro given --hide given/none -- cat "$work/given/file"
+check "with the path" grep -q "^uvctl: $work/given/none: it does not exist on the host" err
+run "and is an error if all walls are required" 125 "" --require --ro given --hide given/none -- cat "$work/given/file"
+check "with the path as well" grep -q -- "--require: $work/given/none: it does not exist" err
+run "so is what would be the host's own file" 125 "" --require --profile host --hide /dev/null -- true
+run "nothing is told of what is nowhere" 0 given --require --ro given --hide "$work/kept/none" -- cat "$work/given/file"
+is "in no line" "" "$(cat err)"
 run "/tmp is its own" 0 "" -- ls -A /tmp
 run "and can be written" 0 x -- dash -c 'echo x >/tmp/x; read -r line </tmp/x; echo "$line"' 
 check "which nobody sees" test ! -e /tmp/x

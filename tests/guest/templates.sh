@@ -221,6 +221,26 @@ has 'inspect, for people' 'standard input of the run' "$(uvctl template inspect 
 uvctl template list | grep -q $'\x1b'
 is 'no colours where there is no terminal' 1 $?
 
+# Who may be taken over by what is in a template is confined; and a run does no more than its own rules say.
+holder=$(uvctl template inspect state --json | jq .pid)
+is 'a holder has no capabilities, and a filter of system calls' \
+	'CapPrm: 0000000000000000 CapEff: 0000000000000000 NoNewPrivs: 1 Seccomp: 2' \
+	"$(awk '/^(CapPrm|CapEff|NoNewPrivs|Seccomp):/ { print $1, $2 }' /proc/"$holder"/status | xargs)"
+has 'no run may execute what it wrote whose profile does not let it' 'memory.jit.*125 $' \
+	"$(uvctl run --profile default --from sorter </dev/null 2>&1; echo $?)"
+create plain --profile default -- /usr/bin/sort
+is 'one of a template that may not can be run' a "$(echo a | uvctl run --profile default --from plain)"
+has 'nor know the time precisely' 'clock.precise.*125 $' \
+	"$(uvctl run --profile filter --from plain </dev/null 2>&1; echo $?)"
+seq 1 9 >given
+create given --profile default --ro given -- /bin/bash -c 'exec 7<given 8</dev/null; read -r x; read -r y <&7; echo "$y"'
+is 'a file that it is given as well' 1 "$(echo | uvctl run --profile default --ro given --from given)"
+has 'a file that it is not given is refused' "$work/given open, as descriptor 7.*--ro $work/given.*125 \$" \
+	"$(uvctl run --profile default --from given </dev/null 2>&1; echo $?)"
+has 'also if it is hidden' "$work/given open.*125 \$" \
+	"$(uvctl run --profile default --ro . --hide given --from given </dev/null 2>&1; echo $?)"
+uvctl template rm plain given
+
 # ps and stats: the template, its holder, and a run that goes on from it.
 uvctl run --from sorter < <(sleep 60) &
 run=$!

@@ -3,6 +3,7 @@
 //! What a broker does before it has a guest: it makes ready what it cannot make any more when it is confined, and
 //! confines itself.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use thiserror::Error;
 
 use crate::errno::Errno;
+use crate::inherited::{self, InheritedError};
 use crate::personality::{Access, AccessError, Domain, Network};
 use crate::profile::Rules;
 use crate::sandbox::{self, Kept, Layer, Layers, Report, SandboxError, Sockets};
@@ -20,6 +22,9 @@ pub enum ConfineError {
     /// A layer of the sandbox cannot be entered.
     #[error("cannot confine the process that serves the task: {0}")]
     Sandbox(#[from] SandboxError),
+    /// What this process was started with.
+    #[error("cannot give up what this process was started with: {0}")]
+    Inherited(#[from] InheritedError),
     /// The files that rules are about.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -48,15 +53,23 @@ pub struct Confined {
     pub network: Network,
     /// What is in force, and what the host lacks.
     pub report: Report,
+    /// The environment that the task is given.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// Confines the calling process, which has one thread, and all that it starts from now on, for ever, by `layers` of the
 /// sandbox.
 ///
+/// Of what this process was started with, descriptors but standard input, output and error are closed, and variables that the
+/// task is not given overwritten; what this program opened itself stays open.
+///
 /// The process that opens sockets is started under way: in the same Landlock domain, by which the kernel knows whose
 /// they are, but while namespaces can be made. What the broker needs of the module is to be open before.
 pub fn confine(mut rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confined, ConfineError> {
     crate::vdso::clock_is_tsc();
+    inherited::close_descriptors()?;
+    inherited::forget_variables(&rules.environment)?;
+    let environment = rules.environment.of(std::env::vars_os());
     let has_sockets = !rules.syscalls.refused.contains_key("socket");
     let sockets = match has_sockets {
         true => Sockets::Ready,
@@ -113,17 +126,20 @@ pub fn confine(mut rules: Rules, layers: Layers, kept: &[Kept]) -> Result<Confin
         access: Arc::new(access),
         network,
         report: outer.and(inner),
+        environment,
     })
 }
 
 /// Makes a broker ready that is not confined, not even from sockets with paths: one that has to reach some itself when
 /// its guest has stopped.
 pub fn without(rules: Rules) -> Result<Confined, ConfineError> {
+    let environment = rules.environment.of(std::env::vars_os());
     let access = Access::new(rules, false)?;
     let network = Network::start(&access, true, Domain::None);
     Ok(Confined {
         network: network.map_err(ConfineError::Network)?,
         access: Arc::new(access),
         report: Report::default(),
+        environment,
     })
 }

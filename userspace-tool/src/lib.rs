@@ -33,6 +33,7 @@ mod error;
 mod frame;
 pub mod guest;
 pub mod host;
+mod inherited;
 pub mod layout;
 pub mod learn;
 pub mod loader;
@@ -61,8 +62,10 @@ mod vm;
 
 pub use device::Device;
 pub use error::{Error, Result};
+pub use inherited::InheritedError;
 pub use map::Mapping;
 pub use personality::keeps_socket_paths_apart;
+pub use process::fork_unseen;
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
 pub use vm::{GuestMemory, Vm};
 

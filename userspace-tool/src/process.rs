@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The number of this process, without asking the kernel each time.
+//! The number of this process, without asking the kernel each time; and processes beside it.
 
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use uvisor_uapi::PAGE_SIZE;
+
+use crate::errno::{Errno, SysResult};
 
 /// A word that is zero again in each process that is forked, however that is done.
 fn forgetful() -> Option<&'static AtomicU32> {
@@ -45,8 +47,47 @@ pub(crate) fn id() -> u32 {
     }
 }
 
+/// Makes a copy of this process, of which nobody is told when it ends: it says no SIGCHLD, and who waits for children does
+/// not see it. Returns 0 in the copy, which has this thread only.
+///
+/// # Safety
+///
+/// The copy does what that of a process with other threads may: if there are any, it takes no locks, and allocates
+/// nothing.
+pub unsafe fn fork_unseen() -> SysResult<libc::pid_t> {
+    // SAFETY: Without CLONE_VM the copy has memory of its own. What it does there is the caller's promise.
+    match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
+        -1 => Err(Errno::last()),
+        number => Ok(number as libc::pid_t),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_copy_is_not_waited_for() {
+        // SAFETY: The copy ends at once.
+        let copy = unsafe { super::fork_unseen() }.unwrap();
+        if copy == 0 {
+            // SAFETY: It ends the copy.
+            unsafe { libc::_exit(7) };
+        }
+        let (mut status, no_child) = (0, Some(libc::ECHILD));
+        let mut wait = |flags| {
+            // SAFETY: The status is written.
+            let ended = unsafe { libc::waitpid(copy, &mut status, flags) };
+            (
+                ended,
+                std::io::Error::last_os_error().raw_os_error(),
+                status,
+            )
+        };
+        let (ended, error, _) = wait(0);
+        assert_eq!((ended, error), (-1, no_child));
+        let (ended, _, status) = wait(libc::__WCLONE);
+        assert_eq!((ended, libc::WEXITSTATUS(status)), (copy, 7));
+    }
+
     #[test]
     fn a_child_has_its_own() {
         assert_eq!(super::id(), std::process::id());

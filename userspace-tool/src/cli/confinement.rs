@@ -4,7 +4,7 @@
 
 use uvisor::confine::{self, Confined};
 use uvisor::profile::Rules;
-use uvisor::sandbox::{Kept, Layer, Layers};
+use uvisor::sandbox::{Kept, Layer, Layers, Skipped, Why};
 
 use super::run::RunError;
 
@@ -42,6 +42,26 @@ impl Confinement {
         }
     }
 
+    /// Says that a rule has no effect, where that is worth it: what is not there is not there for the program either, and
+    /// `/proc` is what the personality makes it.
+    fn tell(&self, skipped: &Skipped) -> Result<(), RunError> {
+        let (path, why) = (skipped.path.display(), skipped.why);
+        if skipped.is_open && self.require {
+            return Err(RunError::Privileges(format!(
+                "--require: {path}: {why}, so the program may have more there than the rule about it says"
+            )));
+        }
+        let is_usual = match why {
+            Why::Missing => true,
+            Why::Own => skipped.path.starts_with("/proc"),
+            Why::Lookup(_) | Why::NoPlace => false,
+        };
+        if skipped.is_open || !is_usual {
+            eprintln!("uvctl: {path}: {why}, so the rule about it has no effect");
+        }
+        Ok(())
+    }
+
     /// Confines this process, for ever; `kept` are the overlays whose changes are kept.
     pub(crate) fn enter(&self, rules: Rules, kept: &[Kept]) -> Result<Confined, RunError> {
         let confined = match self.layers {
@@ -49,6 +69,9 @@ impl Confinement {
             None => confine::without(rules),
         };
         let confined = confined.map_err(|error| RunError::Privileges(error.to_string()))?;
+        for skipped in &confined.report.skipped {
+            self.tell(skipped)?;
+        }
         match confined.report.lacks.first() {
             Some(lack) if self.require => Err(RunError::Privileges(format!(
                 "--require: the host lacks something for the confinement of the process that serves the program \

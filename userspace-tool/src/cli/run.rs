@@ -145,8 +145,7 @@ pub(crate) fn start(
     // The command line has at least a program in it.
     let (name, arguments) = start.command.split_first().unwrap_or((&empty, &[]));
     let arguments = bytes(arguments);
-    let find = || Program::find(name, &arguments).map_err(TaskError::from);
-    let mut program = find()?;
+    let mut program = Program::find(name, &arguments).map_err(TaskError::from)?;
     privileges::allow_program(&mut rules, &program).map_err(RunError::Privileges)?;
     let device = Device::open().map_err(TaskError::from)?;
     if confinement.is_required() && rules.execute_only && !device.has_execute_only() {
@@ -154,17 +153,22 @@ pub(crate) fn start(
             "--require: the CPU has no memory that is executed and not read (memory.execute_only)";
         return Err(RunError::Privileges(what.into()));
     }
-    let environment = rules.environment.of(std::env::vars_os());
     let limits = rules.limits;
-    let confined = confinement.enter(rules, &start.kept)?;
+    let mut confined = confinement.enter(rules, &start.kept)?;
     // From here on its descriptors would be the task's.
     drop(start.kept);
     if confined.report.entered.has(Layer::Root) {
-        // What was open is of the host's root.
-        program = find()?;
+        // What was open is of the host's root. The variable by which it was found may be gone.
+        let words: Vec<_> = std::iter::once(name.as_bytes().to_vec())
+            .chain(arguments)
+            .collect();
+        program = Program::at(&program.name, &words).map_err(TaskError::from)?;
     }
     let options = Options {
-        environment: environment.into_iter().map(variable).collect(),
+        environment: std::mem::take(&mut confined.environment)
+            .into_iter()
+            .map(variable)
+            .collect(),
         memory_limit: limits.memory.unwrap_or(0),
         pids: limits.pids.unwrap_or(0),
         aslr: !start.no_aslr && !randomisation_is_off(),

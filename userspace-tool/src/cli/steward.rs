@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
 
+use uvisor::errno::Errno;
+
 use super::cgroup::Cgroup;
 
 /// What it does.
@@ -31,16 +33,12 @@ pub(super) fn spawn(duties: Duties) -> Result<(), String> {
     if duties.time.is_none() && duties.cgroup.is_none() {
         return Ok(());
     }
-    let failed =
-        |what: &str, error: std::io::Error| format!("cannot start its steward: {what}: {error}");
+    let failed = |what: &str, error: Errno| format!("cannot start its steward: {what}: {error}");
     let broker = pidfd_open(getpid(), PidfdFlags::empty());
     let broker = broker.map_err(|error| failed("pidfd_open", error.into()))?;
-    // It says no SIGCHLD when it ends, and who waits for children does not see it.
-    // SAFETY: This process has one thread, so its copy, which has memory of its own, is whole.
-    match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
-        -1 => return Err(failed("fork", std::io::Error::last_os_error())),
-        0 => serve(duties, broker),
-        _ => {}
+    // SAFETY: This process has one thread, so its copy is whole.
+    if unsafe { uvisor::fork_unseen() }.map_err(|error| failed("fork", error))? == 0 {
+        serve(duties, broker);
     }
     // Its cgroup is the steward's to leave and to remove.
     std::mem::forget(duties.cgroup);

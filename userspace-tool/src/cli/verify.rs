@@ -46,7 +46,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "N")]
     calls: Option<u64>,
     /// Let the clone run for so long, such as 2s or 500ms; without bounds it runs to its end.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = uvisor::profile::time)]
     time: Option<Duration>,
     /// Change something on purpose behind the reset, to see that it is found.
     #[arg(long, value_name = "WHAT")]
@@ -77,12 +77,6 @@ impl From<What> for Change {
             What::Vector => Self::Vector,
         }
     }
-}
-
-/// Reads a time.
-fn time(text: &str) -> Result<Duration, String> {
-    uvisor::template::time(text)
-        .ok_or_else(|| "a time is a number with ms, s or m behind it".into())
 }
 
 /// Verifies; returns the status.

@@ -5,7 +5,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -58,8 +58,18 @@ fn executable(path: &Path) -> Result<(), Errno> {
     pass!(FACCESSAT2, at, &*path, libc::X_OK, libc::AT_EACCESS).map(drop)
 }
 
-/// Opens an executable file.
-pub(super) fn open(path: &Path) -> Result<File, LoadError> {
+/// Looks a file up: gives a handle on it (`O_PATH`), by which it is not opened yet.
+pub type Look<'a> = &'a dyn Fn(&Path) -> Result<OwnedFd, Errno>;
+
+/// Looks up what this process sees.
+pub(super) fn look(path: &Path) -> Result<OwnedFd, Errno> {
+    let mut options = OpenOptions::new();
+    let handle = options.read(true).custom_flags(libc::O_PATH).open(path)?;
+    Ok(handle.into())
+}
+
+/// Opens an executable file, if `look` gives a handle on it.
+pub(super) fn open(path: &Path, look: Look<'_>) -> Result<File, LoadError> {
     let explain = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => LoadError::NotFound(path.into()),
         io::ErrorKind::PermissionDenied => LoadError::Permission(path.into()),
@@ -68,12 +78,9 @@ pub(super) fn open(path: &Path) -> Result<File, LoadError> {
             source,
         },
     };
-    // Without opening it to be read: for a moment, that has a number of the guest's.
-    let handle = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path)
-        .map_err(explain)?;
+    let handle =
+        look(path).map_err(|error| explain(io::Error::from_raw_os_error(error.number())))?;
+    let handle = File::from(handle);
     let kind = handle.metadata().map_err(explain)?.file_type();
     if kind.is_dir() || !kind.is_file() {
         return Err(LoadError::NotFile {

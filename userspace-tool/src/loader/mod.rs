@@ -19,6 +19,7 @@ use thiserror::Error;
 use uvisor_uapi::Prot;
 
 use self::elf::{Elf, ElfError, Source};
+pub use self::find::Look;
 use self::plan::Step;
 use crate::errno::Errno;
 use crate::layout::Layout;
@@ -146,13 +147,22 @@ pub struct Loaded {
 impl Program {
     /// Finds the program that `execve` names: at `path`, with all its `arguments`.
     pub fn at(path: &Path, arguments: &[Vec<u8>]) -> Result<Self, LoadError> {
+        Self::looked_up(path, arguments, &find::look)
+    }
+
+    /// The same, but nothing is opened that `look` does not give a handle on.
+    pub fn looked_up(
+        path: &Path,
+        arguments: &[Vec<u8>],
+        look: Look<'_>,
+    ) -> Result<Self, LoadError> {
         // Without a slash a path is relative, and not to be looked for.
         let named = match path.as_os_str().as_bytes().contains(&b'/') {
             true => path.to_path_buf(),
             false => Path::new(".").join(path),
         };
         let rest = arguments.get(1..).unwrap_or(&[]);
-        let mut program = Self::find(named.as_os_str(), rest)?;
+        let mut program = Self::read(named.as_os_str(), named.clone(), rest, look)?;
         // A script's own name is not passed on.
         if program.arguments.len() == rest.len() + 1 {
             if let Some(name) = arguments.first() {
@@ -165,19 +175,36 @@ impl Program {
 
     /// Finds `name` as `execvp` does, with `arguments` after it.
     pub fn find(name: &OsStr, arguments: &[Vec<u8>]) -> Result<Self, LoadError> {
+        Self::read(name, find::search(name)?, arguments, &find::look)
+    }
+
+    /// Reads what is at `path`, and what that names.
+    fn read(
+        name: &OsStr,
+        mut path: PathBuf,
+        arguments: &[Vec<u8>],
+        look: Look<'_>,
+    ) -> Result<Self, LoadError> {
         let limit = Layout::MAX_LIMIT;
-        let mut path = find::search(name)?;
         let found = path.clone();
         let mut arguments: Vec<Vec<u8>> = [name.as_bytes().to_vec()]
             .into_iter()
             .chain(arguments.iter().cloned())
             .collect();
-        let mut scripts = Vec::new();
+        let mut scripts: Vec<(PathBuf, File)> = Vec::new();
         for _ in 0..=MAX_SCRIPTS {
-            let file = find::open(&path)?;
+            let file = match (find::open(&path, look), scripts.last()) {
+                (Err(LoadError::NotFound(interpreter)), Some((script, _))) => {
+                    return Err(LoadError::NoInterpreter {
+                        path: PathBuf::clone(script),
+                        interpreter,
+                    })
+                }
+                (file, _) => file?,
+            };
             let Some((interpreter, argument)) = find::script(&file, &path)? else {
                 let image = parse(path, file, limit)?;
-                let interpreter = interpreter(&image, limit)?;
+                let interpreter = interpreter(&image, limit, look)?;
                 return Ok(Self {
                     image,
                     interpreter,
@@ -191,12 +218,6 @@ impl Program {
             let front = [Some(interpreter.clone()), argument];
             arguments.splice(0..0, front.into_iter().flatten());
             let next = PathBuf::from(OsStr::from_bytes(&interpreter));
-            if !next.exists() {
-                return Err(LoadError::NoInterpreter {
-                    path,
-                    interpreter: next,
-                });
-            }
             scripts.push((std::mem::replace(&mut path, next), file));
         }
         Err(LoadError::ScriptLoop(found))
@@ -389,12 +410,12 @@ fn parse(path: PathBuf, file: File, limit: u64) -> Result<Image, LoadError> {
 }
 
 /// Opens and parses the interpreter of `image`, if it has one.
-fn interpreter(image: &Image, limit: u64) -> Result<Option<Image>, LoadError> {
+fn interpreter(image: &Image, limit: u64, look: Look<'_>) -> Result<Option<Image>, LoadError> {
     let Some(name) = &image.elf.interpreter else {
         return Ok(None);
     };
     let path = PathBuf::from(OsStr::from_bytes(name));
-    let file = match find::open(&path) {
+    let file = match find::open(&path, look) {
         Err(LoadError::NotFound(interpreter)) => {
             return Err(LoadError::NoInterpreter {
                 path: image.path.clone(),

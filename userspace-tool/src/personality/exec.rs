@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::files::directory_for;
 use super::paths::{self, path_of, Scope, Special};
+use super::procfs;
 use super::status::status_of;
 use super::Args;
 use crate::errno::{Errno, SysResult};
@@ -49,7 +50,10 @@ fn errno(error: &LoadError) -> Errno {
         LoadError::Elf { .. } | LoadError::Script(_) => Errno::ENOEXEC,
         LoadError::Stack(_) => Errno::E2BIG,
         LoadError::Load { error, .. } => *error,
-        LoadError::Open { .. } => Errno::EIO,
+        LoadError::Open { source, .. } => {
+            let number = source.raw_os_error().unwrap_or(libc::EIO);
+            std::io::Error::from_raw_os_error(number).into()
+        }
         LoadError::NoRoom(_) | LoadError::Vm(_) => Errno::ENOMEM,
     }
 }
@@ -89,14 +93,12 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
         Some(Special::Program) => task.shared.program.clone(),
         Some(Special::Fd(_) | Special::Checkpoint) => return Err(Errno::EACCES),
         None if path.is_empty() => return Err(Errno::ENOENT),
-        None => path,
+        None => procfs::program_at(task, &path)?.unwrap_or(path),
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
-    let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
-    if !task.access.executes_all() {
-        let mut files = program.files();
-        files.try_for_each(|(_, file)| task.scope().check_execute(file.as_fd()))?;
-    }
+    let scope = task.scope();
+    let look = |path: &Path| scope.to_execute(path);
+    let program = Program::looked_up(path, &arguments, &look).map_err(|error| errno(&error))?;
     if let Some(access) = task.access.programs() {
         let scope = Scope {
             access,

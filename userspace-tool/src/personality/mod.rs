@@ -59,7 +59,7 @@ pub(crate) use memory::Book;
 pub use memory::Heap;
 pub use message::MessagePointer;
 pub use network::{Domain, Network, Policy};
-pub(crate) use paths::{path_of, reopen, special, Special};
+pub(crate) use paths::{check_carried, path_of, reopen, special, Special};
 pub(crate) use process::short_name;
 pub use process::{LimitState, Limits};
 pub(crate) use procfs::starts_here;

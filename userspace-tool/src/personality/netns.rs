@@ -17,6 +17,7 @@ use rustix::net::{
 
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
+use crate::process::fork_unseen;
 
 /// Version 3 of the interface for capabilities: two words of each set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
@@ -67,14 +68,6 @@ fn end(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Makes a copy of this process of which nobody is told when it ends; 0 in the copy, which has this thread only.
-fn fork() -> SysResult<libc::c_int> {
-    // SAFETY: Without CLONE_VM the copy has memory of its own. What it may do there, as the copy of a
-    // process with threads, is up to the caller, which follows here.
-    let value = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
-    check(value as libc::c_int)
-}
-
 /// Starts the helper, which answers what comes to the other side of `service`. It is a child of this process that says
 /// no SIGCHLD, and that who waits for children does not see.
 pub(super) fn spawn(service: BorrowedFd<'_>) -> SysResult<()> {
@@ -86,7 +79,8 @@ pub(super) fn spawn(service: BorrowedFd<'_>) -> SysResult<()> {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
     }
-    let helper = fork();
+    // SAFETY: The copy goes on in `run`, which neither allocates nor takes locks.
+    let helper = unsafe { fork_unseen() };
     if helper == Ok(0) {
         run(service);
     }

@@ -384,6 +384,15 @@ impl Scope<'_> {
         }
     }
 
+    /// A handle on a file that the task may execute, which is not opened yet. Of what it must not see it learns nothing,
+    /// whatever that is.
+    pub(super) fn to_execute(&self, path: &Path) -> SysResult<OwnedFd> {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::ENOENT)?;
+        let (handle, _, right) = self.seen(libc::AT_FDCWD, &path, 0, 0)?;
+        right.check_execute()?;
+        Ok(handle)
+    }
+
     /// Refuses to execute an open file, or to map it to be executed.
     ///
     /// What has no name is memory of the task's.
@@ -405,6 +414,40 @@ impl Scope<'_> {
             None => Err(Errno::EACCES),
         }
     }
+}
+
+/// Refuses a file that a task is to have open without having opened it, if it could not; or one that it is to have a path of
+/// (`O_PATH`), unless `opens`.
+pub(crate) fn check_carried(fds: &Fds, access: &Access, fd: RawFd, opens: bool) -> SysResult<()> {
+    let scope = Scope {
+        fds,
+        access,
+        program: c"",
+        checkpoint: &[],
+    };
+    let status = status_of(fd)?;
+    check_readable(fd, &status)?;
+    let known = access.at_once(&status).or(access.named(&status));
+    let right = match known {
+        Some(right) => right,
+        None if status.is_directory() => access.decide(fd, &status),
+        // Memory of the task's that nobody writes any more, such as what it was told of its processes.
+        None if status.links == 0 && is_sealed(fd) => return Ok(()),
+        None => match scope.find_open(fd, &status)? {
+            Some(found) => scope.right_of(&found)?,
+            None => Right::Nothing,
+        },
+    };
+    match opens {
+        true => right.check_read(),
+        false => right.check_seen(),
+    }
+}
+
+/// Whether a file is in memory, without a name, and for reading only for good.
+fn is_sealed(fd: RawFd) -> bool {
+    let seals = pass!(FCNTL, fd, libc::F_GET_SEALS, 0);
+    seals.is_ok_and(|seals| seals & libc::F_SEAL_WRITE as u64 != 0)
 }
 
 /// The path behind a link, from where the path of the link begins.

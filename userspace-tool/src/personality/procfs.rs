@@ -197,6 +197,16 @@ fn process(task: &Task, number: u32) -> Option<Process> {
     }
 }
 
+/// The path of the program that one in `/proc` leads to, over a link that is answered here.
+pub(super) fn program_at(task: &Task, path: &CStr) -> SysResult<Option<CString>> {
+    match find_own(task, libc::AT_FDCWD, path) {
+        Some(Entry::Nobody) => Err(Errno::ENOENT),
+        Some(Entry::Program(pid)) => Ok(Some(task.told(pid)?.program)),
+        Some(Entry::Elsewhere(text)) => CString::new(text).map(Some).map_err(|_| Errno::ENOENT),
+        _ => Ok(None),
+    }
+}
+
 /// Whether a path is that of a process, or of something of one, that is not of the task's.
 pub(super) fn is_nobodys(task: &Task, directory: RawFd, path: &CStr) -> bool {
     if !path.to_bytes().contains(&b'/') {

@@ -7,6 +7,7 @@ use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::signal::own_tid;
 use crate::task::Task;
 
 /// The largest mask of CPUs, in bytes: that of 8192 of them, more than any kernel has.
@@ -46,9 +47,9 @@ fn known(task: &Task, pid: u64) -> SysResult {
     }
 }
 
-/// Whether a number is that of the task itself, and not of its parent.
+/// Whether a number is that of the calling thread; that of its process means it as well. The others of the task exist.
 fn own_process(task: &Task, pid: u64) -> SysResult<bool> {
-    Ok(known_process(task, pid)? == 0)
+    Ok(pid as i32 == own_tid() || known_process(task, pid)? == 0)
 }
 
 pub(super) fn sched_getparam(task: &mut Task, [pid, param, ..]: Args) -> SysResult {

@@ -12,7 +12,7 @@ use super::place::resolve;
 use super::root::{Builder, RootError, Step};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
-use crate::profile::{Device, FileAccess};
+use crate::profile::{Device, FileAccess, Rules};
 
 /// Its path, and the numbers of the device; none for what is a directory.
 pub(super) fn describe(device: Device) -> (&'static str, Option<(u32, u32)>) {
@@ -42,6 +42,16 @@ pub(super) struct Found {
     host: Option<OwnedFd>,
 }
 
+/// Whether a path is `/dev`, or `/proc`, or has to do with a device that there is by the rules.
+pub(super) fn has(rules: &Rules, path: &Path) -> bool {
+    let mut devices = rules.devices.iter();
+    let is_at = |device: &Device| {
+        let at = Path::new(describe(*device).0);
+        at.starts_with(path) || path.starts_with(at)
+    };
+    !path.starts_with("/dev") || path == Path::new("/dev") || devices.any(is_at)
+}
+
 /// Looks devices up on the host.
 pub(super) fn find(
     devices: &[Device],
@@ -61,7 +71,8 @@ pub(super) fn find(
             }),
             Err(why) => {
                 let path = path.into();
-                skipped.push(Skipped { path, why });
+                let is_open = false;
+                skipped.push(Skipped { path, why, is_open });
                 None
             }
         }
@@ -92,8 +103,11 @@ pub(super) fn attach_all(
         .step("making", "/dev")?;
     if made.is_none() {
         // There is a root of the host's that has none.
-        let (path, why) = ("/dev".into(), Why::NoPlace);
-        skipped.push(Skipped { path, why });
+        skipped.push(Skipped {
+            path: "/dev".into(),
+            why: Why::NoPlace,
+            is_open: false,
+        });
         return Ok(());
     }
     for (at, target) in LINKS {

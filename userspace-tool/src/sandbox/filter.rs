@@ -126,7 +126,7 @@ const X86_64: u32 = 0xc000_003e;
 
 /// What becomes of a call.
 #[derive(Clone, Debug, PartialEq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It is made.
     Allow,
     /// It is not in the list.
@@ -159,6 +159,14 @@ impl Filter {
             };
             verdicts.insert(number as u32, verdict);
         }
+        Self::of(verdicts, unlisted)
+    }
+
+    /// The one by which this becomes of calls, by their numbers.
+    pub(super) fn of(
+        verdicts: BTreeMap<u32, Verdict>,
+        unlisted: Unlisted,
+    ) -> Result<Self, FilterError> {
         let ranges = ranges(verdicts);
         let mut program = vec![
             step(LOAD, 0, 0, ARCHITECTURE),
@@ -186,7 +194,7 @@ impl Filter {
 }
 
 /// A rule that matches if all conditions do.
-fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, BackendError> {
+pub(super) fn all(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(conditions)
 }
 
@@ -196,13 +204,18 @@ fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition,
 }
 
 /// An argument is a number.
-fn is(index: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn is(index: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     argument(index, SeccompCmpOp::Eq, value)
 }
 
 /// Of an argument, some bits are a number.
-fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
+pub(super) fn masked(index: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
     argument(index, SeccompCmpOp::MaskedEq(mask), value)
+}
+
+/// The request of an ioctl is one for devices of a kind.
+pub(super) fn kind(kind: u64) -> Result<SeccompCondition, BackendError> {
+    masked(1, 0xffff_ff00, kind << 8)
 }
 
 /// The calls whose arguments are looked at, and what they must be. Those without any are not allowed.
@@ -210,23 +223,14 @@ fn conditions(
     rules: &Rules,
     sockets: Sockets,
 ) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, BackendError> {
-    let helper = sockets == Sockets::Later;
     let executable = libc::PROT_EXEC as u64;
-    let mut clones = vec![match rules.fork {
-        true => all(vec![masked(0, NAMESPACES, 0)?])?,
+    let clones = match rules.fork {
+        true => masked(0, NAMESPACES, 0)?,
         false => {
             let thread = libc::CLONE_THREAD as u64;
-            all(vec![masked(0, NAMESPACES | thread, thread)?])?
+            masked(0, NAMESPACES | thread, thread)?
         }
-    }];
-    let mut unshares = Vec::new();
-    if helper {
-        // That is how the helper is forked, and what it does first.
-        clones.push(all(vec![is(0, 0)?])?);
-        let network = libc::CLONE_NEWNET as u64;
-        unshares.push(all(vec![is(0, network)?])?);
-        unshares.push(all(vec![is(0, network | libc::CLONE_NEWUSER as u64)?])?);
-    }
+    };
     let options = [
         libc::PR_SET_NAME,
         libc::PR_GET_NAME,
@@ -244,7 +248,7 @@ fn conditions(
             libc::SYS_mprotect,
             vec![all(vec![masked(2, executable, 0)?])?],
         ),
-        (libc::SYS_clone, clones),
+        (libc::SYS_clone, vec![all(vec![clones])?]),
         // The locks that say who belongs to a task go with the table of descriptors.
         (
             libc::SYS_close_range,
@@ -252,7 +256,12 @@ fn conditions(
         ),
         // Its own limits, and no other process's.
         (libc::SYS_prlimit64, vec![all(vec![is(0, 0)?])?]),
-        (libc::SYS_unshare, unshares),
+        // Of the thread itself, as which of the user's processes are the task's cannot be told here.
+        (libc::SYS_sched_setaffinity, vec![all(vec![is(0, 0)?])?]),
+        (
+            libc::SYS_setpriority,
+            vec![all(vec![is(0, libc::PRIO_PROCESS.into())?, is(1, 0)?])?],
+        ),
         (
             libc::SYS_prctl,
             options.into_iter().collect::<Result<_, _>>()?,
@@ -264,7 +273,6 @@ fn conditions(
 
 /// The requests that the broker makes, by the kinds of devices that they are for.
 fn ioctls(sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
-    let kind = |kind: u64| masked(1, 0xffff_ff00, kind << 8);
     // The first one is by far the most frequent.
     let mut requests = vec![all(vec![kind(uvisor_uapi::IOCTL_TYPE.into())?])?];
     // Some requests have a size in the upper half.
@@ -281,10 +289,8 @@ fn ioctls(sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
         for request in [FIOSETOWN, SIOCSPGRP] {
             about.push(argument(1, SeccompCmpOp::Ne, request)?);
         }
-        if sockets == Sockets::Ready {
-            // Only the helper brings an interface up.
-            about.push(argument(1, SeccompCmpOp::Ne, libc::SIOCSIFFLAGS)?);
-        }
+        // Only the helper brings an interface up.
+        about.push(argument(1, SeccompCmpOp::Ne, libc::SIOCSIFFLAGS)?);
         requests.push(all(about)?);
     }
     Ok(requests)
@@ -292,9 +298,8 @@ fn ioctls(sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
 
 /// The sockets that may be opened.
 fn domains(network: &NetworkRules, sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
-    let inherits = sockets == Sockets::Later;
     let mut domains = Vec::new();
-    if inherits || sockets == Sockets::Ready && *network != NetworkRules::None {
+    if sockets == Sockets::Ready && *network != NetworkRules::None {
         // AF_INET and AF_INET6, which differ by a bit.
         let (family, both) = (
             libc::AF_INET as u64,
@@ -322,10 +327,6 @@ fn domains(network: &NetworkRules, sockets: Sockets) -> Result<Vec<SeccompRule>,
         }
         let (netlink, route) = (libc::AF_NETLINK as u64, libc::NETLINK_ROUTE as u64);
         domains.push(all(vec![is(0, netlink)?, is(2, route)?])?);
-    }
-    if inherits {
-        // Names of the task's own are in a network of its own, so a process opens these for it.
-        domains.push(all(vec![is(0, libc::AF_UNIX as u64)?])?);
     }
     Ok(domains)
 }

@@ -24,7 +24,7 @@ use super::Sockets;
 use crate::profile::{Device, FileAccess, NetworkRules, Protocol, Rules, Write};
 
 /// The newest version of the interface that this knows.
-const NEWEST: ABI = ABI::V10;
+pub(super) const NEWEST: ABI = ABI::V10;
 
 /// The first version that knows sockets with paths.
 pub const WITH_SOCKET_PATHS: i32 = 9;

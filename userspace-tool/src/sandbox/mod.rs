@@ -17,6 +17,7 @@
 
 mod devices;
 pub mod filter;
+pub(crate) mod holder;
 mod hosts;
 pub mod landlock;
 mod mount;
@@ -118,12 +119,9 @@ impl fmt::Debug for Layers {
 pub enum Sockets {
     /// There are none but pairs, and what the task was started with.
     None,
-    /// The process that opens them in a network of the task's own is forked by the confined broker when the first
-    /// one is asked for, so it and the broker may do what that takes.
+    /// The process that opens them in a network of the task's own is there before the filter, so the confined broker may
+    /// open none but of the host's network, if the task has that.
     #[default]
-    Later,
-    /// That process is there before the filter, so the confined broker may open none but of the host's network, if
-    /// the task has that.
     Ready,
 }
 
@@ -156,6 +154,8 @@ pub struct Skipped {
     pub path: PathBuf,
     /// Why.
     pub why: Why,
+    /// Whether the task may have more there for that than the rule says.
+    pub is_open: bool,
 }
 
 /// Why a rule has no effect.

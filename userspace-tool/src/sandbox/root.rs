@@ -129,13 +129,14 @@ fn plan<'a>(
         let kept = kept.iter().find(|kept| kept.path == *path);
         let kept = kept.map(|kept| Layers::open(host, kept).step("opening", &kept.directory));
         let kept = kept.transpose()?;
-        let mut skip = |why| {
-            let path = path.clone();
-            skipped.push(Skipped { path, why });
-        };
         match resolve(host, path) {
-            Err(errno) => skip(Why::Lookup(errno)),
-            Ok(found) if is_own(&found.real, rule.access) => skip(Why::Own),
+            Err(errno) => skipped.push(skip(rules, path, Why::Lookup(errno))),
+            // A device that the rules do not name is not there.
+            Ok(found) if is_own(&found.real, rule.access) => {
+                if rule.access != FileAccess::Hidden || devices::has(rules, &found.real) {
+                    skipped.push(skip(rules, path, Why::Own));
+                }
+            }
             Ok(found) => plan.push(Planned {
                 path,
                 access: rule.access,
@@ -151,6 +152,25 @@ fn plan<'a>(
         one.cmp(&other).then(more.cmp(&fewer))
     });
     Ok(plan)
+}
+
+/// Notes that a rule has no effect.
+fn skip(rules: &Rules, path: &Path, why: Why) -> Skipped {
+    let access = rules.files.0.get(path).map(|rule| rule.access);
+    let above = path.parent().and_then(|above| rules.files.decide(above));
+    let above = above.map(|(_, rule)| rule.access);
+    Skipped {
+        path: path.to_owned(),
+        why,
+        is_open: match (access, above) {
+            (Some(FileAccess::Hidden), _) if why == Why::Own => true,
+            (Some(FileAccess::Host { write, .. }), Some(FileAccess::Host { write: other, .. })) => {
+                write < other
+            }
+            (Some(FileAccess::Hidden | FileAccess::Tmpfs), Some(FileAccess::Host { .. })) => true,
+            _ => false,
+        },
+    }
 }
 
 /// Whether there can be the overlays that are planned.
@@ -330,9 +350,8 @@ impl Builder {
                 self.tree.own(made.as_fd())?;
             }
             FileAccess::Hidden => {
-                // What is not there need not be hidden.
                 let Some(place) = self.tree.find(real, Make::Nothing)? else {
-                    return Ok(Ok(()));
+                    return Ok(Err(Why::Missing));
                 };
                 if planned.has_visible(all) {
                     self.cover(place.as_fd())?;
@@ -435,8 +454,7 @@ pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
     for planned in plan.iter().filter(|one| !is_root(one)) {
         let applied = builder.apply(planned, &plan, blank.as_ref());
         if let Err(why) = applied.step("placing", planned.path)? {
-            let path = planned.path.to_owned();
-            skipped.push(Skipped { path, why });
+            skipped.push(skip(rules, planned.path, why));
         }
     }
     let hosts = builder.hosts(rules);

@@ -8,7 +8,7 @@ use super::{During, OpenFile, Result, TemplateError, FILES_MAX};
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
 use crate::pass;
-use crate::personality::{path_of, reopen, Fds};
+use crate::personality::{check_carried, path_of, reopen, Access, Fds};
 
 /// Standard input, output and error as they were when the program was started, so that they are recognised
 /// under any number.
@@ -117,6 +117,30 @@ fn describe(fd: RawFd) -> Result<OpenFile> {
         offset,
         path,
     })
+}
+
+/// Refuses what a template has open and `access` would not give.
+pub(super) fn check(
+    fds: &Fds,
+    access: &Access,
+    files: &[(i32, bool, OpenFile)],
+    handles: &[OwnedFd],
+) -> Result<()> {
+    let carried = files
+        .iter()
+        .filter(|(_, _, file)| !matches!(file, OpenFile::Stdio(_)));
+    for ((fd, _, file), handle) in carried.zip(handles) {
+        let handle = handle.as_raw_fd();
+        let opens = !matches!(file, OpenFile::Path);
+        if check_carried(fds, access, handle, opens).is_err() {
+            let path = path_of(handle).during("cannot look at an open file")?;
+            return Err(TemplateError::NotGiven {
+                fd: *fd,
+                path: String::from_utf8_lossy(&path).into_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Gives the task of this process the descriptors that a template has, and no others.

@@ -118,11 +118,13 @@ fn prepare(creator: BorrowedFd<'_>, name: &Name) -> Result<(Message, Directory, 
     // What the program ignored, its holder must not ignore.
     // SAFETY: The default action runs no code of this process.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) };
+    let directory = Directory::open()?;
+    // Who made the template may have been taken over by what is in it.
+    crate::sandbox::holder::enter(directory.as_fd())?;
     let received = receive(creator).during("no template came")?;
     let Some(Message::Template(fds)) = received else {
         return Err(TemplateError::Message("no template"));
     };
-    let directory = Directory::open()?;
     // Before the name is taken: whoever finds it can use it.
     let message = Template::from_descriptors(fds)?.settle()?.into_message()?;
     let published = directory.publish(name)?;

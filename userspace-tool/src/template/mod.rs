@@ -23,11 +23,12 @@ use std::os::fd::OwnedFd;
 use thiserror::Error;
 
 pub use files::Stdio;
-pub use point::{time, Point};
+pub use point::Point;
 pub use resume::Resume;
 pub use state::{About, OpenFile, State};
 
 use crate::errno::Errno;
+use crate::sandbox::SandboxError;
 use crate::task::TaskError;
 use crate::{Vcpu, Vm};
 
@@ -129,6 +130,23 @@ pub enum TemplateError {
         /// Why not.
         error: Errno,
     },
+    /// A run may do less than the micro-VM of the template lets it.
+    #[error(
+        "the template may {0}, and so would this run, whose profile does not let it: give the run a profile that does \
+         (--profile), or create the template under this one"
+    )]
+    Rules(&'static str),
+    /// An open file that the run is not given.
+    #[error(
+        "the template has {path} open, as descriptor {fd}, which this run is not given: add --ro {path}, or take a profile \
+         that gives it"
+    )]
+    NotGiven {
+        /// The descriptor.
+        fd: i32,
+        /// The path that it had.
+        path: String,
+    },
     /// A template of another version of the program.
     #[error("the template was made by another version of uvctl ({0}): create it again")]
     Version(String),
@@ -149,6 +167,9 @@ pub enum TemplateError {
         "the program executed another program, in a micro-VM that has nothing of the template"
     )]
     Executed,
+    /// Its holder cannot confine itself.
+    #[error("cannot confine the process that holds the template: {0}")]
+    Sandbox(#[from] SandboxError),
     /// A call to the module failed.
     #[error(transparent)]
     Module(#[from] crate::Error),

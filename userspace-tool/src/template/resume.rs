@@ -91,6 +91,8 @@ impl Task {
             random: shared.random,
             memory_limit: shared.memory_limit,
             aslr: shared.aslr,
+            jit: self.access.rules().jit,
+            precise_clock: self.access.rules().precise_clock,
             signals: SignalState::of(&shared.actions.lock(), &self.signals),
             limits: shared.limits.lock().state(),
             clear_tid: self.thread.clear_tid,
@@ -132,6 +134,7 @@ impl Template {
             (_, []) => Vec::new(),
             _ => return Err(TemplateError::Arguments),
         };
+        state.check_rules(options.confined.access.rules())?;
         let setting_up = "cannot set up the process that serves the task";
         // It has a number that may be one of the task's files'.
         let machine = options.device.machine();
@@ -159,6 +162,7 @@ impl Template {
 
         pass!(FCHDIR, cwd.as_raw_fd()).during("cannot go to the template's directory")?;
         drop(cwd);
+        files::check(&fds, &access, &state.files, &handles)?;
         files::restore(&fds, &state.files, handles)?;
         if state.fd_limit < fds.rlimit().0 {
             fds.lower(state.fd_limit).during(setting_up)?;

@@ -10,12 +10,13 @@ use super::{Point, Result, TemplateError};
 use crate::guest::Shim;
 use crate::layout::Layout;
 use crate::personality::{Heap, LimitState, SignalState};
+use crate::profile::Rules;
 use crate::space::{Area, Backing, NamedFile, Space};
 use crate::task::Random;
 use crate::Prot;
 
 /// The version of the format; it is no interface, so that any other is refused.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// What people want to know of a template.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +66,9 @@ pub struct State {
     pub(super) random: Random,
     pub(super) memory_limit: u64,
     pub(super) aslr: bool,
+    /// Whether its micro-VM lets it execute what it wrote, and whether it may read the time-stamp counter; both for good.
+    pub(super) jit: bool,
+    pub(super) precise_clock: bool,
     pub(super) signals: SignalState,
     pub(super) limits: LimitState,
     /// Where the thread's number is cleared, and the head of its list of robust futexes.
@@ -97,6 +101,18 @@ impl State {
             return Err(TemplateError::Version(text));
         }
         Ok(state)
+    }
+
+    /// Refuses rules that its micro-VM cannot keep: what its program may do by instructions alone, all clones may.
+    pub(super) fn check_rules(&self, rules: &Rules) -> Result<()> {
+        let not = |what| Err(TemplateError::Rules(what));
+        match self {
+            _ if self.jit && !rules.jit => not("execute what it wrote (memory.jit)"),
+            _ if self.precise_clock && !rules.precise_clock => {
+                not("know the time precisely (clock.precise)")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The areas of the task.

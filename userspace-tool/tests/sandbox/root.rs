@@ -132,6 +132,41 @@ fn the_longest_rule_decides() {
     });
 }
 
+#[test]
+fn what_is_open_without_a_rule_is_told() {
+    on_hosts(|_| {
+        let files = [
+            ("/mnt/rw", CHANGE),
+            ("/mnt/rw/none", READ),
+            ("/mnt/rw/nothing", FileAccess::Hidden),
+            ("/mnt/rw/more", CHANGE),
+            ("/mnt/ro/none", FileAccess::Hidden),
+            ("/dev/mem", FileAccess::Hidden),
+            ("/dev/null", FileAccess::Hidden),
+        ];
+        let mut rules = rules(&files);
+        rules.devices = vec![Device::Null];
+        let report = enter(&rules, ROOT);
+        let mut skipped: Vec<_> = report
+            .skipped
+            .iter()
+            .map(|one| (one.path.to_str().unwrap(), one.is_open))
+            .collect();
+        skipped.sort_unstable();
+        assert_eq!(
+            skipped,
+            [
+                ("/dev/null", true),
+                // There is nothing above it.
+                ("/mnt/ro/none", false),
+                ("/mnt/rw/more", false),
+                ("/mnt/rw/none", true),
+                ("/mnt/rw/nothing", true),
+            ]
+        );
+    });
+}
+
 /// The host as it is, but for some of it.
 fn whole() -> Rules {
     let files = [
@@ -159,10 +194,16 @@ fn what_is_hidden_of_the_host_is_not_there() {
         let skipped: Vec<_> = report
             .skipped
             .iter()
-            .map(|one| (one.path.to_str().unwrap(), one.why))
+            .map(|one| (one.path.to_str().unwrap(), one.why, one.is_open))
             .collect();
-        // It could only be made among the host's files.
-        assert_eq!(skipped, [("/mnt/unmade", Why::NoPlace)]);
+        // One could only be made among the host's files, and what comes to be at the other's name is not hidden.
+        assert_eq!(
+            skipped,
+            [
+                ("/mnt/none", Why::Missing, true),
+                ("/mnt/unmade", Why::NoPlace, true)
+            ]
+        );
         assert_eq!(names("/"), before);
         assert_eq!(reading(at("ro/file")), 0);
         assert_eq!(writing(at("ro/file")), libc::EROFS);

@@ -527,8 +527,13 @@ fn events_socket(_: &World) -> Outcome {
 }
 
 fn read_variable(_: &World) -> Outcome {
-    match std::env::var(VARIABLE) {
-        Ok(value) if value == SECRET => Ok(()),
+    if std::env::var(VARIABLE).is_ok_and(|value| value == SECRET) {
+        return Ok(());
+    }
+    // Nobody else puts the two together.
+    let text = [VARIABLE, "=", SECRET].concat().into_bytes();
+    match fs::read("/proc/self/environ") {
+        Ok(initial) if initial.windows(text.len()).any(|part| part == text) => Ok(()),
         _ => Err("not there".into()),
     }
 }

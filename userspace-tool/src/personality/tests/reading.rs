@@ -290,3 +290,58 @@ fn devices_are_an_axis_of_their_own() {
         assert_eq!(look(&tree, name), Some(Errno::ENOENT), "{name}");
     }
 }
+
+#[test]
+fn what_is_hidden_is_not_opened_to_be_executed() {
+    let tree = Tree::hiding("outside");
+    let base = &tree.base;
+    fs::copy("/bin/true", base.join("outside/program")).unwrap();
+    fs::copy("/bin/true", base.join("inside/program")).unwrap();
+    fs::write(base.join("outside/script"), "#!/no/interpreter\n").unwrap();
+    fs::write(base.join("outside/rubbish"), "rubbish").unwrap();
+    fs::write(
+        base.join("inside/leads"),
+        format!("#!{}/outside/program\n", base.display()),
+    )
+    .unwrap();
+    for name in [
+        "outside/script",
+        "outside/rubbish",
+        "inside/leads",
+        "outside/sub/file",
+    ] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(base.join(name), mode).unwrap();
+    }
+    // Who opens it waits for a writer, for ever.
+    let pipe = tree.path("outside/pipe");
+    // SAFETY: The path is a string.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o777) }, 0);
+    symlink("../outside/program", base.join("inside/link")).unwrap();
+    let scope = tree.scope();
+    let look = |path: &Path| scope.to_execute(path);
+    let find = |name: &str| {
+        let arguments = [name.as_bytes().to_vec()];
+        crate::loader::Program::looked_up(&base.join(name), &arguments, &look)
+    };
+    assert!(find("inside/program").is_ok());
+    let nothing = format!("{:?}", find("outside/none").unwrap_err());
+    for name in [
+        "outside/program",
+        "outside/script",
+        "outside/rubbish",
+        "outside/file",
+        "outside/sub",
+        "outside/sub/file",
+        "outside/pipe",
+        "inside/link",
+    ] {
+        let error = format!("{:?}", find(name).unwrap_err());
+        assert_eq!(error.replace(name, "outside/none"), nothing);
+    }
+    let error = find("inside/leads").unwrap_err();
+    assert!(
+        matches!(error, crate::loader::LoadError::NoInterpreter { .. }),
+        "{error:?}"
+    );
+}
