@@ -3,6 +3,7 @@
 //! The command line.
 
 mod apart;
+mod audit;
 mod cgroup;
 mod changes;
 mod checks;
@@ -140,6 +141,7 @@ Examples:
   uvctl run --profile filter --time 10s --exits 100000 -- jq .name <hostile.json
   uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
+  uvctl run --audit events.jsonl -- ./hostile.sh   (what did it do, and what was it refused?)
   uvctl run --trace-syscalls -- date"
 )]
 struct Run {
@@ -150,6 +152,8 @@ struct Run {
     privileges: privileges::Privileges,
     #[command(flatten)]
     keep: keep::Keep,
+    #[command(flatten)]
+    audit: audit::Audit,
     /// Give the program a terminal of its own, with job control; for shells and other interactive programs.
     #[arg(short = 't', long)]
     tty: bool,

@@ -11,6 +11,7 @@ use super::files::directory_for;
 use super::paths::{self, path_of, Scope, Special};
 use super::status::status_of;
 use super::Args;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::loader::{LoadError, Program};
 use crate::task::{Task, TaskError};
@@ -92,10 +93,16 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
         None => path,
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+    notes::note(|notes| {
+        let path = path.as_os_str().as_bytes().to_vec();
+        notes.program = Some((path, arguments.clone()));
+    });
     let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
     if !task.access.executes_all() {
         let mut files = program.files();
-        files.try_for_each(|(_, file)| task.scope().check_execute(file.as_fd()))?;
+        files.try_for_each(|(_, file)| {
+            notes::refused(file.as_raw_fd(), task.scope().check_execute(file.as_fd()))
+        })?;
     }
     if let Some(access) = task.access.programs() {
         let scope = Scope {
@@ -103,7 +110,9 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
             ..task.scope()
         };
         let mut started = program.started();
-        started.try_for_each(|(_, file)| scope.check_execute(file.as_fd()))?;
+        started.try_for_each(|(_, file)| {
+            notes::refused(file.as_raw_fd(), scope.check_execute(file.as_fd()))
+        })?;
     }
     match task.successor(program, environment) {
         Ok(successor) => task.succeed(successor),

@@ -220,6 +220,7 @@ impl Template {
             trace,
             totals: None,
             budget: None,
+            audit: None,
         })
     }
 }
