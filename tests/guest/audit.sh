@@ -62,7 +62,7 @@ sed 's/^/# /' task.out
 whole 'the events are a stream'
 first=$(jq -s '.[0].pid' events)
 has 'start' ".seq == 0 and .event == \"start\" and .program == \"bash\" and .profile == \"shell\" and .pid == $first"
-has 'exec' '.event == "exec" and .path == "/usr/bin/cat" and .arguments == ["/bin/cat", "secret/file"] and .verdict == "allowed" and (.rule | test("shell:[0-9]+"))'
+has 'exec' '.event == "exec" and .path == "/usr/bin/cat" and .arguments == ["/bin/cat", "secret/file"] and .verdict == "allowed" and (.rule | test("shell.toml:[0-9]+"))'
 has 'fork, and the process that was made says what it does' '.event == "fork" and .verdict == "allowed" and .child > 0'
 has 'open, for reading' '.event == "open" and .path == "/etc/hostname" and .access == "read" and .verdict == "allowed"'
 has 'open, for writing, with the option that allows it' ".event == \"open\" and .path == \"$work/out/b\" and .access == \"write\" and .rule == \"--rw\""

@@ -8,12 +8,15 @@
 //! in [`notes`].
 
 pub mod event;
+mod live;
 pub(crate) mod notes;
 mod outlet;
+mod page;
 mod processes;
 mod recorder;
 
 pub use event::{Event, FileUse, Limit, MemoryUse, Verdict, Wall, What};
+pub use live::LiveError;
 pub use outlet::{channel, Inlet, Outlet};
 pub use recorder::{Log, Recorder};
 

@@ -8,18 +8,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 use rustix::net::sockopt::{set_socket_passcred, set_socket_timeout, Timeout};
 use rustix::net::{shutdown, socketpair, AddressFamily, Shutdown, SocketFlags, SocketType};
-use uvisor_uapi::PAGE_SIZE;
 
+use super::page::Page;
 use super::{Event, Verdict, Wall, What};
 use crate::errno::{Errno, SysResult};
-use crate::map::Mapping;
 use crate::pass;
 use crate::personality::Fds;
 use crate::signal::own_tid;
@@ -34,70 +30,78 @@ pub(super) const MESSAGE: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Outlet {
     socket: OwnedFd,
-    lost: Lost,
+    page: Page,
+    /// The page's, by which it is found.
+    file: OwnedFd,
+    /// The other end, if no recorder has it.
+    inlet: Option<OwnedFd>,
 }
 
 /// The side of the recorder.
 #[derive(Debug)]
 pub struct Inlet {
     pub(super) socket: OwnedFd,
-    pub(super) lost: Lost,
+    pub(super) page: Page,
 }
 
-/// How many events were lost.
-#[derive(Clone, Debug)]
-pub(super) struct Lost(Arc<Mapping>);
-
-impl Lost {
-    fn new() -> io::Result<Self> {
-        let file = memfd_create(c"uvisor-audit", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, PAGE_SIZE)?;
-        let page = Mapping::new(file.as_fd(), PAGE_SIZE as usize).map_err(io::Error::other)?;
-        Ok(Self(Arc::new(page)))
-    }
-
-    /// How many, and whether the last one was.
-    fn counters(&self) -> &[AtomicU64; 2] {
-        // SAFETY: The mapping is a page, with room for them and aligned, and lives as long as `self`; whoever else has
-        // it changes it by atomic operations only.
-        unsafe { self.0.base().cast().as_ref() }
-    }
-
-    pub(super) fn get(&self) -> u64 {
-        self.counters()[0].load(Relaxed)
-    }
-}
-
-/// Both sides, for a task that is about to be started.
+/// Both sides, for a task that is about to be started; who has the inlet reads for as long as the task lives.
 pub fn channel() -> io::Result<(Outlet, Inlet)> {
-    let flags = SocketFlags::CLOEXEC;
-    let (own, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    // Each message says who sent it, and nothing goes the other way.
-    set_socket_passcred(&other, true)?;
-    shutdown(&own, Shutdown::Read)?;
-    set_socket_timeout(&own, Timeout::Send, Some(PATIENCE))?;
-    let lost = Lost::new()?;
-    let outlet = Outlet {
-        socket: own,
-        lost: lost.clone(),
-    };
-    let inlet = Inlet {
-        socket: other,
-        lost,
-    };
+    let (outlet, inlet) = connected()?;
+    outlet.page.take();
     Ok((outlet, inlet))
 }
 
+/// Both sides, and nobody reads.
+fn connected() -> io::Result<(Outlet, Inlet)> {
+    let flags = SocketFlags::CLOEXEC;
+    let (own, socket) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // Each message says who sent it, and nothing goes the other way.
+    set_socket_passcred(&socket, true)?;
+    shutdown(&own, Shutdown::Read)?;
+    set_socket_timeout(&own, Timeout::Send, Some(PATIENCE))?;
+    let (page, file) = Page::new()?;
+    let outlet = Outlet {
+        socket: own,
+        file,
+        inlet: None,
+        page: page.clone(),
+    };
+    Ok((outlet, Inlet { socket, page }))
+}
+
 impl Outlet {
-    /// The same, with a descriptor of the broker's own.
-    pub(crate) fn keep(self, fds: &Fds) -> SysResult<Self> {
-        let socket = fds.own(self.socket.as_fd())?;
-        Ok(Self { socket, ..self })
+    /// One that nobody reads from yet; the brokers hold the other end, for who comes.
+    pub(crate) fn for_who_comes() -> io::Result<Self> {
+        let (outlet, inlet) = connected()?;
+        let inlet = Some(inlet.socket);
+        Ok(Self { inlet, ..outlet })
     }
 
-    /// The descriptor, which all processes of the task have.
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.socket.as_raw_fd()
+    /// The same, with descriptors of the broker's own.
+    pub(crate) fn keep(self, fds: &Fds) -> SysResult<Self> {
+        let own = |fd: &OwnedFd| fds.own(fd.as_fd());
+        let inlet = self.inlet.as_ref().map(own).transpose()?;
+        if let Some(inlet) = &inlet {
+            self.page.set_inlet(inlet.as_raw_fd() as u64);
+        }
+        Ok(Self {
+            socket: own(&self.socket)?,
+            file: own(&self.file)?,
+            inlet,
+            page: self.page,
+        })
+    }
+
+    /// The descriptors, which all processes of the task have.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> + '_ {
+        let all = [&self.socket, &self.file].into_iter().chain(&self.inlet);
+        all.map(|fd| fd.as_raw_fd())
+    }
+
+    /// Whether anybody reads.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.page.is_on()
     }
 
     /// Tells something that was done.
@@ -137,11 +141,7 @@ impl Outlet {
         let sent = serde_json::to_vec(&event)
             .map_err(|_| Errno::EIO)
             .and_then(|mut message| self.send(&mut message));
-        let [lost, full] = self.lost.counters();
-        if sent.is_err() {
-            lost.fetch_add(1, Relaxed);
-        }
-        full.store(sent.is_err().into(), Relaxed);
+        self.page.count(sent.is_err());
     }
 
     fn send(&self, message: &mut [u8]) -> SysResult<()> {
@@ -152,22 +152,13 @@ impl Outlet {
         }
         let len = message.len() as u64;
         let fd = self.socket.as_raw_fd();
-        let [_, full] = self.lost.counters();
         // A recorder that is gone is no reason for a signal.
-        let flags = match full.load(Relaxed) {
-            0 => libc::MSG_NOSIGNAL,
-            _ => libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        let flags = match self.page.is_full() {
+            false => libc::MSG_NOSIGNAL,
+            true => libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
         };
         for _ in 0..ATTEMPTS {
-            match pass!(
-                SEND_NOW,
-                fd,
-                &mut *message,
-                len,
-                flags,
-                None,
-                0
-            ) {
+            match pass!(SEND_NOW, fd, &mut *message, len, flags, None, 0) {
                 Err(Errno::EINTR) => {}
                 result => return result.map(drop),
             }
@@ -201,7 +192,7 @@ mod tests {
             signal: None,
         };
         let mut told = 0;
-        while inlet.lost.get() < 2 {
+        while inlet.page.lost() < 2 {
             outlet.tell(end(told));
             told += 1;
             assert!(told < 100_000, "there is no end of the room");
@@ -221,15 +212,15 @@ mod tests {
             assert_eq!(event.what, end(arrived));
             arrived += 1;
         }
-        assert_eq!(arrived as u64 + inlet.lost.get(), told as u64);
+        assert_eq!(arrived as u64 + inlet.page.lost(), told as u64);
     }
 
     #[test]
     fn without_a_recorder_it_is_counted() {
         let (outlet, inlet) = channel().unwrap();
-        let lost = inlet.lost.clone();
+        let page = inlet.page.clone();
         drop(inlet);
         outlet.tell_limit(super::super::Limit::Time);
-        assert_eq!(lost.get(), 1);
+        assert_eq!(page.lost(), 1);
     }
 }

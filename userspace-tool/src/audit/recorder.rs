@@ -17,6 +17,7 @@ use rustix::net::{
 };
 use rustix::time::Timespec;
 
+use super::live::{self, Live, LiveError};
 use super::outlet::MESSAGE;
 use super::processes::{self, Processes};
 use super::{Event, Inlet, Limit, Verdict, Wall, What};
@@ -27,6 +28,12 @@ const MERGING: Timespec = Timespec {
     tv_nsec: 50_000_000,
 };
 
+/// How often it is said that events are read.
+const RENEWING: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
 /// Room in a file for what is said at its end.
 const RESERVE: u64 = 4096;
 
@@ -34,6 +41,8 @@ const RESERVE: u64 = 4096;
 #[derive(Debug)]
 pub struct Log {
     file: File,
+    /// What an event is written as.
+    form: fn(&Event) -> Option<String>,
     /// How long it may become, and how long it is, if it is a file that only this is written to.
     size: Option<(u64, u64)>,
 }
@@ -42,12 +51,19 @@ impl Log {
     /// A file that is empty, and may have `limit` bytes.
     pub fn limited(file: File, limit: u64) -> Self {
         let size = Some((limit.max(2 * RESERVE), 0));
-        Self { file, size }
+        let form = json;
+        Self { file, form, size }
     }
 
     /// A pipe, a terminal, or a file that others write to as well.
     pub fn open_ended(file: File) -> Self {
-        Self { file, size: None }
+        let (form, size) = (json as _, None);
+        Self { file, form, size }
+    }
+
+    /// The same, of lines that `form` makes.
+    pub fn formed(self, form: fn(&Event) -> Option<String>) -> Self {
+        Self { form, ..self }
     }
 
     /// Its descriptor.
@@ -76,6 +92,11 @@ impl Log {
     }
 }
 
+/// An event as a line of JSON.
+fn json(event: &Event) -> Option<String> {
+    serde_json::to_string(event).ok()
+}
+
 /// What writes events down.
 #[derive(Debug)]
 pub struct Recorder {
@@ -93,6 +114,10 @@ pub struct Recorder {
     lost: u64,
     /// How many more were lost here.
     unwritten: u64,
+    /// The hold on the task, if that runs without being audited.
+    live: Option<Live>,
+    /// Whether nobody reads what is written any more.
+    is_unread: bool,
 }
 
 impl Recorder {
@@ -116,14 +141,41 @@ impl Recorder {
             pending: None,
             lost: 0,
             unwritten: 0,
+            live: None,
+            is_unread: false,
         })
+    }
+
+    /// One for what the task tells from now on that a process belongs to.
+    pub fn attach(pid: i32, log: Log) -> Result<Self, LiveError> {
+        let (inlet, live) = live::attach(pid)?;
+        let lost = inlet.page.lost();
+        let recorder = Self::new(inlet, log).map_err(|error| LiveError::Access(pid, error))?;
+        let mut recorder = Self {
+            lost,
+            first: Some(pid),
+            live: Some(live),
+            ..recorder
+        };
+        recorder.processes.watch(&recorder.epoll, pid);
+        Ok(recorder)
     }
 
     /// Records until the task has ended. How many events were lost.
     pub fn run(&mut self) -> io::Result<u64> {
         let mut open = true;
         while open || !self.processes.is_empty() {
-            let timeout = self.pending.as_ref().map(|_| &MERGING);
+            let timeout = match (&self.pending, &self.live) {
+                (Some(_), _) => Some(&MERGING),
+                (None, Some(_)) => Some(&RENEWING),
+                (None, None) => None,
+            };
+            if let Some(live) = &self.live {
+                live.renew();
+                if self.is_unread {
+                    break;
+                }
+            }
             let (ended, told) = processes::wait(&self.epoll, timeout)?;
             if ended.is_empty() && !told {
                 self.write_pending();
@@ -279,7 +331,7 @@ impl Recorder {
 
     /// How many were lost by now.
     fn all_lost(&self) -> u64 {
-        self.inlet.lost.get().saturating_add(self.unwritten)
+        self.inlet.page.lost().saturating_add(self.unwritten)
     }
 
     /// Says how many were lost since that was said.
@@ -300,15 +352,16 @@ impl Recorder {
     /// Writes an event; whether that went well.
     fn write(&mut self, mut event: Event, last: bool) -> bool {
         event.seq = self.seq;
-        let Ok(mut line) = serde_json::to_vec(&event) else {
+        let Some(mut line) = (self.log.form)(&event) else {
             return false;
         };
-        line.push(b'\n');
-        let written = self.log.write(&line, last).is_ok();
-        if written {
-            self.seq = self.seq.saturating_add(1);
+        line.push('\n');
+        let result = self.log.write(line.as_bytes(), last);
+        match &result {
+            Ok(()) => self.seq = self.seq.saturating_add(1),
+            Err(error) => self.is_unread |= error.kind() == io::ErrorKind::BrokenPipe,
         }
-        written
+        result.is_ok()
     }
 }
 

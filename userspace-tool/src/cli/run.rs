@@ -290,14 +290,14 @@ fn execute(
     if run.stats {
         task.count_all()?;
     }
-    if let Some(outlet) = outlet {
+    if let Some(outlet) = &outlet {
         outlet.tell(What::Start {
             program: text(name.as_bytes()),
             arguments: texts(&run.command),
             profile,
         });
-        task.audit(outlet)?;
     }
+    task.audit(outlet)?;
     let result = task.run();
     if run.stats {
         let stats = task.stats().map_err(TaskError::from)?;

@@ -14,7 +14,7 @@ use super::{paths, table, Args, Fate};
 use crate::audit::notes::{self, Notes};
 use crate::audit::{text, FileUse, Limit, MemoryUse, Outlet, Verdict, Wall, What};
 use crate::errno::{Errno, SysResult};
-use crate::profile::{FileAccess, NetworkRules, Write};
+use crate::profile::{FileAccess, NetworkRules};
 use crate::task::Task;
 
 /// What is told of a call.
@@ -207,17 +207,10 @@ impl Told<'_> {
     }
 
     /// What decided about a file.
-    fn about_file(&self, path: &Path, usage: FileUse) -> Reason {
+    fn about_file(&self, path: &Path) -> Reason {
         let rules = self.task.access.rules();
         let found = rules.files.decide(path);
-        let allows = found.is_some_and(|(_, rule)| match (usage, rule.access) {
-            (_, FileAccess::Hidden) => false,
-            (FileUse::Execute, access) => access.executes(rules.jit),
-            (FileUse::Write | FileUse::ReadWrite, FileAccess::Host { write, .. }) => {
-                write != Write::No
-            }
-            _ => true,
-        });
+        let exists = found.is_some_and(|(_, rule)| rule.access != FileAccess::Hidden);
         // What is made for the task, or answered, is no rule's.
         let made = path.starts_with("/dev") || path.starts_with("/proc");
         let rule = match found {
@@ -225,12 +218,13 @@ impl Told<'_> {
             None if self.result.is_ok() || made && !self.notes.denied => None,
             None => Some("no rule".into()),
         };
-        let by_user = matches!(self.result, Err(Errno::EACCES | Errno::EPERM));
         let wall = match self.result {
             Ok(_) => None,
             Err(_) if self.notes.denied => Some(Wall::Personality),
             Err(_) if made => None,
-            Err(_) if !allows || by_user => Some(Wall::Kernel),
+            Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) => Some(Wall::Kernel),
+            // For the kernel it is not there, in the root directory that the task has.
+            Err(Errno::ENOENT) if !exists => Some(Wall::Kernel),
             Err(_) => None,
         };
         Reason { rule, wall }
@@ -257,7 +251,7 @@ impl Told<'_> {
             Some(place) if self.notes.file.is_none() => absolute(place),
             _ => self.path(),
         };
-        let reason = self.about_file(&path, access);
+        let reason = self.about_file(&path);
         let path = text(path.as_os_str().as_bytes());
         self.tell(What::Open { path, access }, reason);
     }
@@ -275,7 +269,7 @@ impl Told<'_> {
             refused.map(absolute),
             self.task.access.rules().programs.as_ref(),
         ) {
-            (Some(file), _) if file != path => self.about_file(&file, FileUse::Execute),
+            (Some(file), _) if file != path => self.about_file(&file),
             (_, Some(programs)) => {
                 let mut above = path.ancestors();
                 match above.find_map(|above| programs.0.get(above)) {
@@ -284,10 +278,10 @@ impl Told<'_> {
                         wall: None,
                     },
                     None if self.result.is_err() => Reason::no_rule(self.wall()),
-                    _ => self.about_file(&path, FileUse::Execute),
+                    _ => self.about_file(&path),
                 }
             }
-            (_, None) => self.about_file(&path, FileUse::Execute),
+            (_, None) => self.about_file(&path),
         };
         let mut told: Vec<String> = arguments
             .iter()
@@ -327,7 +321,7 @@ impl Told<'_> {
             _ => given,
         };
         for path in given {
-            let reason = self.about_file(&path, FileUse::Write);
+            let reason = self.about_file(&path);
             let what = What::Change {
                 path: text(path.as_os_str().as_bytes()),
                 call: call.to_owned(),
@@ -341,7 +335,7 @@ impl Told<'_> {
             return;
         }
         let path = self.path();
-        let reason = self.about_file(&path, FileUse::Look);
+        let reason = self.about_file(&path);
         if reason.wall.is_some() {
             let what = What::Open {
                 path: text(path.as_os_str().as_bytes()),
@@ -405,7 +399,7 @@ impl Told<'_> {
         };
         let refused = matches!(self.result, Err(Errno::EACCES | Errno::EPERM));
         let reason = match &path {
-            Some(path) if !writes => self.about_file(path, FileUse::Execute),
+            Some(path) if !writes => self.about_file(path),
             _ if self.notes.denied => Reason::no_rule(Wall::Personality),
             _ if refused => Reason::no_rule(Wall::Ept),
             _ => Reason::default(),

@@ -105,7 +105,7 @@ impl Task {
     #[cold]
     fn spent(&self, budget: &Budget) -> End {
         budget.tell();
-        if let Some(outlet) = &self.audit {
+        if let Some(outlet) = self.reader() {
             outlet.tell_limit(Limit::Exits);
         }
         if self.child.is_some() {

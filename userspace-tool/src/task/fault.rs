@@ -66,7 +66,7 @@ impl Task {
                 cause: MemoryCause::Limit,
                 ..
             } => {
-                if let Some(outlet) = &self.audit {
+                if let Some(outlet) = self.reader() {
                     outlet.tell_limit(Limit::Memory);
                 }
                 self.end(End::MemoryLimit);

@@ -406,14 +406,18 @@ impl Task {
     /// Does what a system call says, and tells the audit, if there is one.
     #[inline]
     fn serve_audited(&mut self, number: u64, args: personality::Args) -> SysResult {
-        match self.audit {
-            None => personality::serve(self, number, args),
-            Some(_) => personality::audited::serve(self, number, args),
+        match self.reader().is_some() {
+            false => personality::serve(self, number, args),
+            true => personality::audited::serve(self, number, args),
         }
     }
 
-    /// From now on it tells what it does, and what it is refused, by `outlet`.
-    pub fn audit(&mut self, outlet: Outlet) -> Result<(), TaskError> {
+    /// From now on it tells what it does, and what it is refused, by `outlet`; without one, if somebody comes to read it.
+    pub fn audit(&mut self, outlet: Option<Outlet>) -> Result<(), TaskError> {
+        let outlet = match outlet {
+            Some(outlet) => outlet,
+            None => Outlet::for_who_comes().map_err(|error| TaskError::Setup(error.into()))?,
+        };
         let outlet = outlet.keep(&self.fds).map_err(TaskError::Setup)?;
         self.audit = Some(Arc::new(outlet));
         Ok(())

@@ -5,21 +5,30 @@
 use uvisor_uapi::Prot;
 
 use super::{End, Task};
-use crate::audit::{Verdict, Wall, What};
+use crate::audit::{Outlet, Verdict, Wall, What};
 use crate::Exit;
 
 impl Task {
+    /// Where it is told what the task does, if anybody wants to know.
+    #[inline]
+    pub(super) fn reader(&self) -> Option<&Outlet> {
+        self.audit.as_deref().filter(|outlet| outlet.is_on())
+    }
+
     /// Tells what the hardware did not let through.
     #[inline]
     pub(super) fn tell_fault(&self, exit: Exit, rip: u64) {
-        if let (Some(outlet), Some((what, wall))) = (&self.audit, refused(exit, rip)) {
+        let Some(outlet) = self.reader() else {
+            return;
+        };
+        if let Some((what, wall)) = refused(exit, rip) {
             outlet.tell_all(what, Verdict::Refused, None, None, Some(wall));
         }
     }
 
     /// Tells how the process ends.
     pub(super) fn tell_end(&self, end: &End) {
-        let Some(outlet) = &self.audit else {
+        let Some(outlet) = self.reader() else {
             return;
         };
         let (status, signal) = match end {
