@@ -359,6 +359,7 @@ calls! {
     GETSOCKNAME = SYS_getsockname(Number, Memory(128), Memory(4));
     GETPEERNAME = SYS_getpeername(Number, Memory(128), Memory(4));
     SENDTO = SYS_sendto(Number, Buffer, Number, Number, Buffer, Number) restarts;
+    SEND_NOW = SYS_sendto(Number, Buffer, Number, Number, Buffer, Number);
     RECVFROM = SYS_recvfrom(Number, Buffer, Number, Number, Memory(128), Memory(4)) restarts;
     SENDMSG = SYS_sendmsg(Number, Msg, Number) restarts;
     RECVMSG = SYS_recvmsg(Number, Msg, Number) restarts;

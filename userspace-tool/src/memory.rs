@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 
 use uvisor_uapi::Serve;
 
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::{GuestMemory, Mapping, Vm};
 
@@ -252,7 +253,9 @@ impl Memory {
 
     /// Copies a path.
     pub fn path(&self, address: u64) -> SysResult<CString> {
-        self.text(address, PATH_MAX, Errno::ENAMETOOLONG)
+        let path = self.text(address, PATH_MAX, Errno::ENAMETOOLONG)?;
+        notes::note(|notes| notes.paths.push(path.clone()));
+        Ok(path)
     }
 
     /// Copies a NUL-terminated string of at most `max` bytes; `too_long` is the error of a longer

@@ -3,6 +3,7 @@
 //! The broker as a child of this process, which is not confined, and does what there is to do when that has ended.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use super::{relay, FAILURE};
 
@@ -41,4 +42,18 @@ pub(super) fn wait(broker: i32) -> io::Result<u8> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Closes all descriptors from 3 on but some, which are in order: the rest is not for a process beside the broker.
+pub(super) fn close_but(kept: &[RawFd]) {
+    let mut first = 3;
+    for fd in kept.iter().map(|&fd| fd as u32).filter(|&fd| fd >= 3) {
+        if fd > first {
+            // SAFETY: Of what is closed, the caller uses nothing.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd + 1;
+    }
+    // SAFETY: As above.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }

@@ -3,6 +3,7 @@
 //! The command line.
 
 mod apart;
+mod audit;
 mod cgroup;
 mod changes;
 mod checks;
@@ -22,6 +23,7 @@ mod steward;
 mod style;
 mod syscalls;
 mod template;
+mod trace;
 mod trial;
 mod verify;
 
@@ -49,6 +51,7 @@ const FAILURE: u8 = 125;
   uvctl diff try                         look at what it changed,
   uvctl commit try                       and have that on the host
   uvctl ps                               which micro-VMs are there?
+  uvctl trace 17                         what does one of them do?
   uvctl explain default                  what may a task touch under a profile?
   uvctl learn -- make check              which profile would a program need?
   uvctl syscalls --refused               which system calls does no program get?
@@ -76,6 +79,8 @@ enum Command {
     Ps(ps::Ps),
     /// Print what micro-VMs hold.
     Stats(ps::Stats),
+    /// Print what a task that runs does and is refused.
+    Trace(trace::Trace),
     /// Print what a task changed in its overlays, or list what is kept.
     Diff(changes::Diff),
     /// Make changes that were kept on the host's files.
@@ -143,6 +148,7 @@ Examples:
   uvctl run --profile filter --time 10s --exits 100000 -- jq .name <hostile.json
   uvctl run --net host -- python3 fetch.py
   printf 'b\na\n' | uvctl run --from sorter    (see `uvctl help template`)
+  uvctl run --audit events.jsonl -- ./hostile.sh   (what did it do, and what was it refused?)
   uvctl run --trace-syscalls -- date"
 )]
 struct Run {
@@ -153,6 +159,8 @@ struct Run {
     privileges: privileges::Privileges,
     #[command(flatten)]
     keep: keep::Keep,
+    #[command(flatten)]
+    audit: audit::Audit,
     /// Give the program a terminal of its own, with job control; for shells and other interactive programs.
     #[arg(short = 't', long)]
     tty: bool,
@@ -201,6 +209,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Info(output) => info::main(output),
         Command::Ps(ps) => ps::list(&ps),
         Command::Stats(stats) => ps::stats(&stats),
+        Command::Trace(trace) => trace::main(&trace),
         Command::Syscalls(syscalls) => syscalls::main(&syscalls),
         Command::Diff(diff) => changes::diff(&diff),
         Command::Commit(commit) => return changes::commit(&commit),

@@ -10,6 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use uvisor::audit::{text, Outlet, What};
 use uvisor::changes::Making;
 use uvisor::loader::Program;
 use uvisor::personality::Trace;
@@ -20,6 +21,7 @@ use uvisor::template::directory::Directory;
 use uvisor::template::{Resume, TemplateError};
 use uvisor::{Device, Event, Stats};
 
+use super::audit::Prepared;
 use super::cgroup::{self, Cgroup};
 use super::confinement::Confinement;
 use super::steward::{self, Duties};
@@ -75,10 +77,20 @@ pub(crate) fn main(run: &Run) -> ExitCode {
         Ok(ready) => ready,
         Err(error) => return failed(error),
     };
+    let mut audit = match run.audit.prepare(&rules) {
+        Ok(audit) => audit,
+        Err(error) => return failed(error),
+    };
     if let Some(made) = making.as_ref().filter(|_| run.keep.commit) {
         let name = made.name.clone();
-        let ended = apart::part().and_then(|broker| broker.map(apart::wait).transpose());
-        match ended {
+        let parted = apart::part().map(|broker| {
+            broker.map(|broker| {
+                // What tells events is for the broker alone.
+                drop(audit.take());
+                apart::wait(broker)
+            })
+        });
+        match parted.and_then(Option::transpose) {
             Ok(None) => {}
             Ok(Some(status)) => {
                 // Its lock is to be had by who commits.
@@ -88,6 +100,12 @@ pub(crate) fn main(run: &Run) -> ExitCode {
             Err(error) => return failed(format!("cannot start a process: {error}")),
         }
     }
+    let outlet = match audit.map(Prepared::part).transpose() {
+        Ok(None) => None,
+        Ok(Some(Ok(outlet))) => Some(outlet),
+        Ok(Some(Err(status))) => return ExitCode::from(status),
+        Err(error) => return failed(format!("cannot start the audit's process: {error}")),
+    };
     if run.tty {
         match relay::part() {
             Ok(relay::Side::Broker) => {}
@@ -98,7 +116,7 @@ pub(crate) fn main(run: &Run) -> ExitCode {
         }
     }
     let name = making.as_ref().map(|made| made.name.clone());
-    match execute(run, rules, making) {
+    match execute(run, rules, making, outlet) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             name.iter().for_each(keep::forget);
@@ -222,8 +240,13 @@ fn bytes(arguments: &[OsString]) -> Vec<Vec<u8>> {
 }
 
 /// Runs a program and says what there is to say.
-fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunError> {
-    let limits = rules.limits;
+fn execute(
+    run: &Run,
+    rules: Rules,
+    making: Option<Making>,
+    outlet: Option<Outlet>,
+) -> Result<u8, RunError> {
+    let (limits, profile) = (rules.limits, rules.name.clone());
     let name = match &run.from {
         Some(name) => name.clone(),
         None => {
@@ -237,6 +260,7 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
         time: limits.time,
         cpu: limits.cpu,
         cgroup,
+        outlet: outlet.as_ref(),
     })
     .map_err(RunError::Privileges)?;
     let confinement = Confinement::new(run.privileges.require);
@@ -264,12 +288,20 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
         Some(lock) => Some(task.own_fd(lock.as_fd())?),
         None => None,
     };
-    if run.tty || run.keep.commit {
+    if run.tty || run.keep.commit || outlet.is_some() {
         task.end_with_parent();
     }
     if run.stats {
         task.count_all()?;
     }
+    if let Some(outlet) = &outlet {
+        outlet.tell(What::Start {
+            program: text(name.as_bytes()),
+            arguments: texts(&run.command),
+            profile,
+        });
+    }
+    task.audit(outlet)?;
     let result = task.run();
     if run.stats {
         let stats = task.stats().map_err(TaskError::from)?;
@@ -304,6 +336,19 @@ fn execute(run: &Run, rules: Rules, making: Option<Making>) -> Result<u8, RunErr
         ),
     };
     Ok(end.status())
+}
+
+/// Arguments as an event has them.
+fn texts(arguments: &[OsString]) -> Vec<String> {
+    /// How many, and how much of each.
+    const ARGUMENTS: usize = 64;
+    const ARGUMENT: usize = 200;
+    let all = arguments.iter().skip(1).take(ARGUMENTS);
+    all.map(|argument| {
+        let bytes = argument.as_bytes();
+        text(bytes.get(..ARGUMENT).unwrap_or(bytes))
+    })
+    .collect()
 }
 
 /// Enters a cgroup for a task's limits, if that is worth it, and if it can be had or need not be.

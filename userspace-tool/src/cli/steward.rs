@@ -6,18 +6,20 @@
 //! It hears nothing from the broker but that it has ended, and has nothing open but that and standard error.
 
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
 
+use uvisor::audit::{Limit, Outlet};
 use uvisor::errno::Errno;
 
+use super::apart;
 use super::cgroup::Cgroup;
 
 /// What it does.
-pub(super) struct Duties {
+pub(super) struct Duties<'a> {
     /// How the task is called in messages.
     pub(super) name: String,
     /// How long it may take from now on.
@@ -26,10 +28,12 @@ pub(super) struct Duties {
     pub(super) cpu: Option<Duration>,
     /// What is removed behind it.
     pub(super) cgroup: Option<Cgroup>,
+    /// Where the audit is told for what it ends the task.
+    pub(super) outlet: Option<&'a Outlet>,
 }
 
 /// Starts the steward of this process, if there is something to do for it.
-pub(super) fn spawn(duties: Duties) -> Result<(), String> {
+pub(super) fn spawn(duties: Duties<'_>) -> Result<(), String> {
     if duties.time.is_none() && duties.cgroup.is_none() {
         return Ok(());
     }
@@ -52,21 +56,25 @@ fn end(status: i32) -> ! {
 }
 
 /// What the steward does.
-fn serve(duties: Duties, broker: OwnedFd) -> ! {
+fn serve(duties: Duties<'_>, broker: OwnedFd) -> ! {
     // Neither the terminal's signals nor the directory of the task are its business, and what waits for the end of
     // the task's output does not wait for it.
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
-    let kept = broker.as_raw_fd() as u32;
+    let outlet = duties.outlet.map(|outlet| outlet.as_fd().as_raw_fd());
+    let mut kept: Vec<RawFd> = outlet.into_iter().chain([broker.as_raw_fd()]).collect();
+    kept.sort_unstable();
     // SAFETY: Of the descriptors that are closed, this copy of the process uses none.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"uvctl-steward".as_ptr());
         libc::close(0);
         libc::close(1);
-        libc::syscall(libc::SYS_close_range, 3, kept - 1, 0);
-        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
     }
-    if let Some(why) = watch(&duties, &broker) {
+    apart::close_but(&kept);
+    if let Some((limit, why)) = watch(&duties, &broker) {
+        if let Some(outlet) = duties.outlet {
+            outlet.tell_limit(limit);
+        }
         // There may be nobody to tell.
         let _ = writeln!(
             std::io::stderr(),
@@ -81,7 +89,7 @@ fn serve(duties: Duties, broker: OwnedFd) -> ! {
 }
 
 /// Waits until a task has ended, or is to be ended for what is returned.
-fn watch(duties: &Duties, broker: &OwnedFd) -> Option<String> {
+fn watch(duties: &Duties<'_>, broker: &OwnedFd) -> Option<(Limit, String)> {
     /// How long to wait at least before the time of CPUs is looked at again.
     const PAUSE: Duration = Duration::from_millis(20);
     let start = Instant::now();
@@ -91,15 +99,16 @@ fn watch(duties: &Duties, broker: &OwnedFd) -> Option<String> {
             .cpu
             .zip(duties.cgroup.as_ref().and_then(Cgroup::cpu_time));
         if let Some((time, _)) = time.filter(|(time, passed)| passed >= time) {
-            return Some(format!("its time, {time:?}, was up (--time)"));
+            let why = format!("its time, {time:?}, was up (--time)");
+            return Some((Limit::Time, why));
         }
         // As a process gets a second to end by itself.
         let grace = Duration::from_secs(1);
         let cpu = cpu.map(|(cpu, used)| (cpu, (cpu + grace).saturating_sub(used)));
         if let Some((cpu, _)) = cpu.filter(|(_, left)| left.is_zero()) {
-            return Some(format!(
-                "its processes used up the time of CPUs that it had, {cpu:?} (--cpu)"
-            ));
+            let why =
+                format!("its processes used up the time of CPUs that it had, {cpu:?} (--cpu)");
+            return Some((Limit::Cpu, why));
         }
         let cpu = cpu.map(|(_, left)| (left / cpus()).max(PAUSE));
         let time = time.map(|(time, passed)| time.saturating_sub(passed));

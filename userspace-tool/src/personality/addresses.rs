@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use super::network::option;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
@@ -83,7 +84,7 @@ fn covers(rule: &NetworkRule, listen: bool, protocol: Protocol, at: (IpAddr, u16
 }
 
 /// What a socket of IPv4 or IPv6 speaks; none for one of another family.
-fn protocol(fd: RawFd) -> SysResult<Option<Protocol>> {
+pub(super) fn protocol(fd: RawFd) -> SysResult<Option<Protocol>> {
     let number = |name| option(fd, libc::SOL_SOCKET, name).map(i32::from_le_bytes);
     Ok(match (number(libc::SO_DOMAIN)?, number(libc::SO_TYPE)?) {
         (libc::AF_INET | libc::AF_INET6, libc::SOCK_STREAM) => Some(Protocol::Tcp),
@@ -114,10 +115,12 @@ pub(super) fn check(
     // A port that the kernel chooses is for answers, until somebody listens there.
     let chosen = listen && at.1 == 0;
     let mut rules = rules.iter();
-    match chosen || rules.any(|rule| covers(rule, listen, protocol, at)) {
-        true => Ok(()),
-        false => Err(Errno::EACCES),
+    match rules.find(|rule| covers(rule, listen, protocol, at)) {
+        Some(rule) => notes::note(|notes| notes.rule = Some(rule.origin.to_string())),
+        None if chosen => {}
+        None => return Err(Errno::EACCES),
     }
+    Ok(())
 }
 
 /// Refuses to listen where no rule lets the task be reached; a socket without an address would get any port.

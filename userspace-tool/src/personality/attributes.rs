@@ -13,6 +13,7 @@ use super::open::check_mode;
 use super::paths::{link_to, special, Scope, Special};
 use super::status::{status_of, Status};
 use super::Args;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -66,12 +67,12 @@ impl Scope<'_> {
         };
         let found = self.find(directory, path, follow, 0)?;
         if found.object.is_some() && !self.may_change(&found)? {
-            return Err(Errno::EROFS);
+            return Err(notes::denied(Errno::EROFS));
         }
         let (fd, status) = found.object.ok_or(Errno::ENOENT)?;
         match status.kind() {
             // Devices are not the task's, wherever they are.
-            libc::S_IFCHR | libc::S_IFBLK => Err(Errno::EROFS),
+            libc::S_IFCHR | libc::S_IFBLK => Err(notes::denied(Errno::EROFS)),
             _ => Ok(Subject { fd, status }),
         }
     }
@@ -80,9 +81,10 @@ impl Scope<'_> {
     fn open_subject(&self, fd: RawFd) -> SysResult<Subject> {
         let fd = self.fds.duplicate(fd)?;
         let status = status_of(fd.as_raw_fd())?;
+        notes::file(fd.as_raw_fd());
         match self.may_change_open(fd.as_raw_fd(), &status)? {
             true => Ok(Subject { fd, status }),
-            false => Err(Errno::EROFS),
+            false => Err(notes::denied(Errno::EROFS)),
         }
     }
 

@@ -13,6 +13,7 @@ use super::open::check_mode;
 use super::paths::{link_to, special, Place, Scope, Special};
 use super::status::{status_at, status_of};
 use super::Args;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
 use crate::task::Task;
@@ -34,7 +35,7 @@ impl Scope<'_> {
         let flags = libc::AT_SYMLINK_NOFOLLOW;
         match status_at(place.directory(), &place.plain_name(), flags) {
             Ok(_) => Err(Errno::EEXIST),
-            Err(Errno::ENOENT) => Err(Errno::EROFS),
+            Err(Errno::ENOENT) => Err(notes::denied(Errno::EROFS)),
             Err(errno) => Err(errno),
         }
     }
@@ -44,8 +45,8 @@ impl Scope<'_> {
     fn check_both(&self, one: bool, other: bool) -> SysResult<()> {
         match (one, other) {
             (true, true) => Ok(()),
-            (false, false) => Err(Errno::EROFS),
-            _ => Err(Errno::EXDEV),
+            (false, false) => Err(notes::denied(Errno::EROFS)),
+            _ => Err(notes::denied(Errno::EXDEV)),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::process::known_process;
 use super::Args;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
 use crate::pass;
@@ -99,8 +100,9 @@ fn make(task: &mut Task, args: CloneArgs) -> SysResult {
         }
         return task.spawn(args.thread());
     }
+    notes::note(|notes| notes.forks = true);
     if !task.access.rules().fork {
-        return Err(Errno::EPERM);
+        return Err(notes::denied(Errno::EPERM));
     }
     let vfork = args.flags & (VM | VFORK) == VM | VFORK;
     // A process that has the caller's memory and runs beside it, or its descriptors, would need one broker for two.

@@ -12,6 +12,7 @@ use super::paths::{self, path_of, Scope, Special};
 use super::procfs;
 use super::status::status_of;
 use super::Args;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::loader::{LoadError, Program};
 use crate::task::{Task, TaskError};
@@ -96,6 +97,10 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
         None => procfs::program_at(task, &path)?.unwrap_or(path),
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+    notes::note(|notes| {
+        let path = path.as_os_str().as_bytes().to_vec();
+        notes.program = Some((path, arguments.clone()));
+    });
     let scope = task.scope();
     let look = |path: &Path| scope.to_execute(path);
     let program = Program::looked_up(path, &arguments, &look).map_err(|error| errno(&error))?;
@@ -105,7 +110,9 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
             ..task.scope()
         };
         let mut started = program.started();
-        started.try_for_each(|(_, file)| scope.check_execute(file.as_fd()))?;
+        started.try_for_each(|(_, file)| {
+            notes::refused(file.as_raw_fd(), scope.check_execute(file.as_fd()))
+        })?;
     }
     match task.successor(program, environment) {
         Ok(successor) => task.succeed(successor),

@@ -11,6 +11,7 @@ use uvisor_uapi::{Prot, PAGE_SIZE};
 
 use super::Args;
 use super::{status, SharedMaps};
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};
 use crate::loader::of_code;
@@ -262,8 +263,11 @@ pub(super) fn mmap(task: &mut Task, [address, len, prot, flags, fd, offset]: Arg
                 // SAFETY: The descriptor was open, as `mappable` saw, and there is nobody else who could close it.
                 false => unsafe { BorrowedFd::borrow_raw(fd) },
             };
+            if prot.contains(Prot::EXEC) {
+                notes::file(fd.as_raw_fd());
+            }
             if checked {
-                task.scope().check_execute(fd)?;
+                notes::refused(fd.as_raw_fd(), task.scope().check_execute(fd))?;
             }
             match shared {
                 true if is_for_broker(fd, prot)? => Source::Broker(fd, offset),
@@ -367,11 +371,15 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     if pieces.iter().all(|piece| piece.prot == prot) {
         return Ok(0);
     }
+    if prot.contains(Prot::EXEC) {
+        note_files(&book, &pieces);
+    }
     if prot.contains(Prot::EXEC) && !task.access.executes_all() {
         for piece in &pieces {
             let is_file = matches!(piece.backing, Backing::PrivateFile | Backing::SharedFile);
             if let Some((file, _)) = book.space.file(piece.start).filter(|_| is_file) {
-                task.scope().check_execute_mapped(file)?;
+                let may = task.scope().check_execute_mapped(file);
+                may.map_err(notes::denied)?;
             }
         }
     }
@@ -395,6 +403,18 @@ pub(super) fn mprotect(task: &mut Task, [start, len, prot, ..]: Args) -> SysResu
     }
     book.space.protect(start, end, prot);
     Ok(0)
+}
+
+/// Notes which file becomes executable, if it is one, as it is on the disk.
+fn note_files(book: &Book, pieces: &[Piece]) {
+    let is_file = |piece: &Piece| {
+        let file = matches!(piece.backing, Backing::PrivateFile | Backing::SharedFile);
+        file && !piece.prot.contains(Prot::WRITE)
+    };
+    if let (true, Some(first)) = (pieces.iter().all(is_file), pieces.first()) {
+        let file = book.space.file(first.start);
+        notes::note(|notes| notes.file = file.map(|(file, _)| file.path().to_vec()));
+    }
 }
 
 /// The heap: where it starts, and the break.

@@ -10,6 +10,7 @@ mod actions;
 mod addresses;
 mod advice;
 mod attributes;
+pub(crate) mod audited;
 mod change;
 mod children;
 mod domain;

@@ -13,6 +13,7 @@ use super::files::directory_for;
 use super::paths::{check_existing, check_readable, reopen, special, Found, Scope, Special};
 use super::status::Status;
 use super::{procfs, terminals, Args};
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::guest::sealed_file;
 use crate::memory::word;
@@ -113,6 +114,7 @@ impl How {
 
     /// Refuses what makes no sense together.
     fn checked(self) -> SysResult<Self> {
+        notes::note(|notes| notes.flags = self.flags);
         let has = |flag| self.flags & flag == flag;
         if has(TMPFILE) {
             let reads = self.flags & libc::O_ACCMODE == libc::O_RDONLY;
@@ -205,10 +207,11 @@ impl Scope<'_> {
         let flags = how.flags & (libc::O_NOFOLLOW | libc::O_DIRECTORY);
         let (handle, status, right) = self.seen(directory, path, flags, how.resolve)?;
         if !how.has(libc::O_PATH) {
-            right.check_read()?;
-            check_kind(&status)?;
+            let may = right.check_read().and_then(|()| check_kind(&status));
+            notes::refused(handle.as_raw_fd(), may)?;
         }
-        check_readable(handle.as_raw_fd(), &status)?;
+        let may = check_readable(handle.as_raw_fd(), &status);
+        notes::refused(handle.as_raw_fd(), may)?;
         match how.has(libc::O_PATH) {
             true => self.give(handle.as_raw_fd(), how.flags),
             false => self.open_handle(handle.as_raw_fd(), how),
@@ -217,6 +220,7 @@ impl Scope<'_> {
 
     /// Opens the file of a handle, which was decided about.
     fn open_handle(&self, handle: RawFd, how: How) -> SysResult {
+        notes::file(handle);
         self.fds.accept(reopen(handle, how.again())?)
     }
 
@@ -248,7 +252,7 @@ impl Scope<'_> {
             return Err(Errno::EISDIR);
         }
         if !self.may_change(found)? {
-            return Err(Errno::EROFS);
+            return Err(notes::denied(Errno::EROFS));
         }
         check_mode(how.mode)?;
         let flags = how.flags & (WRITING | libc::O_ACCMODE | libc::O_TRUNC)
@@ -275,7 +279,7 @@ impl Scope<'_> {
                 return Err(Errno::ENOTDIR);
             }
             if !self.may_change(found)? {
-                return Err(Errno::EROFS);
+                return Err(notes::denied(Errno::EROFS));
             }
             check_mode(how.mode)?;
             let flags = how.flags
@@ -291,14 +295,14 @@ impl Scope<'_> {
         if how.has(libc::O_DIRECTORY) {
             return Err(Errno::ENOTDIR);
         }
-        self.right_of(found)?.check_read()?;
-        check_kind(status)?;
-        check_readable(fd, status)?;
+        let may = self.right_of(found)?.check_read();
+        let may = may.and_then(|()| check_kind(status));
+        notes::refused(fd, may.and_then(|()| check_readable(fd, status)))?;
         if how.has(libc::O_CREAT) {
             check_existing(&found.place, status)?;
         }
         if how.writes() && !status.is_writable_device() {
-            self.check_writable(found, status)?;
+            notes::refused(fd, self.check_writable(found, status))?;
         }
         self.open_handle(fd, how)
     }
@@ -334,7 +338,7 @@ fn check_kind(file: &Status) -> SysResult<()> {
 pub(super) fn check_mode(mode: u32) -> SysResult<()> {
     match mode & (libc::S_ISUID | libc::S_ISGID) {
         0 => Ok(()),
-        _ => Err(Errno::EPERM),
+        _ => Err(notes::denied(Errno::EPERM)),
     }
 }
 

@@ -15,6 +15,7 @@ use super::access::{Access, Right};
 use super::kernels::{file_system, is_kernels};
 use super::status::{status_at, status_of, Identity, Status};
 use super::Fds;
+use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::PATH_MAX;
 use crate::named::NamedFile;
@@ -187,8 +188,9 @@ impl Scope<'_> {
         if !self.access.reads_all() {
             let status = status_of(handle.as_raw_fd())?;
             let right = self.access.decide(handle.as_raw_fd(), &status);
-            right.check_seen()?;
+            notes::refused(handle.as_raw_fd(), right.check_seen())?;
         }
+        notes::place(handle.as_raw_fd(), &name);
         Ok(Place {
             parent: handle,
             name,
@@ -208,12 +210,12 @@ impl Scope<'_> {
         let handle = self.handle(directory, path, flags, resolve)?;
         let status = status_of(handle.as_raw_fd())?;
         if let Some(right) = self.access.at_once(&status) {
-            right.check_seen()?;
+            notes::refused(handle.as_raw_fd(), right.check_seen())?;
             return Ok((handle, status, right));
         }
         if status.is_directory() {
             let right = self.access.decide(handle.as_raw_fd(), &status);
-            right.check_seen()?;
+            notes::refused(handle.as_raw_fd(), right.check_seen())?;
             return Ok((handle, status, right));
         }
         // A file does not know where it is, so it is looked for once more.
@@ -254,7 +256,7 @@ impl Scope<'_> {
         let place = self.place(directory, path, 0)?;
         match self.access.contains(place.directory())? {
             true => Ok(place),
-            false => Err(Errno::EROFS),
+            false => Err(notes::denied(Errno::EROFS)),
         }
     }
 
@@ -299,9 +301,10 @@ impl Scope<'_> {
             if place.wants_directory() && !status.is_directory() {
                 return Err(Errno::ENOTDIR);
             }
+            let fd = handle.as_raw_fd();
             let object = Some((handle, status));
             let found = Found { place, object };
-            self.right_of(&found)?.check_seen()?;
+            notes::refused(fd, self.right_of(&found)?.check_seen())?;
             return Ok(found);
         }
         Err(Errno::ELOOP)
@@ -389,7 +392,7 @@ impl Scope<'_> {
     pub(super) fn to_execute(&self, path: &Path) -> SysResult<OwnedFd> {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::ENOENT)?;
         let (handle, _, right) = self.seen(libc::AT_FDCWD, &path, 0, 0)?;
-        right.check_execute()?;
+        notes::refused(handle.as_raw_fd(), right.check_execute())?;
         Ok(handle)
     }
 

@@ -6,6 +6,7 @@
 //! address, its own or its peer's. What then goes through it the kernel moves from and to the guest's memory.
 
 use std::ffi::CString;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use super::message::{incoming, outgoing, pin, Header, Message, ADDRESS_MAX, HEAD
 use super::network::option;
 use super::status::status_at;
 use super::Args;
+use crate::audit::{notes, text};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::profile::Protocol;
 use crate::task::Task;
 
 /// The size of a `struct mmsghdr`, and where in it the length is.
@@ -138,8 +141,35 @@ fn may_make_at(task: &Task, path: &CString) -> SysResult<()> {
     }
 }
 
+/// Notes whom an address is of.
+fn note_address(fd: RawFd, address: &[u8]) {
+    let protocol = match addresses::protocol(fd) {
+        Ok(Some(Protocol::Tcp)) => "tcp",
+        Ok(Some(Protocol::Udp)) => "udp",
+        _ => "unix",
+    };
+    let named = match (addresses::named(address), unix_name(address)) {
+        (Some((ip, port)), _) => SocketAddr::new(ip, port).to_string(),
+        (None, _) if family(address) != Some(libc::AF_UNIX) => return,
+        (None, UnixName::Path(path)) => text(path.as_bytes()),
+        (None, UnixName::Abstract) => match address.get(3..) {
+            Some(name) => format!("@{}", text(name)),
+            None => return,
+        },
+    };
+    notes::note(|notes| notes.address = Some((named, protocol.to_owned())));
+}
+
 /// Checks an address to reach.
 fn check_peer(task: &Task, fd: RawFd, purpose: Purpose, address: &[u8]) -> SysResult<()> {
+    if notes::is_on() {
+        note_address(fd, address);
+    }
+    may_reach(task, fd, purpose, address).map_err(notes::denied)
+}
+
+/// Whether the task may reach an address.
+fn may_reach(task: &Task, fd: RawFd, purpose: Purpose, address: &[u8]) -> SysResult<()> {
     task.network.check_own(fd)?;
     addresses::check(&task.access.rules().network, fd, purpose, address)?;
     if family(address) == Some(libc::AF_NETLINK) && (4..12).any(|at| address.get(at) != Some(&0)) {
@@ -162,7 +192,11 @@ pub(super) fn bind(task: &mut Task, [fd, name, len, ..]: Args) -> SysResult {
     let fd = pinned.as_raw_fd();
     let mut name = address(task, name, len)?;
     task.network.check_own(fd)?;
-    addresses::check(&task.access.rules().network, fd, Purpose::Bind, &name)?;
+    if notes::is_on() {
+        note_address(fd, &name);
+    }
+    addresses::check(&task.access.rules().network, fd, Purpose::Bind, &name)
+        .map_err(notes::denied)?;
     if let Some(path) = path_of(fd, &name)? {
         may_make_at(task, &path)?;
     }

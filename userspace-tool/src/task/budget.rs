@@ -14,6 +14,7 @@ use std::sync::Arc;
 use uvisor_uapi::PAGE_SIZE;
 
 use super::{End, Task, TaskError};
+use crate::audit::Limit;
 use crate::map::Mapping;
 use crate::pass;
 use crate::personality::Fds;
@@ -104,6 +105,9 @@ impl Task {
     #[cold]
     fn spent(&self, budget: &Budget) -> End {
         budget.tell();
+        if let Some(outlet) = self.reader() {
+            outlet.tell_limit(Limit::Exits);
+        }
         if self.child.is_some() {
             // That may have happened by now, and this process is about to be killed as well.
             let first = budget.first.as_raw_fd();

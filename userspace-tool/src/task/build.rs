@@ -128,6 +128,7 @@ impl Task {
             trace,
             totals: None,
             budget: None,
+            audit: None,
         })
     }
 
@@ -193,6 +194,7 @@ impl Task {
             trace: self.trace.clone(),
             totals: self.totals.clone(),
             budget: self.budget.clone(),
+            audit: self.audit.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@
 use uvisor_uapi::{MemoryCause, Prot};
 
 use super::{End, Task, TaskError};
+use crate::audit::Limit;
 use crate::frame::Trap;
 use crate::signal::{set_code, Info, INFO};
 use crate::Exit;
@@ -65,6 +66,9 @@ impl Task {
                 cause: MemoryCause::Limit,
                 ..
             } => {
+                if let Some(outlet) = self.reader() {
+                    outlet.tell_limit(Limit::Memory);
+                }
                 self.end(End::MemoryLimit);
                 return Ok(());
             }
@@ -82,7 +86,10 @@ impl Task {
                 return Ok(());
             }
             exit => match fault(exit, rip) {
-                Some(fault) => fault,
+                Some(fault) => {
+                    self.tell_fault(exit, rip);
+                    fault
+                }
                 None => {
                     return Err(TaskError::Ring0 {
                         exit: format!("{exit:?}"),

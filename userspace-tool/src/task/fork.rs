@@ -332,6 +332,7 @@ impl Task {
         keep.extend(parent.iter().map(|fd| fd.as_raw_fd()));
         keep.extend(self.trace.iter().map(|trace| trace.as_raw_fd()));
         keep.extend(self.budget.iter().flat_map(|budget| budget.descriptors()));
+        keep.extend(self.audit.iter().flat_map(|outlet| outlet.descriptors()));
         keep.extend(self.tree.lock().iter().flat_map(Tree::descriptors));
         // What the other threads had, and the parent's micro-VM, are not for this process. Their owners
         // are not dropped: their numbers may be used again from here on.

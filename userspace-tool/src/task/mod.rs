@@ -10,6 +10,7 @@ mod deliver;
 mod fault;
 mod fork;
 mod threads;
+mod told;
 mod totals;
 mod tree;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uvisor_uapi::{Serve, Stats, EXIT_INTERRUPTED, HYPERCALL_LEN};
 
+use crate::audit::Outlet;
 use crate::confine::Confined;
 use crate::device::Machine;
 use crate::errno::{Errno, SysResult};
@@ -194,6 +196,8 @@ pub struct Task {
     pub(crate) totals: Option<Arc<Totals>>,
     /// How many exits it has left, if they are limited.
     pub(crate) budget: Option<Arc<Budget>>,
+    /// Where it is told what it does, if somebody wants to know.
+    pub(crate) audit: Option<Arc<Outlet>>,
 }
 
 /// The random bytes that a program is started with (`AT_RANDOM`).
@@ -388,15 +392,35 @@ impl Task {
     fn serve(&mut self) -> SysResult {
         let (number, args) = self.called();
         let Some(trace) = &self.trace else {
-            return personality::serve(self, number, args);
+            return self.serve_audited(number, args);
         };
         let noted = trace.note(self, number, &args);
-        let result = personality::serve(self, number, args);
+        let result = self.serve_audited(number, args);
         if let Some(trace) = &self.trace {
             let comes_back = self.ending.is_none() && !(self.answered && result.is_err());
             trace.print(&noted, number, comes_back.then_some(result));
         }
         result
+    }
+
+    /// Does what a system call says, and tells the audit, if there is one.
+    #[inline]
+    fn serve_audited(&mut self, number: u64, args: personality::Args) -> SysResult {
+        match self.reader().is_some() {
+            false => personality::serve(self, number, args),
+            true => personality::audited::serve(self, number, args),
+        }
+    }
+
+    /// From now on it tells what it does, and what it is refused, by `outlet`; without one, if somebody comes to read it.
+    pub fn audit(&mut self, outlet: Option<Outlet>) -> Result<(), TaskError> {
+        let outlet = match outlet {
+            Some(outlet) => outlet,
+            None => Outlet::for_who_comes().map_err(|error| TaskError::Setup(error.into()))?,
+        };
+        let outlet = outlet.keep(&self.fds).map_err(TaskError::Setup)?;
+        self.audit = Some(Arc::new(outlet));
+        Ok(())
     }
 
     /// Makes the task go on behind its system call.

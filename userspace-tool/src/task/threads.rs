@@ -313,6 +313,9 @@ impl Task {
         if self.thread.robust != 0 {
             let _ = self.let_robust_go();
         }
+        if self.child.is_some() || self.thread.first {
+            self.tell_end(&end);
+        }
         if let Some(child) = &self.child {
             self.count();
             child.end(&end);

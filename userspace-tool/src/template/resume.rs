@@ -224,6 +224,7 @@ impl Template {
             trace,
             totals: None,
             budget: None,
+            audit: None,
         })
     }
 }
