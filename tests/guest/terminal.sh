@@ -19,6 +19,15 @@ report $? 'that really came to its end'
 echo from outside | uvctl run -it -- cat >out 2>&1
 grep -q 'from outside' out
 report $? 'input that is no terminal'
+# What it is called, and that the name is the terminal's; other names are not there.
+uvctl run -it -- python3 -c '
+import os
+name = os.ttyname(0)
+print(name == os.readlink("/proc/self/fd/0"), os.path.samestat(os.stat(name), os.fstat(0)))
+print(os.isatty(os.open(name, os.O_RDWR)), os.path.exists("/dev/pts/4711"), os.access(name, os.W_OK))
+' >out 2>&1 </dev/null
+is 'the name of its terminal' 'True True
+True False True' "$(tr -d '\r' <out)"
 uvctl run -t -- bash -c 'exit 3' >/dev/null 2>&1 </dev/null
 grep -qx 3 <<<$?
 report $? 'the status'

@@ -12,7 +12,7 @@ use super::files::directory_for;
 use super::open::check_mode;
 use super::paths::{link_to, special, Scope, Special};
 use super::status::{status_of, Status};
-use super::Args;
+use super::{terminals, Args};
 use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
@@ -111,7 +111,9 @@ impl Scope<'_> {
             true => c".",
             false => path,
         };
-        let path = match special(path, crate::process::id()).filter(|_| follow) {
+        let meaning = special(path, crate::process::id()).filter(|_| follow);
+        let meaning = meaning.or_else(|| terminals::opened(self.fds, path).map(Special::Fd));
+        let path = match meaning {
             Some(Special::Fd(fd)) => return self.fds.duplicate(self.fds.open(fd)?),
             Some(Special::Checkpoint) => super::open::CHECKPOINT_LIKE,
             Some(Special::Program) => self.program,

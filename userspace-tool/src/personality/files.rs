@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::open::CHECKPOINT_LIKE;
 use super::paths::{self, Special};
 use super::status::{status_at, status_of};
-use super::{procfs, Args};
+use super::{procfs, terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -43,7 +43,8 @@ fn target(task: &Task, directory: u64, path: u64, flags: i32) -> SysResult<Targe
         return Err(Errno::ENOENT);
     }
     let follows = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
-    match paths::special(&path, crate::process::id()).filter(|_| follows) {
+    let special = paths::special(&path, crate::process::id()).filter(|_| follows);
+    match special.or_else(|| terminals::opened(&task.fds, &path).map(Special::Fd)) {
         None => Ok(Target {
             directory,
             path,
@@ -228,7 +229,8 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         // `/dev/fd` and `/dev/stdin` are links on the host as well, with a constant text.
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
             let _moving = task.fds.hold();
-            paths::path_of(task.fds.open(fd)?)?
+            let fd = task.fds.open(fd)?;
+            terminals::path_of(fd).map_or_else(|| paths::path_of(fd), Ok)?
         }
         Some(Special::Checkpoint) => return Err(Errno::EINVAL),
         _ if path.is_empty() => {

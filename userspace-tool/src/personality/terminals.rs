@@ -74,6 +74,24 @@ fn is_own(fds: &Fds, fd: RawFd) -> bool {
     open.any(|(other, _)| number_of_master(other) == Some(number))
 }
 
+/// The descriptor of the terminal at a path, if the task has it open, and not as a terminal of its own: such as the one that it was
+/// started on, whose name is in no directory of the task's.
+pub(super) fn opened(fds: &Fds, path: &CStr) -> Option<RawFd> {
+    let Some(Terminal::Slave(number)) = find(Path::new(OsStr::from_bytes(path.to_bytes()))) else {
+        return None;
+    };
+    let open = fds.all_open().into_iter().map(|(fd, _)| fd);
+    let slaves: Vec<RawFd> = open
+        .filter(|fd| number_of_slave(*fd) == Some(number))
+        .collect();
+    slaves.into_iter().find(|fd| !is_own(fds, *fd))
+}
+
+/// The path of a descriptor that is a terminal, not as its master.
+pub(super) fn path_of(fd: RawFd) -> Option<Vec<u8>> {
+    number_of_slave(fd).map(|number| format!("/dev/pts/{number}").into_bytes())
+}
+
 /// Flags that matter for a terminal.
 const FLAGS: i32 = libc::O_ACCMODE | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
 
