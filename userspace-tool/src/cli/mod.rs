@@ -141,7 +141,7 @@ struct Output {
 Examples:
   uvctl run sha256sum /etc/passwd
   uvctl run -- ls -lR /usr/share/doc
-  gzip -c big.log | uvctl run -- gunzip | wc -l
+  gzip -c big.log | uvctl run -- gzip -dc | wc -l
   uvctl run --rw out -- cp -r photos out/
   uvctl run --overlay . --commit -- make           (asks, when it has ended)
   uvctl run --memory 64M --stats -- sort big.txt
