@@ -47,7 +47,13 @@ check "with the path as well" grep -q -- "--require: $work/given/none: it does n
 run "so is what would be the host's own file" 125 "" --require --profile host --hide /dev/null -- true
 run "nothing is told of what is nowhere" 0 given --require --ro given --hide "$work/kept/none" -- cat "$work/given/file"
 is "in no line" "" "$(cat err)"
+run "it is where it was started" 0 "$work" -- pwd
+run "where nothing is that it was not given" 0 given --ro given -- ls -A
+run "not even at a path that leads out" 1 "" -- cat ../../etc/shadow given/file
+run "nor can it make something there" 1 "" -- touch new
+cd /
 run "/tmp is its own" 0 "" -- ls -A /tmp
+cd "$work" || exit
 run "and can be written" 0 x -- dash -c 'echo x >/tmp/x; read -r line </tmp/x; echo "$line"' 
 check "which nobody sees" test ! -e /tmp/x
 run "a script brings its interpreter along" 0 "a script with x" -- ./given/script x

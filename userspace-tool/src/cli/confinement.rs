@@ -2,6 +2,8 @@
 
 //! The sandbox that `uvctl` enters before it serves a task.
 
+use std::env::current_dir;
+
 use uvisor::confine::{self, Confined};
 use uvisor::profile::Rules;
 use uvisor::sandbox::{Kept, Layer, Layers, Skipped, Why};
@@ -64,11 +66,16 @@ impl Confinement {
 
     /// Confines this process, for ever; `kept` are the overlays whose changes are kept.
     pub(crate) fn enter(&self, rules: Rules, kept: &[Kept]) -> Result<Confined, RunError> {
+        let directory = current_dir().ok();
         let confined = match self.layers {
             Some(layers) => confine::confine(rules, layers, kept),
             None => confine::without(rules),
         };
         let confined = confined.map_err(|error| RunError::Privileges(error.to_string()))?;
+        if let Some(path) = directory.filter(|path| current_dir().ok().as_ref() != Some(path)) {
+            let path = path.display();
+            eprintln!("uvctl: {path} is not there for the program, which starts in / instead");
+        }
         for skipped in &confined.report.skipped {
             self.tell(skipped)?;
         }

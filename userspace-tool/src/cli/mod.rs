@@ -125,7 +125,7 @@ struct Output {
 /// Run a program in a micro-VM.
 ///
 /// The program is an ordinary Linux program; it is found on PATH as a shell finds it, and gets this
-/// process's standard input, output and error, and working directory. It sees the
+/// process's standard input, output and error, and working directory, which is empty where it has nothing of it. It sees the
 /// files that its profile and the options name, and changes those that --rw names, or with --overlay a copy
 /// of them that can be looked at (`uvctl diff`) and committed (`uvctl commit`) or thrown away.
 #[derive(Debug, Args)]

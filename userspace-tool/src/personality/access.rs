@@ -185,6 +185,7 @@ pub struct Access {
     /// The programs that may be started, if that is said; nothing else is asked of this.
     programs: Option<Box<Self>>,
     rules: Arc<Rules>,
+    assembled: bool,
 }
 
 impl Access {
@@ -212,6 +213,7 @@ impl Access {
             everywhere: everywhere(&rules, assembled),
             refused: refused(&rules.syscalls),
             rules: Arc::new(rules),
+            assembled,
             ..Self::default()
         };
         let rules = Arc::clone(&access.rules);
@@ -363,6 +365,11 @@ impl Access {
     /// Whether all files may be read.
     pub(super) fn reads_all(&self) -> bool {
         matches!(self.everywhere, Some(Right::Read { .. }))
+    }
+
+    /// Whether what is between the files of the rules has nothing of the host's in it.
+    pub(super) fn is_assembled(&self) -> bool {
+        self.assembled
     }
 
     /// Whether all files may be executed.

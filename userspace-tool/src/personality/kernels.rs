@@ -68,6 +68,9 @@ pub(super) fn file_system(fd: RawFd, status: &Status) -> SysResult<Option<u64>> 
     Ok(Some(magic))
 }
 
+/// The number of the `/proc` file system.
+pub(super) const PROC: u64 = libc::PROC_SUPER_MAGIC as u64;
+
 /// How many mounts are remembered.
 const MOUNTS: usize = 8;
 

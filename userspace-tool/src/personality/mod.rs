@@ -48,6 +48,7 @@ mod time;
 mod timers;
 mod trace;
 mod wait;
+mod way;
 
 pub use access::{Access, AccessError};
 pub use actions::{is_ignored, SignalState, Signals};

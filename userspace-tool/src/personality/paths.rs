@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use super::access::{Access, Right};
-use super::kernels::{file_system, is_kernels};
+use super::kernels::{file_system, is_kernels, PROC};
 use super::status::{status_at, status_of, Identity, Status};
 use super::Fds;
 use crate::audit::notes;
@@ -149,7 +149,7 @@ fn split(path: &CStr) -> SysResult<(Vec<u8>, CString)> {
 }
 
 /// How many links a path may lead over, and how often a name is looked up whose meaning changes meanwhile.
-const STEPS: usize = 40;
+pub(super) const STEPS: usize = 40;
 
 impl Scope<'_> {
     /// A handle on what a path leads to, over no magic links; `flags` are `O_NOFOLLOW` and `O_DIRECTORY`, and
@@ -184,7 +184,9 @@ impl Scope<'_> {
     pub(super) fn place(&self, directory: RawFd, path: &CStr, resolve: u64) -> SysResult<Place> {
         let (parent, name) = split(path)?;
         let text = CString::new(parent.as_slice()).map_err(|_| Errno::EINVAL)?;
-        let handle = self.handle(directory, &text, libc::O_DIRECTORY, resolve)?;
+        self.check_before(directory, &text, resolve)?;
+        let handle = self.handle(directory, &text, libc::O_DIRECTORY, resolve);
+        let handle = handle.map_err(|error| self.error_of(directory, &text, resolve, error))?;
         if !self.access.reads_all() {
             let status = status_of(handle.as_raw_fd())?;
             let right = self.access.decide(handle.as_raw_fd(), &status);
@@ -207,7 +209,9 @@ impl Scope<'_> {
         flags: i32,
         resolve: u64,
     ) -> SysResult<(OwnedFd, Status, Right)> {
-        let handle = self.handle(directory, path, flags, resolve)?;
+        self.check_before(directory, path, resolve)?;
+        let handle = self.handle(directory, path, flags, resolve);
+        let handle = handle.map_err(|error| self.error_of(directory, path, resolve, error))?;
         let status = status_of(handle.as_raw_fd())?;
         if let Some(right) = self.access.at_once(&status) {
             notes::refused(handle.as_raw_fd(), right.check_seen())?;
@@ -527,9 +531,6 @@ pub(super) fn link_to(fd: RawFd) -> CString {
     CString::new(format!("/proc/self/fd/{fd}")).unwrap_or_default()
 }
 
-/// The number of the `/proc` file system.
-const PROC: u64 = libc::PROC_SUPER_MAGIC as u64;
-
 /// File systems whose files are not for a task: reading them acts, or shows the host's inside.
 const CLOSED: [u64; 4] = [
     0x6462_6720, // debugfs
@@ -614,7 +615,7 @@ pub(super) fn text_of(link: RawFd) -> SysResult<Vec<u8>> {
 }
 
 /// The text of a link.
-fn read_link(directory: RawFd, path: &CStr) -> SysResult<Vec<u8>> {
+pub(super) fn read_link(directory: RawFd, path: &CStr) -> SysResult<Vec<u8>> {
     let mut text = vec![0; PATH_MAX];
     let size = text.len() as u64;
     let len = pass!(READLINKAT, directory, path, text.as_mut_slice(), size)?;

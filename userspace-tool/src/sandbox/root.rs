@@ -5,7 +5,9 @@
 //! All objects are looked up on the host's tree first. The new root is mounted upon the host's, which goes on to be
 //! this process's until `pivot_root`, so no path means anything else half-way. Then the host's tree is let go.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{mkdirat, open, openat, Mode, OFlags};
@@ -462,13 +464,18 @@ pub fn enter(rules: &Rules, kept: &[Kept]) -> Result<Entered, RootError> {
     for (at, target) in plan.iter().flat_map(|planned| &planned.found.links) {
         builder.tree.link(at, target).step("linking", at)?;
     }
+    let directory = directory.unwrap_or_default();
+    let path = Path::new(OsStr::from_bytes(directory.as_bytes()));
+    if path.is_absolute() {
+        // Where the task has nothing of it, it is empty: a path that begins there leads to nothing, and not to something else.
+        builder.tree.place(path, true).step("making", path)?;
+    }
     for mount in &builder.sealed {
         set_attributes(mount.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
             .step("sealing the root", "/")?;
     }
     change(builder.tree.root()).step("changing the root to", "/")?;
-    let directory = directory.as_deref().unwrap_or(c"/");
-    if chdir(directory).is_err() {
+    if !path.is_absolute() || chdir(path).is_err() {
         chdir("/").step("going to", "/")?;
     }
     Ok(Entered::Yes { skipped, lacks })

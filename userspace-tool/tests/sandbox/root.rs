@@ -354,14 +354,21 @@ fn places_are_made_in_memory_but_not_among_the_hosts_files() {
 
 #[test]
 fn the_working_directory_stays_if_it_is_there() {
-    for (before, after) in [("/mnt/ro/inner", "/mnt/ro/inner"), ("/mnt/secret", "/")] {
+    for (directory, content) in [
+        ("/mnt/ro/inner", &["deep", "file"][..]),
+        // There is nothing of the host's in it, and nothing can be made there.
+        ("/mnt/secret/open", &[]),
+        ("/mnt", &["ro"]),
+    ] {
         on_hosts(|_| {
-            std::env::set_current_dir(before).unwrap();
+            std::env::set_current_dir(directory).unwrap();
             enter(&rules(&[("/mnt/ro", READ)]), ROOT);
-            assert_eq!(std::env::current_dir().unwrap(), Path::new(after));
+            assert_eq!(std::env::current_dir().unwrap(), Path::new(directory));
             let there = fs::metadata(".").unwrap();
-            let same = fs::metadata(after).unwrap();
+            let same = fs::metadata(directory).unwrap();
             assert_eq!((there.dev(), there.ino()), (same.dev(), same.ino()));
+            assert_eq!(names("."), content);
+            assert_eq!(errno(fs::write("new", "new")), libc::EROFS);
         });
     }
 }

@@ -345,3 +345,63 @@ fn what_is_hidden_is_not_opened_to_be_executed() {
         "{error:?}"
     );
 }
+
+#[test]
+fn whether_something_hidden_exists_is_not_told() {
+    let tree = tree(&[("inside", FILES)]);
+    fs::write(tree.base.join("outside/there"), CONTENT).unwrap();
+    fs::create_dir(tree.base.join("outside/directory")).unwrap();
+    let inside = tree.base.join("inside");
+    for (name, target) in [
+        ("link", ""),
+        ("below", "/below"),
+        ("slash", "/"),
+        ("back", "/../../inside/file"),
+    ] {
+        for thing in ["there", "directory", "none"] {
+            let target = format!("../outside/{thing}{target}");
+            symlink(target, inside.join(format!("{name}-{thing}"))).unwrap();
+        }
+    }
+    let flags = [
+        READ,
+        PATH,
+        DIRECTORY,
+        libc::O_WRONLY,
+        libc::O_RDWR | libc::O_CREAT,
+        libc::O_RDWR | libc::O_CREAT | libc::O_EXCL,
+    ];
+    for path in [
+        "outside/THING",
+        "outside/THING/",
+        "outside/THING/below",
+        "outside/THING/below/more",
+        "outside/THING/../../inside/file",
+        "inside/../outside/THING/../../inside",
+        "inside/link-THING",
+        "inside/link-THING/below",
+        "inside/below-THING",
+        "inside/below-THING/more",
+        "inside/slash-THING",
+        "inside/back-THING",
+        "inside/back-THING/..",
+    ] {
+        let told = |thing: &str| {
+            let path = path.replace("THING", thing);
+            let opened = flags.map(|flags| error(tree.open(&path, flags)));
+            let name = tree.path(&path);
+            let removed = error(tree.scope().remove(AT, &name, 0));
+            (opened, look(&tree, &path), removed)
+        };
+        let none = told("none");
+        assert_eq!(none.1, Some(Errno::ENOENT), "{path}");
+        for thing in ["there", "directory"] {
+            assert_eq!(told(thing), none, "{path} {thing}");
+        }
+    }
+    // What is there is told of as ever.
+    assert_eq!(look(&tree, "inside/file/x"), Some(Errno::ENOTDIR));
+    assert_eq!(look(&tree, "inside/loop/x"), Some(Errno::ELOOP));
+    assert_eq!(look(&tree, "inside/sub/../file"), None);
+    assert_eq!(look(&tree, "inside/../inside/to-own"), None);
+}
