@@ -20,6 +20,11 @@ pub use live::LiveError;
 pub use outlet::{channel, Inlet, Outlet};
 pub use recorder::{Log, Recorder};
 
+/// The JSON schema of an event.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Event).to_value()
+}
+
 /// The most bytes of a text in an event.
 const TEXT: usize = 1024;
 

@@ -206,7 +206,7 @@ impl Recorder {
             }
         }
         self.write_pending();
-        self.write_lost(true);
+        self.write_lost(true, None);
         Ok(self.all_lost())
     }
 
@@ -292,9 +292,15 @@ impl Recorder {
 
     /// An event of the recorder's own.
     fn own(&mut self, pid: i32, what: What, verdict: Verdict) -> Event {
+        let time = self.now(u64::MAX);
+        Self::of(pid, time, what, verdict)
+    }
+
+    /// The same, with a time.
+    fn of(pid: i32, time: u64, what: What, verdict: Verdict) -> Event {
         Event {
             seq: 0,
-            time: self.now(u64::MAX),
+            time,
             pid,
             tid: pid,
             what,
@@ -321,7 +327,7 @@ impl Recorder {
         if let Some(event) = self.pending.take() {
             // There is room left for the end of the task.
             let last = matches!(event.what, What::Exit { .. }) && Some(event.pid) == self.first;
-            self.write_lost(last);
+            self.write_lost(last, Some(event.time));
             let times = event.times;
             if !self.write(event, last) {
                 self.unwritten = self.unwritten.saturating_add(times);
@@ -334,15 +340,16 @@ impl Recorder {
         self.inlet.page.lost().saturating_add(self.unwritten)
     }
 
-    /// Says how many were lost since that was said.
-    fn write_lost(&mut self, last: bool) {
+    /// Says how many were lost since that was said, with the time of what comes next.
+    fn write_lost(&mut self, last: bool, time: Option<u64>) {
         let all = self.all_lost();
         let count = all.saturating_sub(self.lost);
         if count == 0 {
             return;
         }
         let pid = self.first.unwrap_or_default();
-        let event = self.own(pid, What::Lost { count }, Verdict::Refused);
+        let time = time.unwrap_or_else(|| self.now(u64::MAX));
+        let event = Self::of(pid, time, What::Lost { count }, Verdict::Refused);
         if self.write(event, last) {
             self.lost = all;
             self.seq = self.seq.saturating_add(count);

@@ -98,6 +98,13 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
         notes.program = Some((path, arguments.clone()));
     });
     let program = Program::at(path, &arguments).map_err(|error| errno(&error))?;
+    notes::note(|notes| {
+        let file = program.started().next();
+        let path = file.and_then(|(_, file)| path_of(file.as_raw_fd()).ok());
+        if let (Some(noted), Some(path)) = (&mut notes.program, path) {
+            noted.0 = path;
+        }
+    });
     if !task.access.executes_all() {
         let mut files = program.files();
         files.try_for_each(|(_, file)| {
