@@ -144,6 +144,11 @@ is 'none is missing but those' "$(jq -s '.[-1].seq + 1' events)" \
 	"$(jq -s '([.[] | select(.event == "lost") | .count] | add) + length' events)"
 check 'people are told as well' grep -q 'lacks [0-9]* events' out.txt
 
+# shellcheck disable=SC2016 # it is for the task
+uvctl run --profile shell --rw out --audit events -- bash -c 'for ((i = 0; i < 600; i++)); do : >"out/$((i % 7))"; done' >out.txt 2>&1
+is 'with a recorder that runs, none is missing of a flood' "$(jq -s '.[-1].seq + 1' events) 600" \
+	"$(jq -s 'length' events) $(jq -s '[.[] | select(.access == "write") | .times // 1] | add' events)"
+
 # Killed.
 # shellcheck disable=SC2016 # it is for the task
 uvctl run --profile shell --rw out --audit events -- bash -c ': >out/go; while :; do : </etc/hostname; : </etc/passwd; done' >out.txt 2>&1 &
@@ -184,6 +189,21 @@ uvctl run --profile shell --audit events --audit-limit 8K -- bash -c 'for i in 1
 check "the file has its limit ($(stat -c %s events))" test "$(stat -c %s events)" -le 8192
 whole 'and whole lines'
 has 'and says what is missing' '.event == "lost"'
+
+# With what else parts uvctl into several processes.
+mkdir over
+uvctl run --profile shell --overlay over --commit --yes --audit events -- sh -c 'echo new >over/file; exit 0' >out.txt 2>&1
+is 'with --commit' '0 new' "$? $(cat over/file)"
+whole 'it is written down, too'
+uvctl run --tty --profile shell --audit events -- sh -c 'exit 7' >out.txt 2>&1 </dev/null
+is 'with --tty' 7 $?
+has 'so is that' '.event == "exit" and .status == 7'
+uvctl template create audited -- sort >out.txt 2>&1
+printf 'b\na\n' | uvctl run --from audited --audit events >sorted
+is 'from a template' 'a b 0' "$(tr '\n' ' ' <sorted)$?"
+has 'so is what goes on with one' '.event == "start" and .program == "audited"'
+has 'to its end' '.event == "exit" and .status == 0'
+uvctl template rm audited
 
 let_user_in
 mkdir -m 777 user
