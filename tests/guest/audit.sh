@@ -9,8 +9,10 @@
 . "${0%/*}/common"
 unset UVCTL_PROFILE
 chmod 755 "$work"
-mkdir out secret
-echo hidden >secret/file
+mkdir out
+# Where no profile has anything.
+secret=/srv/secret
+mkdir -p $secret && echo hidden >$secret/file
 
 # has NAME CONDITION: whether one of the events is so.
 has() {
@@ -54,19 +56,19 @@ unlink("/etc/hostname") or print "unlink: $!\n";
 my @f; for (1 .. 40) { open(my $g, "<", "/etc/hostname") or last; push @f, $g }
 END
 # shellcheck disable=SC2016 # it is for the task
-uvctl run --profile shell --ro calls.pl --ro halts --ro writes --ro jumps --rw out --net tcp:192.0.2.1:443 --fds 24 --audit events -- bash -c '
-	read -r name </etc/hostname; echo "$name" >out/b; /bin/cat secret/file; ls /root/none
+uvctl run --profile shell --ro calls.pl --ro /etc/hostname --ro halts --ro writes --ro jumps --rw out --net tcp:192.0.2.1:443 --fds 24 --audit events -- bash -c '
+	read -r name </etc/hostname; echo "$name" >out/b; /bin/cat /srv/secret/file; ls /root/none
 	./halts; ./writes; ./jumps; perl calls.pl; exit 3' >task.out 2>&1
 is 'the status is that of the program' 3 $?
 sed 's/^/# /' task.out
 whole 'the events are a stream'
 first=$(jq -s '.[0].pid' events)
 has 'start' ".seq == 0 and .event == \"start\" and .program == \"bash\" and .profile == \"shell\" and .pid == $first"
-has 'exec' '.event == "exec" and .path == "/usr/bin/cat" and .arguments == ["/bin/cat", "secret/file"] and .verdict == "allowed" and (.rule | test("shell.toml:[0-9]+"))'
+has 'exec' '.event == "exec" and .path == "/usr/bin/cat" and .arguments == ["/bin/cat", "/srv/secret/file"] and .verdict == "allowed" and (.rule | test("shell.toml:[0-9]+"))'
 has 'fork, and the process that was made says what it does' '.event == "fork" and .verdict == "allowed" and .child > 0'
 has 'open, for reading' '.event == "open" and .path == "/etc/hostname" and .access == "read" and .verdict == "allowed"'
 has 'open, for writing, with the option that allows it' ".event == \"open\" and .path == \"$work/out/b\" and .access == \"write\" and .rule == \"--rw\""
-has 'open, refused by no rule' ".event == \"open\" and .path == \"$work/secret/file\" and .verdict == \"refused\" and .errno == \"ENOENT\" and .rule == \"no rule\" and .wall != null"
+has 'open, refused by no rule' ".event == \"open\" and .path == \"$secret/file\" and .verdict == \"refused\" and .errno == \"ENOENT\" and .rule == \"no rule\" and .wall != null"
 has 'change' ".event == \"change\" and .call == \"rename\" and .path == \"$work/out/c\" and .verdict == \"allowed\""
 has 'change, refused' '.event == "change" and .call == "unlink" and .path == "/etc/hostname" and .verdict == "refused" and .errno == "EROFS" and .wall == "personality"'
 has 'connect, with the option that allows it' '.event == "connect" and .address == "192.0.2.1:443" and .protocol == "tcp" and .rule == "--net"'
@@ -100,16 +102,16 @@ has 'so are processes' '.event == "limit" and .limit == "pids"'
 cat >attack.pl <<'END'
 opendir(my $d, "/proc/self/fd"); my @l = map { readlink("/proc/self/fd/$_") // "" } readdir $d;
 print "sockets: ", scalar(grep { /socket/ } @l), "\n";
-my ($got, $none) = (0, "x" x 64);
+my ($got, $none, $text) = (0, "x" x 64, "{}");
 for my $fd (3 .. 1400) {
 	$got++ if syscall(45, $fd, $none, 64, 0x40, 0, 0) >= 0;
-	syscall(48, $fd, 2); syscall(33, $fd, 9); syscall(1, $fd, "{}", 2); syscall(3, $fd);
+	syscall(48, $fd, 2); syscall(33, $fd, 9); syscall(1, $fd, $text, 2); syscall(3, $fd);
 }
 syscall(436, 3, 0xffffffff, 0);
 print "got: $got\n";
 open(my $f, "<", "/etc/hostname");
 END
-uvctl run --profile shell --ro attack.pl --audit events -- perl attack.pl >task.out 2>&1
+uvctl run --profile shell --ro attack.pl --ro /etc/hostname --audit events -- perl attack.pl >task.out 2>&1
 is 'a task finds nothing by which it is told what it does' 'sockets: 0
 got: 0' "$(cat task.out)"
 whole 'what it tried is no harm'
@@ -141,6 +143,11 @@ has 'and it is said how much is missing' '.event == "lost" and .count > 0'
 is 'none is missing but those' "$(jq -s '.[-1].seq + 1' events)" \
 	"$(jq -s '([.[] | select(.event == "lost") | .count] | add) + length' events)"
 check 'people are told as well' grep -q 'lacks [0-9]* events' out.txt
+
+# shellcheck disable=SC2016 # it is for the task
+uvctl run --profile shell --rw out --audit events -- bash -c 'for ((i = 0; i < 600; i++)); do : >"out/$((i % 7))"; done' >out.txt 2>&1
+is 'with a recorder that runs, none is missing of a flood' "$(jq -s '.[-1].seq + 1' events) 600" \
+	"$(jq -s 'length' events) $(jq -s '[.[] | select(.access == "write") | .times // 1] | add' events)"
 
 # Killed.
 # shellcheck disable=SC2016 # it is for the task
@@ -183,14 +190,88 @@ check "the file has its limit ($(stat -c %s events))" test "$(stat -c %s events)
 whole 'and whole lines'
 has 'and says what is missing' '.event == "lost"'
 
+# With what else parts uvctl into several processes.
+mkdir over
+uvctl run --profile shell --overlay over --commit --yes --audit events -- sh -c 'echo new >over/file; exit 0' >out.txt 2>&1
+is 'with --commit' '0 new' "$? $(cat over/file)"
+whole 'it is written down, too'
+uvctl run --tty --profile shell --audit events -- sh -c 'exit 7' >out.txt 2>&1 </dev/null
+is 'with --tty' 7 $?
+has 'so is that' '.event == "exit" and .status == 7'
+uvctl template create audited -- sort >out.txt 2>&1
+printf 'b\na\n' | uvctl run --from audited --audit events >sorted
+is 'from a template' 'a b 0' "$(tr '\n' ' ' <sorted)$?"
+has 'so is what goes on with one' '.event == "start" and .program == "audited"'
+has 'to its end' '.event == "exit" and .status == 0'
+uvctl template rm audited
+
 let_user_in
 mkdir -m 777 user
-as_user uvctl run --profile shell --rw user --audit /tmp/user.events -- bash -c 'echo x >user/file; cat secret/file; exit 5' >out.txt 2>&1
+as_user uvctl run --profile shell --rw user --audit /tmp/user.events -- bash -c 'echo x >user/file; cat /srv/secret/file; exit 5' >out.txt 2>&1
 is 'an unprivileged user has it as well' 5 $?
 cp /tmp/user.events events && rm /tmp/user.events
 whole 'its events are a stream'
 has 'of what it did' ".event == \"open\" and .path == \"$work/user/file\" and .rule == \"--rw\""
-has 'and was refused' ".event == \"open\" and .path == \"$work/secret/file\" and .rule == \"no rule\""
+has 'and was refused' ".event == \"open\" and .path == \"$secret/file\" and .rule == \"no rule\""
 has 'and of its end' '.event == "exit" and .status == 5'
 
+# A task that runs: it waits for a file, and then does something.
+# shellcheck disable=SC2016 # it is for the task
+waiting='until [ -e user/go ]; do sleep 0.05; done; cat /srv/secret/file; exit 6'
+begin() { # AS
+	rm -f user/go
+	"$1" uvctl run --profile shell --rw user -- bash -c "$waiting" >out.txt 2>&1 &
+	task=$!
+	until read -r id pid < <(uvctl ps --json | jq -r '.[0] | values | "\(.id) \(.pid)"'); do sleep 0.1; done
+}
+attached() { until grep -qs uvisor-audit "/proc/$(pgrep -x uvctl)/maps"; do sleep 0.1; done; }
+traced() { # AS OPTION...: traces it until it ends
+	local as=$1
+	shift
+	"$as" uvctl trace "$id" "$@" >events 2>trace.err &
+	local tracer=$!
+	attached
+	sleep 0.2
+	touch user/go
+	wait $tracer
+}
+for as in as_root as_user; do
+	begin $as
+	traced $as --json
+	is "$as: a task that runs is traced until it ends" 0 $?
+	sed 's/^/# /' trace.err
+	whole "$as: what is printed is a stream"
+	has "$as: of what it was refused" '.event == "open" and .path == "/srv/secret/file" and .rule == "no rule"'
+	has "$as: and of its end" ".event == \"exit\" and .status == 6 and .pid == $pid"
+	wait $task
+	is "$as: it comes to the same" 6 $?
+done
+begin as_root
+as_user uvctl trace "$id" >out.txt 2>&1
+is "another user's task is not traced" 125 $?
+check 'and not seen' grep -q "no micro-VM $id that this user may see" out.txt
+uvctl trace "$id" >events &
+tracer=$!
+attached
+uvctl trace "$id" >out.txt 2>&1
+is 'nor is it by two' 125 $?
+check 'which is said' grep -q 'somebody else traces it already' out.txt
+kill $tracer
+wait $tracer
+traced as_root
+check 'who is ended makes room for another' grep -q 'access=read path=/srv/secret/file: refused, ENOENT, no rule' events
+wait $task
+is 'and the task goes on' 6 $?
+rm -f user/go
+uvctl run --profile shell --rw user --audit events -- bash -c "$waiting" >out.txt 2>&1 &
+until id=$(uvctl ps --json | jq -e '.[0].id'); do sleep 0.1; done
+sleep 0.2
+uvctl trace "$id" >out.txt 2>&1
+is 'one that is audited is not traced' 125 $?
+check 'which is said, too' grep -q 'its events are written to a file (--audit)' out.txt
+touch user/go
+wait
+check 'an event has a schema' test "$(uvctl trace --schema | jq -r '.title')" = Event
+
+rm -r "$secret"
 finish

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::page::{Page, NAME};
 use super::Inlet;
+use crate::personality::Fds;
 
 /// Why the events of a task cannot be read.
 #[derive(Debug, Error)]
@@ -59,11 +60,20 @@ impl Drop for Live {
     }
 }
 
-/// The file of the page of a process.
-fn find(pid: i32) -> io::Result<Option<PathBuf>> {
+/// The file of the page of a process, of whose descriptors those from `least` on are no guest's: that could have one
+/// of the same name.
+fn find(pid: i32, least: i32) -> io::Result<Option<PathBuf>> {
     let start = format!("/memfd:{NAME} ");
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let path = entry?.path();
+        let entry = entry?;
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if number.is_none_or(|number: i32| number < least) {
+            continue;
+        }
+        let path = entry.path();
         let link = std::fs::read_link(&path);
         let is_it = |link: &Path| link.as_os_str().as_bytes().starts_with(start.as_bytes());
         if link.is_ok_and(|link| is_it(&link)) {
@@ -78,7 +88,11 @@ pub(super) fn attach(pid: i32) -> Result<(Inlet, Live), LiveError> {
     let access = |error: io::Error| LiveError::Access(pid, error);
     let number = Pid::from_raw(pid).ok_or(LiveError::None(pid))?;
     let handle = pidfd_open(number, PidfdFlags::empty()).map_err(|error| access(error.into()))?;
-    let path = find(pid).map_err(access)?.ok_or(LiveError::None(pid))?;
+    let least =
+        Fds::end_of(pid).map_err(|errno| access(io::Error::from_raw_os_error(errno.number())))?;
+    let path = find(pid, least)
+        .map_err(access)?
+        .ok_or(LiveError::None(pid))?;
     let file = File::options().read(true).write(true).open(path);
     let file = file.map_err(access)?;
     let page = Page::open(file.as_fd()).map_err(|_| LiveError::Broken(pid))?;
@@ -86,7 +100,10 @@ pub(super) fn attach(pid: i32) -> Result<(Inlet, Live), LiveError> {
         return Err(LiveError::Audited);
     }
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| LiveError::Traced)?;
-    let inlet = i32::try_from(page.inlet()).map_err(|_| LiveError::Broken(pid))?;
+    let inlet = i32::try_from(page.inlet()).ok();
+    let inlet = inlet
+        .filter(|inlet| *inlet >= least)
+        .ok_or(LiveError::Broken(pid))?;
     let socket = pidfd_getfd(&handle, inlet, PidfdGetfdFlags::empty());
     let socket = socket.map_err(|error| access(error.into()))?;
     if !is_inlet(&socket) {

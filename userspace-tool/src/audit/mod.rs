@@ -9,6 +9,7 @@
 
 pub mod event;
 mod live;
+mod log;
 pub(crate) mod notes;
 mod outlet;
 mod page;
@@ -17,8 +18,14 @@ mod recorder;
 
 pub use event::{Event, FileUse, Limit, MemoryUse, Verdict, Wall, What};
 pub use live::LiveError;
+pub use log::Log;
 pub use outlet::{channel, Inlet, Outlet};
-pub use recorder::{Log, Recorder};
+pub use recorder::Recorder;
+
+/// The JSON schema of an event.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Event).to_value()
+}
 
 /// The most bytes of a text in an event.
 const TEXT: usize = 1024;

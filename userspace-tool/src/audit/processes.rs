@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
+use rustix::time::Timespec;
 
 use super::What;
 use crate::memory::{word, word32};
@@ -81,12 +83,22 @@ impl Processes {
         let status = known.map(|info| word32(&info, 60) as i32);
         Some(What::Exit {
             status: status
-                .filter(|status| libc::WIFEXITED(*status))
-                .map(|status| libc::WEXITSTATUS(status)),
+                .and_then(|status| libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status))),
             signal: status
-                .filter(|status| libc::WIFSIGNALED(*status))
-                .map(|status| libc::WTERMSIG(status)),
+                .and_then(|status| libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))),
         })
+    }
+
+    /// Those that have ended, also such as nobody has waited for.
+    pub(super) fn zombies(&self) -> Vec<i32> {
+        let has_ended = |watched: &Watched| {
+            let mut fds = [PollFd::new(&watched.handle, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())) != Ok(0)
+        };
+        let all = self.0.iter();
+        all.filter(|(_, watched)| has_ended(watched))
+            .map(|(pid, _)| *pid)
+            .collect()
     }
 
     /// Whether there are none.
@@ -109,10 +121,7 @@ fn info(handle: &OwnedFd, wanted: u64) -> Option<[u8; 64]> {
 }
 
 /// Waits until something is to be done; the numbers of processes that have ended, and whether something was told.
-pub(super) fn wait(
-    epoll: &OwnedFd,
-    timeout: Option<&rustix::time::Timespec>,
-) -> io::Result<(Vec<i32>, bool)> {
+pub(super) fn wait(epoll: &OwnedFd, timeout: Option<&Timespec>) -> io::Result<(Vec<i32>, bool)> {
     let mut events = Vec::with_capacity(64);
     match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
         Err(rustix::io::Errno::INTR) | Ok(_) => {}
@@ -145,7 +154,13 @@ mod tests {
         assert!(processes.is_empty(), "it is not a child of process 1");
         processes.watch_child(&epoll, std::process::id() as i32, pid);
         assert!(!processes.is_empty());
+        assert!(processes.zombies().is_empty());
         child.kill().unwrap();
+        while processes.zombies() != [pid] {
+            std::thread::yield_now();
+        }
+        let soon = Timespec::default();
+        assert_eq!(wait(&epoll, Some(&soon)).unwrap(), (vec![], false));
         child.wait().unwrap();
         let (ended, told) = wait(&epoll, None).unwrap();
         assert_eq!((ended, told), (vec![pid], false));

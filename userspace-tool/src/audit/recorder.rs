@@ -5,10 +5,9 @@
 //! It believes nothing that it can know better: the process is who sent it, the number is the place in the stream, and the
 //! time is between that of the event before and now. What is no event, it counts as lost.
 
-use std::fs::File;
-use std::io::{self, IoSliceMut, Seek, SeekFrom, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -18,6 +17,7 @@ use rustix::net::{
 use rustix::time::Timespec;
 
 use super::live::{self, Live, LiveError};
+use super::log::Log;
 use super::outlet::MESSAGE;
 use super::processes::{self, Processes};
 use super::{Event, Inlet, Limit, Verdict, Wall, What};
@@ -28,74 +28,11 @@ const MERGING: Timespec = Timespec {
     tv_nsec: 50_000_000,
 };
 
-/// How often it is said that events are read.
-const RENEWING: Timespec = Timespec {
+/// How often it is said that events are read, and how long what has ended may stay unwaited for.
+const SECOND: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
-
-/// Room in a file for what is said at its end.
-const RESERVE: u64 = 4096;
-
-/// Where lines go.
-#[derive(Debug)]
-pub struct Log {
-    file: File,
-    /// What an event is written as.
-    form: fn(&Event) -> Option<String>,
-    /// How long it may become, and how long it is, if it is a file that only this is written to.
-    size: Option<(u64, u64)>,
-}
-
-impl Log {
-    /// A file that is empty, and may have `limit` bytes.
-    pub fn limited(file: File, limit: u64) -> Self {
-        let size = Some((limit.max(2 * RESERVE), 0));
-        let form = json;
-        Self { file, form, size }
-    }
-
-    /// A pipe, a terminal, or a file that others write to as well.
-    pub fn open_ended(file: File) -> Self {
-        let (form, size) = (json as _, None);
-        Self { file, form, size }
-    }
-
-    /// The same, of lines that `form` makes.
-    pub fn formed(self, form: fn(&Event) -> Option<String>) -> Self {
-        Self { form, ..self }
-    }
-
-    /// Its descriptor.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-
-    /// Writes a line as a whole, or nothing of it where that can be undone; `last` is for what is said at the end.
-    fn write(&mut self, line: &[u8], last: bool) -> io::Result<()> {
-        let Some((limit, len)) = &mut self.size else {
-            return self.file.write_all(line);
-        };
-        let end = *len + line.len() as u64;
-        let room = if last { *limit } else { *limit - RESERVE };
-        if end > room {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        if let Err(error) = self.file.write_all(line) {
-            // What is there of it would be no line.
-            self.file.set_len(*len)?;
-            self.file.seek(SeekFrom::Start(*len))?;
-            return Err(error);
-        }
-        *len = end;
-        Ok(())
-    }
-}
-
-/// An event as a line of JSON.
-fn json(event: &Event) -> Option<String> {
-    serde_json::to_string(event).ok()
-}
 
 /// What writes events down.
 #[derive(Debug)]
@@ -165,10 +102,10 @@ impl Recorder {
     pub fn run(&mut self) -> io::Result<u64> {
         let mut open = true;
         while open || !self.processes.is_empty() {
-            let timeout = match (&self.pending, &self.live) {
-                (Some(_), _) => Some(&MERGING),
-                (None, Some(_)) => Some(&RENEWING),
-                (None, None) => None,
+            let timeout = match &self.pending {
+                Some(_) if open => Some(&MERGING),
+                _ if self.live.is_some() || !open => Some(&SECOND),
+                _ => None,
             };
             if let Some(live) = &self.live {
                 live.renew();
@@ -184,35 +121,46 @@ impl Recorder {
             if open && (told || !ended.is_empty()) {
                 open = self.drain()?;
             }
+            let ended = match (open, told || !ended.is_empty()) {
+                // Nobody may ever wait for it.
+                (false, false) => self.processes.zombies(),
+                _ => ended,
+            };
             for pid in ended {
-                if let Some(what) = self.processes.ended(pid) {
-                    if matches!(
-                        what,
-                        What::Exit {
-                            signal: Some(libc::SIGXCPU),
-                            ..
-                        }
-                    ) {
-                        let limit = What::Limit { limit: Limit::Cpu };
-                        let event = self.own(pid, limit, Verdict::Refused);
-                        self.add(Event {
-                            wall: Some(Wall::Limit),
-                            ..event
-                        });
-                    }
-                    let event = self.own(pid, what, Verdict::Allowed);
-                    self.add(event);
-                }
+                self.add_end(pid);
             }
         }
         self.write_pending();
-        self.write_lost(true);
+        self.write_lost(true, None);
         Ok(self.all_lost())
+    }
+
+    /// Adds how a process ended, if it could not tell.
+    fn add_end(&mut self, pid: i32) {
+        let Some(what) = self.processes.ended(pid) else {
+            return;
+        };
+        let signal = match what {
+            What::Exit { signal, .. } => signal,
+            _ => None,
+        };
+        if signal == Some(libc::SIGXCPU) {
+            let limit = What::Limit { limit: Limit::Cpu };
+            let event = self.own(pid, limit, Verdict::Refused);
+            let wall = Some(Wall::Limit);
+            self.add(Event { wall, ..event });
+        }
+        let event = self.own(pid, what, Verdict::Allowed);
+        self.add(event);
     }
 
     /// Takes what has been told; false if nobody can tell anything any more.
     fn drain(&mut self) -> io::Result<bool> {
-        loop {
+        for count in 0_u64.. {
+            // Who tells without a pause is read from as well.
+            if let Some(live) = self.live.as_ref().filter(|_| count % 256 == 0) {
+                live.renew();
+            }
             let mut bytes = [0; MESSAGE];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -238,6 +186,7 @@ impl Recorder {
             };
             self.take(pid, received, &bytes);
         }
+        Ok(true)
     }
 
     /// Takes a message of a process.
@@ -292,9 +241,15 @@ impl Recorder {
 
     /// An event of the recorder's own.
     fn own(&mut self, pid: i32, what: What, verdict: Verdict) -> Event {
+        let time = self.now(u64::MAX);
+        Self::of(pid, time, what, verdict)
+    }
+
+    /// The same, with a time.
+    fn of(pid: i32, time: u64, what: What, verdict: Verdict) -> Event {
         Event {
             seq: 0,
-            time: self.now(u64::MAX),
+            time,
             pid,
             tid: pid,
             what,
@@ -321,7 +276,7 @@ impl Recorder {
         if let Some(event) = self.pending.take() {
             // There is room left for the end of the task.
             let last = matches!(event.what, What::Exit { .. }) && Some(event.pid) == self.first;
-            self.write_lost(last);
+            self.write_lost(last, Some(event.time));
             let times = event.times;
             if !self.write(event, last) {
                 self.unwritten = self.unwritten.saturating_add(times);
@@ -334,15 +289,16 @@ impl Recorder {
         self.inlet.page.lost().saturating_add(self.unwritten)
     }
 
-    /// Says how many were lost since that was said.
-    fn write_lost(&mut self, last: bool) {
+    /// Says how many were lost since that was said, with the time of what comes next.
+    fn write_lost(&mut self, last: bool, time: Option<u64>) {
         let all = self.all_lost();
         let count = all.saturating_sub(self.lost);
         if count == 0 {
             return;
         }
         let pid = self.first.unwrap_or_default();
-        let event = self.own(pid, What::Lost { count }, Verdict::Refused);
+        let time = time.unwrap_or_else(|| self.now(u64::MAX));
+        let event = Self::of(pid, time, What::Lost { count }, Verdict::Refused);
         if self.write(event, last) {
             self.lost = all;
             self.seq = self.seq.saturating_add(count);
@@ -352,11 +308,7 @@ impl Recorder {
     /// Writes an event; whether that went well.
     fn write(&mut self, mut event: Event, last: bool) -> bool {
         event.seq = self.seq;
-        let Some(mut line) = (self.log.form)(&event) else {
-            return false;
-        };
-        line.push('\n');
-        let result = self.log.write(line.as_bytes(), last);
+        let result = self.log.write(&event, last);
         match &result {
             Ok(()) => self.seq = self.seq.saturating_add(1),
             Err(error) => self.is_unread |= error.kind() == io::ErrorKind::BrokenPipe,
@@ -378,7 +330,8 @@ fn is_same(one: &Event, other: &Event) -> bool {
 mod tests {
     use super::super::{channel, Outlet};
     use super::*;
-    use std::io::Read;
+    use std::fs::File;
+    use std::io::{Read, Seek, SeekFrom};
 
     /// Records what `tell` tells in a child; the events, and how many were lost.
     fn record(limit: u64, tell: impl FnOnce(&Outlet)) -> (Vec<Event>, u64) {
@@ -409,10 +362,8 @@ mod tests {
         };
         drop(outlet);
         // SAFETY: It takes numbers, and no status.
-        assert_eq!(
-            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) },
-            child
-        );
+        let waited = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        assert_eq!(waited, child);
         let lost = recorder.join().unwrap().unwrap();
         let mut file = file;
         let mut text = String::new();

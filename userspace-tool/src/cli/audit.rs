@@ -24,10 +24,12 @@ pub(super) struct Audit {
     #[arg(
         long = "audit",
         value_name = "FILE",
-        long_help = "Write to FILE what the program did and was refused: JSON, an event a line.
+        long_help = "Write to FILE what the program did and was refused: JSON, an event a line \
+(`uvctl trace --schema` prints its schema).
 
 FILE is replaced; a pipe or a terminal will do as well. It must not be where the program may write. Events that the \
-program makes faster than they are written, or for which there is no room, are left out and counted."
+program makes faster than they are written, or for which there is no room, are left out and counted. \
+Whoever sends a signal to uvctl sends it to a process beside the program then: what ends that kills the program."
     )]
     file: Option<PathBuf>,
     /// The most that FILE may take; K, M and G are understood.

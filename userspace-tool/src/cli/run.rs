@@ -297,7 +297,8 @@ fn execute(
     if let Some(outlet) = &outlet {
         outlet.tell(What::Start {
             program: text(name.as_bytes()),
-            arguments: texts(&run.command),
+            // Without a program of its own, all of them are arguments.
+            arguments: texts(run.command.get(usize::from(run.from.is_none())..)),
             profile,
         });
     }
@@ -339,11 +340,11 @@ fn execute(
 }
 
 /// Arguments as an event has them.
-fn texts(arguments: &[OsString]) -> Vec<String> {
+fn texts(arguments: Option<&[OsString]>) -> Vec<String> {
     /// How many, and how much of each.
     const ARGUMENTS: usize = 64;
     const ARGUMENT: usize = 200;
-    let all = arguments.iter().skip(1).take(ARGUMENTS);
+    let all = arguments.unwrap_or_default().iter().take(ARGUMENTS);
     all.map(|argument| {
         let bytes = argument.as_bytes();
         text(bytes.get(..ARGUMENT).unwrap_or(bytes))

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use clap::Args;
 use serde_json::Value;
-use uvisor::audit::{Event, Log, Recorder};
+use uvisor::audit::{self, Event, Log, Recorder};
 use uvisor::Device;
 
 use super::{style, Output};
@@ -26,18 +26,26 @@ Exit status: 0, or 125 with a reason on standard error.
 Examples:
   uvctl ps
   uvctl trace 17
-  uvctl trace 17 --json | jq 'select(.verdict == \"refused\")'"
+  uvctl trace 17 --json | jq 'select(.verdict == \"refused\")'
+  uvctl trace --schema >event.schema.json"
 )]
 pub(super) struct Trace {
     /// The task: the number of one of its micro-VMs, as `uvctl ps` shows it.
-    id: u64,
+    #[arg(required_unless_present = "schema")]
+    id: Option<u64>,
+    /// Print the JSON schema of an event instead.
+    #[arg(long, conflicts_with = "id")]
+    schema: bool,
     #[command(flatten)]
     output: Output,
 }
 
 /// Traces.
 pub(super) fn main(trace: &Trace) -> Result<(), String> {
-    let id = trace.id;
+    let Some(id) = trace.id else {
+        let schema = audit::schema();
+        return style::print(&format!("{schema:#}\n")).map_err(|error| error.to_string());
+    };
     let listed = Device::open().and_then(|device| device.list());
     let listed = listed.map_err(|error| error.to_string())?;
     let entry = listed.iter().find(|entry| entry.id == id);

@@ -104,6 +104,13 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
     let scope = task.scope();
     let look = |path: &Path| scope.to_execute(path);
     let program = Program::looked_up(path, &arguments, &look).map_err(|error| errno(&error))?;
+    notes::note(|notes| {
+        let file = program.started().next();
+        let path = file.and_then(|(_, file)| path_of(file.as_raw_fd()).ok());
+        if let (Some(noted), Some(path)) = (&mut notes.program, path) {
+            noted.0 = path;
+        }
+    });
     if let Some(access) = task.access.programs() {
         let scope = Scope {
             access,

@@ -49,8 +49,7 @@ impl Fds {
         let raised = soft.saturating_add(OWN).min(hard);
         limits[..8].copy_from_slice(&raised.to_le_bytes());
         pass!(PRLIMIT, 0, resource, &mut limits, None)?;
-        let limit = raised.saturating_sub(OWN).max(3);
-        let limit = RawFd::try_from(limit).map_err(|_| Errno::EMFILE)?;
+        let limit = Self::first_own(raised)?;
         Ok(Self {
             limit: limit.into(),
             own: limit,
@@ -59,9 +58,22 @@ impl Fds {
         })
     }
 
+    /// The first descriptor of the broker's own where there may be so many in all.
+    fn first_own(limit: u64) -> SysResult<RawFd> {
+        RawFd::try_from(limit.saturating_sub(OWN).max(3)).map_err(|_| Errno::EMFILE)
+    }
+
     /// The first descriptor that is never the guest's.
     pub fn end(&self) -> RawFd {
         self.own
+    }
+
+    /// The same of the broker that is process `pid`.
+    pub(crate) fn end_of(pid: i32) -> SysResult<RawFd> {
+        let mut limits = [0; 16];
+        let resource = libc::RLIMIT_NOFILE as i32;
+        pass!(PRLIMIT, pid, resource, None, &mut limits)?;
+        Self::first_own(crate::memory::word(&limits, 0))
     }
 
     /// The first descriptor that the guest does not get.
