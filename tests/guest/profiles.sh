@@ -50,7 +50,6 @@ is "in no line" "" "$(cat err)"
 run "it is where it was started" 0 "$work" -- pwd
 run "where nothing is that it was not given" 0 given --ro given -- ls -A
 run "not even at a path that leads out" 1 "" -- cat ../../etc/shadow given/file
-run "nor can it make something there" 1 "" -- touch new
 cd /
 run "/tmp is its own" 0 "" -- ls -A /tmp
 cd "$work" || exit

@@ -69,6 +69,9 @@ attacks! {
     make_device: "make a device of its own";
     execute_readable: "execute a file that it may read and not execute";
     map_readable: "map that file to be executed";
+    exchange_mapped: "map it while its descriptor is exchanged for one that it may execute, and make that executable";
+    probe_file: "find out whether a file exists that it was not given";
+    probe_process: "find out whether a process exists outside";
     kernel_log: "read the kernel's log (`/dev/kmsg`)";
     kernel_memory: "open the machine's memory (`/dev/mem`)";
     kernel_setting: "change a setting of the kernel's";
@@ -322,6 +325,140 @@ fn map_readable(world: &World) -> Outcome {
     let file = File::open(world.tool()).map_err(|error| name(&error))?;
     let prot = libc::PROT_READ | libc::PROT_EXEC;
     map(prot, libc::MAP_PRIVATE, file.as_raw_fd()).map(drop)
+}
+
+/// A file that it may execute.
+fn executable() -> Result<File, String> {
+    let maps = fs::read_to_string("/proc/self/maps").map_err(|error| name(&error))?;
+    let path = maps.lines().find_map(|line| {
+        let path = line.get(line.find('/')?..)?;
+        path.contains("libc.so").then_some(path)
+    });
+    let path = path.ok_or("no library is mapped")?;
+    File::open(path).map_err(|error| name(&error))
+}
+
+fn exchange_mapped(world: &World) -> Outcome {
+    /// How often it is tried: natively, every second time comes to its aim.
+    const TIMES: usize = 400;
+    let tool = File::open(world.tool()).map_err(|error| name(&error))?;
+    let other = executable()?;
+    let mut wanted = [0; 4096];
+    let read = tool.read_exact_at(&mut wanted, 0);
+    read.map_err(|error| name(&error))?;
+    let number = tool.try_clone().map_err(|error| name(&error))?;
+    let fd = number.as_raw_fd();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(relaxed) {
+                for file in [&other, &tool] {
+                    // SAFETY: The number is that of a file of this function's, which stays one.
+                    unsafe { libc::dup2(file.as_raw_fd(), fd) };
+                }
+            }
+        });
+        let mut last = Err("always the other file".to_owned());
+        for turn in 0..TIMES {
+            match map_exchanged(fd, turn % 2 == 0, &wanted) {
+                Ok(()) => {
+                    last = Ok(());
+                    break;
+                }
+                // An error says more than that it was the other file.
+                Err(why) if !why.starts_with("always") => last = Err(why),
+                Err(_) => {}
+            }
+        }
+        over.store(true, relaxed);
+        last
+    })
+}
+
+/// Maps what a descriptor is at the moment, to be executed at once or later; whether it was what is `wanted`.
+fn map_exchanged(fd: i32, at_once: bool, wanted: &[u8; 4096]) -> Outcome {
+    let executable = libc::PROT_READ | libc::PROT_EXEC;
+    let prot = if at_once { executable } else { libc::PROT_READ };
+    let address = map(prot, libc::MAP_PRIVATE, fd)?;
+    let protected = match at_once {
+        true => Ok(0),
+        false => syscall(
+            libc::SYS_mprotect,
+            [address, 4096, executable as u64, 0, 0, 0],
+        ),
+    };
+    // SAFETY: It was just mapped, to be read at least.
+    let is_wanted = unsafe { *(address as *const [u8; 4096]) } == *wanted;
+    syscall(libc::SYS_munmap, [address, 4096, 0, 0, 0, 0])?;
+    protected?;
+    match is_wanted {
+        true => Ok(()),
+        false => Err("always the other file".into()),
+    }
+}
+
+/// What different ways to ask for a path tell.
+fn asked(world: &World, path: &Path) -> Vec<String> {
+    let link = world.work().join("probe");
+    let _ = fs::remove_file(&link);
+    // Where it can be made, it is one more way to ask.
+    let _ = symlink(path, &link);
+    let mut told = Vec::new();
+    let below = [path.join("x"), path.join("../x"), link.join("x")];
+    for path in [path, &link]
+        .into_iter()
+        .chain(below.iter().map(|path| &**path))
+    {
+        let text = |result: Result<(), Error>| {
+            result.map_or_else(|error| name(&error), |()| "it is".into())
+        };
+        told.push(text(path.metadata().map(drop)));
+        told.push(text(File::open(path).map(drop)));
+        told.push(text(path.read_dir().map(drop)));
+        told.push(text(std::env::set_current_dir(path)));
+        told.push(text(OpenOptions::new().write(true).open(path).map(drop)));
+        let path = c_string(path);
+        let access = [path.as_ptr() as u64, 0, 0, 0, 0, 0];
+        told.push(syscall(libc::SYS_access, access).map_or_else(|why| why, |_| "it is".into()));
+    }
+    told.push(
+        path.read_link()
+            .map_or_else(|error| name(&error), |_| "it is".into()),
+    );
+    let _ = fs::remove_file(&link);
+    told
+}
+
+/// Whether what is told of two things differs.
+fn differ(one: &[String], other: &[String]) -> Outcome {
+    match one == other {
+        false => Ok(()),
+        true => Err(format!("always {}", one.first().map_or("", String::as_str))),
+    }
+}
+
+fn probe_file(world: &World) -> Outcome {
+    let none = world.base.join("secret/none");
+    differ(&asked(world, &world.secret()), &asked(world, &none))
+}
+
+fn probe_process(world: &World) -> Outcome {
+    // No kernel gives a process this number by itself.
+    let told = |pid: u64| {
+        let mut told = Vec::new();
+        for name in ["", "/exe", "/stat"] {
+            let path = format!("/proc/{pid}{name}");
+            told.extend(asked(world, Path::new(&path)));
+        }
+        for call in [libc::SYS_kill, libc::SYS_getpgid, libc::SYS_pidfd_open] {
+            told.push(
+                syscall(call, [pid, 0, 0, 0, 0, 0]).map_or_else(|why| why, |_| "it is".into()),
+            );
+        }
+        told
+    };
+    differ(&told(world.pid), &told(4_194_303))
 }
 
 fn open(path: &str, write: bool) -> Outcome {
