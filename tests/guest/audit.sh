@@ -192,8 +192,9 @@ has 'and says what is missing' '.event == "lost"'
 
 # With what else parts uvctl into several processes.
 mkdir over
-uvctl run --profile shell --overlay over --commit --yes --audit events -- sh -c 'echo new >over/file; exit 0' >out.txt 2>&1
+XDG_STATE_HOME="$work/state" uvctl run --profile shell --overlay over --commit --yes --audit events -- sh -c 'echo new >over/file; exit 0' >out.txt 2>&1
 is 'with --commit' '0 new' "$? $(cat over/file)"
+sed 's/^/# /' out.txt
 whole 'it is written down, too'
 uvctl run --tty --profile shell --audit events -- sh -c 'exit 7' >out.txt 2>&1 </dev/null
 is 'with --tty' 7 $?

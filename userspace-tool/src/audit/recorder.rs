@@ -361,6 +361,8 @@ mod tests {
             child => child,
         };
         drop(outlet);
+        // The recorder gets to know it before nobody can look at it any more.
+        std::thread::sleep(std::time::Duration::from_millis(500));
         // SAFETY: It takes numbers, and no status.
         let waited = unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         assert_eq!(waited, child);

@@ -32,6 +32,13 @@ enum Kind {
     Memory,
 }
 
+// Too new for the crate.
+const SETXATTRAT: i64 = 463;
+const GETXATTRAT: i64 = 464;
+const LISTXATTRAT: i64 = 465;
+const REMOVEXATTRAT: i64 = 466;
+const FILE_GETATTR: i64 = 468;
+
 /// What is told of the call with a number.
 fn kind(number: u64, args: &Args) -> Option<Kind> {
     let executable = || args[2] as i32 & libc::PROT_EXEC != 0;
@@ -70,7 +77,9 @@ fn kind(number: u64, args: &Args) -> Option<Kind> {
         | libc::SYS_fsetxattr
         | libc::SYS_removexattr
         | libc::SYS_lremovexattr
-        | libc::SYS_fremovexattr => Kind::Change(1),
+        | libc::SYS_fremovexattr
+        | SETXATTRAT
+        | REMOVEXATTRAT => Kind::Change(1),
         libc::SYS_stat
         | libc::SYS_lstat
         | libc::SYS_newfstatat
@@ -86,7 +95,10 @@ fn kind(number: u64, args: &Args) -> Option<Kind> {
         | libc::SYS_lgetxattr
         | libc::SYS_listxattr
         | libc::SYS_llistxattr
-        | libc::SYS_inotify_add_watch => Kind::Look,
+        | libc::SYS_inotify_add_watch
+        | GETXATTRAT
+        | LISTXATTRAT
+        | FILE_GETATTR => Kind::Look,
         libc::SYS_connect | libc::SYS_sendmsg | libc::SYS_sendmmsg => Kind::Connect,
         libc::SYS_sendto if args[4] != 0 => Kind::Connect,
         libc::SYS_bind => Kind::Listen,
