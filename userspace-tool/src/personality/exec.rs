@@ -97,7 +97,7 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
     };
     let path = Path::new(OsStr::from_bytes(path.as_bytes()));
     let scope = task.scope();
-    let look = |path: &Path| scope.to_execute(path);
+    let look = |path: &Path| scope.executable(path);
     let program = Program::looked_up(path, &arguments, &look).map_err(|error| errno(&error))?;
     if let Some(access) = task.access.programs() {
         let scope = Scope {
