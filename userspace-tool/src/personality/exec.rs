@@ -102,7 +102,7 @@ fn execute(task: &mut Task, path: CString, arguments: u64, environment: u64) -> 
         notes.program = Some((path, arguments.clone()));
     });
     let scope = task.scope();
-    let look = |path: &Path| scope.to_execute(path);
+    let look = |path: &Path| scope.executable(path);
     let program = Program::looked_up(path, &arguments, &look).map_err(|error| errno(&error))?;
     notes::note(|notes| {
         let file = program.started().next();

@@ -393,7 +393,7 @@ impl Scope<'_> {
 
     /// A handle on a file that the task may execute, which is not opened yet. Of what it must not see it learns nothing,
     /// whatever that is.
-    pub(super) fn to_execute(&self, path: &Path) -> SysResult<OwnedFd> {
+    pub(super) fn executable(&self, path: &Path) -> SysResult<OwnedFd> {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::ENOENT)?;
         let (handle, _, right) = self.seen(libc::AT_FDCWD, &path, 0, 0)?;
         notes::refused(handle.as_raw_fd(), right.check_execute())?;

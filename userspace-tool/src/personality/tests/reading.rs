@@ -319,7 +319,7 @@ fn what_is_hidden_is_not_opened_to_be_executed() {
     assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o777) }, 0);
     symlink("../outside/program", base.join("inside/link")).unwrap();
     let scope = tree.scope();
-    let look = |path: &Path| scope.to_execute(path);
+    let look = |path: &Path| scope.executable(path);
     let find = |name: &str| {
         let arguments = [name.as_bytes().to_vec()];
         crate::loader::Program::looked_up(&base.join(name), &arguments, &look)
