@@ -12,6 +12,7 @@ use super::{procfs, terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
+use crate::profile::Device;
 use crate::task::Task;
 
 const CWD: u64 = libc::AT_FDCWD as u64;
@@ -193,7 +194,9 @@ fn may_access(task: &Task, at: &Target, mode: u64) -> SysResult {
 /// Whether what is at a path may be written, as far as it is not the kernel that decides.
 fn may_write(task: &Task, at: &Target) -> SysResult<bool> {
     let flags = at.flags & !libc::AT_EACCESS;
-    if status_at(at.directory, &at.path, flags)?.is_writable_device() {
+    let status = status_at(at.directory, &at.path, flags)?;
+    // Other terminals than those that it has open are not there.
+    if status.is_writable_device() || status.device() == Some(Device::Pts) {
         return Ok(true);
     }
     let scope = task.scope();
