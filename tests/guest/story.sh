@@ -9,7 +9,7 @@
 # shellcheck source=tests/guest/common
 . "${0%/*}/common"
 # shellcheck source=tests/guest/scene
-. "${0%/*}/scene"
+. "$tests/scene"
 unset UVCTL_PROFILE
 export XDG_STATE_HOME=$work/state
 mkdir papers && cd papers || exit 1
