@@ -546,7 +546,7 @@ if __name__ == "__main__":
     with mp.Pool(2) as pool:
         print(pool.map(abs, range(-5, 0)))
 PROGRAM
-same 'multiprocessing' --rw /dev/shm -- python3 -S multi.py
+same 'multiprocessing' python3 -S multi.py
 
 # --- What a task must not do, and what must not be left of it
 

@@ -365,7 +365,10 @@ impl Told<'_> {
             true => What::Listen { address, protocol },
             false => What::Connect { address, protocol },
         };
-        let ruled = matches!(self.task.access.rules().network, NetworkRules::Only(_));
+        let network = &self.task.access.rules().network;
+        let ruled = matches!(network, NetworkRules::Only(_));
+        // There is nothing but a loopback in a network of the task's own.
+        let alone = *network == NetworkRules::None && self.result == Err(Errno::ENETUNREACH);
         let reason = match (&self.notes.rule, self.notes.denied) {
             (Some(rule), _) => Reason {
                 rule: Some(rule.clone()),
@@ -376,6 +379,7 @@ impl Told<'_> {
                 rule: None,
                 wall: Some(Wall::Personality),
             },
+            (None, false) if alone => Reason::no_rule(Wall::Kernel),
             (None, false) => Reason {
                 rule: None,
                 wall: matches!(self.result, Err(Errno::EACCES | Errno::EPERM))
