@@ -65,7 +65,7 @@ pub use error::{Error, Result};
 pub use inherited::InheritedError;
 pub use map::Mapping;
 pub use personality::keeps_socket_paths_apart;
-pub use process::fork_unseen;
+pub use process::{fork_unseen, gaps};
 pub use vcpu::{Exit, ExitFlag, Kicker, Vcpu};
 pub use vm::{GuestMemory, Vm};
 

@@ -2,6 +2,7 @@
 
 //! The number of this process, without asking the kernel each time; and processes beside it.
 
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::OnceLock;
@@ -9,6 +10,7 @@ use std::sync::OnceLock;
 use uvisor_uapi::PAGE_SIZE;
 
 use crate::errno::{Errno, SysResult};
+use crate::pass;
 
 /// A word that is zero again in each process that is forked, however that is done.
 fn forgetful() -> Option<&'static AtomicU32> {
@@ -62,8 +64,41 @@ pub unsafe fn fork_unseen() -> SysResult<libc::pid_t> {
     }
 }
 
+/// `PIDFD_GET_INFO` with the first version of its structure, of 64 bytes: what is to be filled in, and what was.
+pub(crate) const PIDFD_GET_INFO: u64 = 0xc040_ff0b;
+
+/// Asks the kernel about the process that a handle is on.
+pub(crate) fn pidfd_info(handle: RawFd, wanted: u64) -> SysResult<[u8; 64]> {
+    let mut info = [0; 64];
+    info[..8].copy_from_slice(&wanted.to_le_bytes());
+    pass!(IOCTL, handle, PIDFD_GET_INFO, &mut info)?;
+    Ok(info)
+}
+
+/// The ranges of descriptors from `first` on in which none is to be kept.
+pub fn gaps(first: RawFd, kept: &[RawFd]) -> impl Iterator<Item = (RawFd, RawFd)> {
+    let mut kept: Vec<RawFd> = kept.iter().copied().filter(|&fd| fd >= first).collect();
+    // Nobody has that one.
+    kept.push(RawFd::MAX);
+    kept.sort_unstable();
+    let mut next = first;
+    kept.into_iter().filter_map(move |fd| {
+        let gap = (fd > next).then(|| (next, fd - 1));
+        next = fd.saturating_add(1);
+        gap
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn gaps_are_around_what_is_kept() {
+        let last = i32::MAX - 1;
+        let gaps = |kept: &[i32]| super::gaps(3, kept).collect::<Vec<_>>();
+        assert_eq!(gaps(&[]), [(3, last)]);
+        assert_eq!(gaps(&[7, 1, 3, 8]), [(4, 6), (9, last)]);
+    }
+
     #[test]
     fn a_copy_is_not_waited_for() {
         // SAFETY: The copy ends at once.

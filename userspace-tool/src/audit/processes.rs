@@ -13,10 +13,9 @@ use rustix::time::Timespec;
 
 use super::What;
 use crate::memory::{word, word32};
-use crate::pass;
+use crate::process::pidfd_info;
 
-/// `PIDFD_GET_INFO` with the first version of its structure, and what is to be filled in.
-const GET_INFO: u64 = 0xc040_ff0b;
+/// What is to be filled in of what the kernel says of a process.
 const INFO_PID: u64 = 1;
 const INFO_EXIT: u64 = 1 << 3;
 
@@ -59,7 +58,8 @@ impl Processes {
     pub(super) fn watch_child(&mut self, epoll: &OwnedFd, parent: i32, pid: i32) {
         self.watch(epoll, pid);
         let is_child = self.0.get(&pid).is_some_and(|watched| {
-            info(&watched.handle, INFO_PID).is_some_and(|info| word32(&info, 24) as i32 == parent)
+            pidfd_info(watched.handle.as_raw_fd(), INFO_PID)
+                .is_ok_and(|info| word32(&info, 24) as i32 == parent)
         });
         if !is_child {
             self.0.remove(&pid);
@@ -78,7 +78,7 @@ impl Processes {
         if watched.told {
             return None;
         }
-        let known = info(&watched.handle, INFO_EXIT);
+        let known = pidfd_info(watched.handle.as_raw_fd(), INFO_EXIT).ok();
         let known = known.filter(|info| word(info, 0) & INFO_EXIT != 0);
         let status = known.map(|info| word32(&info, 60) as i32);
         Some(What::Exit {
@@ -110,14 +110,6 @@ impl Processes {
 /// How epoll calls a process.
 fn data(pid: i32) -> EventData {
     EventData::new_u64(u64::from(pid as u32))
-}
-
-/// What the kernel says of a process.
-fn info(handle: &OwnedFd, wanted: u64) -> Option<[u8; 64]> {
-    let mut info = [0; 64];
-    info[..8].copy_from_slice(&wanted.to_le_bytes());
-    pass!(IOCTL, handle.as_raw_fd(), GET_INFO, &mut info).ok()?;
-    Some(info)
 }
 
 /// Waits until something is to be done; the numbers of processes that have ended, and whether something was told.

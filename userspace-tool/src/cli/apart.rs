@@ -2,6 +2,7 @@
 
 //! The broker as a child of this process, which is not confined, and does what there is to do when that has ended.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -44,16 +45,19 @@ pub(super) fn wait(broker: i32) -> io::Result<u8> {
     }
 }
 
-/// Closes all descriptors from 3 on but some, which are in order: the rest is not for a process beside the broker.
-pub(super) fn close_but(kept: &[RawFd]) {
-    let mut first = 3;
-    for fd in kept.iter().map(|&fd| fd as u32).filter(|&fd| fd >= 3) {
-        if fd > first {
-            // SAFETY: Of what is closed, the caller uses nothing.
-            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+/// What a process does that is to be beside the broker, with the name `name`: neither the terminal's signals nor the directory
+/// of the task are its business, and what waits for the end of the task's output does not wait for it. It keeps standard
+/// error and the descriptors `kept`.
+pub(super) fn stand_beside(name: &CStr, kept: &[RawFd]) {
+    let _ = rustix::process::setsid();
+    let _ = std::env::set_current_dir("/");
+    // SAFETY: Of what is closed, the caller uses nothing; the name is a string.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        libc::close(0);
+        libc::close(1);
+        for (first, last) in uvisor::gaps(3, kept) {
+            libc::syscall(libc::SYS_close_range, first, last, 0);
         }
-        first = fd + 1;
     }
-    // SAFETY: As above.
-    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }

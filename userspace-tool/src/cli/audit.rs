@@ -153,18 +153,8 @@ fn spawn(path: &Path, inlet: Inlet, log: Log) -> io::Result<i32> {
 
 /// What the recorder does.
 fn record(path: &Path, inlet: Inlet, log: Log) -> ! {
-    // Neither the terminal's signals nor the directory of the task are its business.
-    let _ = rustix::process::setsid();
-    let _ = std::env::set_current_dir("/");
-    let mut kept = [inlet.as_fd().as_raw_fd(), log.as_fd().as_raw_fd()];
-    kept.sort_unstable();
-    apart::close_but(&kept);
-    // SAFETY: It uses neither of them.
-    unsafe {
-        libc::close(0);
-        libc::close(1);
-        libc::prctl(libc::PR_SET_NAME, c"uvctl-audit".as_ptr());
-    }
+    let kept = [inlet.as_fd().as_raw_fd(), log.as_fd().as_raw_fd()];
+    apart::stand_beside(c"uvctl-audit", &kept);
     let recorded = Recorder::new(inlet, log).and_then(|mut recorder| recorder.run());
     let path = path.display();
     match recorded {

@@ -57,20 +57,9 @@ fn end(status: i32) -> ! {
 
 /// What the steward does.
 fn serve(duties: Duties<'_>, broker: OwnedFd) -> ! {
-    // Neither the terminal's signals nor the directory of the task are its business, and what waits for the end of
-    // the task's output does not wait for it.
-    let _ = rustix::process::setsid();
-    let _ = std::env::set_current_dir("/");
     let outlet = duties.outlet.map(|outlet| outlet.as_fd().as_raw_fd());
-    let mut kept: Vec<RawFd> = outlet.into_iter().chain([broker.as_raw_fd()]).collect();
-    kept.sort_unstable();
-    // SAFETY: Of the descriptors that are closed, this copy of the process uses none.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"uvctl-steward".as_ptr());
-        libc::close(0);
-        libc::close(1);
-    }
-    apart::close_but(&kept);
+    let kept: Vec<RawFd> = outlet.into_iter().chain([broker.as_raw_fd()]).collect();
+    apart::stand_beside(c"uvctl-steward", &kept);
     if let Some((limit, why)) = watch(&duties, &broker) {
         if let Some(outlet) = duties.outlet {
             outlet.tell_limit(limit);

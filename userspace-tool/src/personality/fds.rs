@@ -11,6 +11,7 @@ use super::{interfaces, terminals, Args};
 use crate::device::new_fd;
 use crate::errno::{Errno, SysResult};
 use crate::pass;
+use crate::process::gaps;
 use crate::sync::Lock;
 use crate::task::Task;
 
@@ -250,16 +251,8 @@ impl Fds {
 
     /// Closes the broker's own but for some.
     pub(crate) fn keep_own(&self, keep: &[RawFd]) -> SysResult<()> {
-        let mut keep: Vec<RawFd> = keep.iter().copied().filter(|&fd| fd >= self.own).collect();
-        keep.sort_unstable();
-        let mut first = self.own;
-        for fd in keep {
-            if fd > first {
-                pass!(CLOSE_RANGE, first, fd - 1, 0)?;
-            }
-            first = fd + 1;
-        }
-        pass!(CLOSE_RANGE, first, -1, 0).map(drop)
+        gaps(self.own, keep)
+            .try_for_each(|(first, last)| pass!(CLOSE_RANGE, first, last, 0).map(drop))
     }
 
     /// Gives the guest a new descriptor, if it is one that it may have.

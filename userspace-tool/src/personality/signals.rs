@@ -9,6 +9,7 @@ use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
+use crate::process::pidfd_info;
 use crate::signal::{self, bit, WAKE};
 use crate::task::{End, Task};
 
@@ -170,13 +171,9 @@ fn handle(task: &Task, pid: u32) -> SysResult<OwnedFd> {
 
 /// The process that a handle is on; an error if that has ended, or it is no such handle.
 fn process_of(handle: RawFd) -> SysResult<u32> {
-    /// `PIDFD_GET_INFO` with the first version of its structure, in which the process is the sixth word.
-    const GET_INFO: u64 = 0xc040_ff0b;
-    let mut info = [0; 64];
-    // What is to be filled in; the process always is.
-    info[..8].copy_from_slice(&1u64.to_le_bytes());
-    match pass!(IOCTL, handle, GET_INFO, &mut info) {
-        Ok(_) => Ok(word32(&info, 20)),
+    // The process is always filled in, as the sixth word.
+    match pidfd_info(handle, 1) {
+        Ok(info) => Ok(word32(&info, 20)),
         Err(_) => Err(Errno::ESRCH),
     }
 }

@@ -148,15 +148,7 @@ impl Finding {
 impl Losses {
     /// Whether there could have been something that is not there.
     pub fn any(&self) -> bool {
-        let Self {
-            events,
-            damaged,
-            cut,
-            disordered,
-            headless,
-            endless,
-        } = *self;
-        events > 0 || damaged > 0 || cut || disordered > 0 || headless || endless
+        *self != Self::default()
     }
 }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use super::Sockets;
 use crate::host::CALLS;
+use crate::process::PIDFD_GET_INFO;
 use crate::profile::{NetworkRules, Rules};
 
 /// What becomes of a system call that is not in the list.
@@ -93,9 +94,6 @@ const TERMINALS_NOT: [u64; 7] = [
 
 /// The flags of the files that a directory has.
 const FS_IOC_GETFLAGS: u64 = 0x8008_6601;
-
-/// Which process a handle is on: a broker makes sure before it sends a signal.
-const PIDFD_GET_INFO: u64 = 0xc040_ff0b;
 
 /// Who is sent signals about a socket.
 const FIOSETOWN: u64 = 0x8901;
@@ -281,6 +279,7 @@ fn ioctls(sockets: Sockets) -> Result<Vec<SeccompRule>, BackendError> {
         terminals.push(argument(1, SeccompCmpOp::Ne, request)?);
     }
     requests.push(all(terminals)?);
+    // Which process a handle is on, a broker makes sure of before it sends a signal.
     for request in [FS_IOC_GETFLAGS, PIDFD_GET_INFO] {
         requests.push(all(vec![is(1, request)?])?);
     }
