@@ -10,6 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use uvisor::audit::{self, Inlet, Log, Outlet, Recorder};
@@ -36,6 +38,9 @@ Whoever sends a signal to uvctl sends it to a process beside the program then: w
     #[arg(long = "audit-limit", value_name = "SIZE", value_parser = profile::size, default_value = "64M", requires = "file")]
     limit: u64,
 }
+
+/// How long the reader of a pipe is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What there is before the broker is a process of its own.
 pub(super) struct Prepared {
@@ -64,18 +69,30 @@ impl Audit {
     }
 }
 
+/// Opens what may be a pipe, whose reader, if it was started at the same time, is waited for.
+fn open_once_read(path: &Path) -> io::Result<File> {
+    let start = Instant::now();
+    loop {
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            // Else a pipe that nobody reads is waited for without end.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        let unread = |error: &io::Error| error.raw_os_error() == Some(libc::ENXIO);
+        if !file.as_ref().is_err_and(unread) || start.elapsed() >= PATIENCE {
+            return file;
+        }
+        thread::sleep(PATIENCE / 100);
+    }
+}
+
 /// Opens a file for events.
 fn open(path: &Path, limit: u64, rules: &Rules) -> Result<Log, String> {
     let say = |error: io::Error| error.to_string();
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        // Else a pipe that nobody reads is waited for.
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path);
-    let file = match file {
+    let file = match open_once_read(path) {
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
             return Err("nobody reads from this pipe: start its reader first".into());
         }
