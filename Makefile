@@ -41,9 +41,11 @@ module: $(ROOT) build/stamps/vendored
 tool: $(ROOT)
 	$(IN) cargo build --release --locked --workspace
 	$(IN) cargo build --release --locked -p uvisor --examples
-	@# Linked statically, uvctl starts with a quarter fewer instructions.
+	@# Linked statically and optimized as a whole, uvctl starts with a third fewer instructions.
 	@if $(IN) sh -c 'test -e "$$(cc -print-file-name=libc.a)"'; then \
-		$(IN) cargo rustc --release --locked --package uvisor --bin uvctl -- -C target-feature=+crt-static; \
+		$(IN) cargo rustc --profile uvctl --locked --package uvisor --bin uvctl -- \
+			-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs && \
+		cp --remove-destination build/target/uvctl/uvctl build/target/release/uvctl; \
 	fi
 
 .PHONY: test

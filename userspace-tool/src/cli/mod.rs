@@ -71,8 +71,7 @@ enum Command {
     /// Run a program in a micro-VM.
     Run(Box<Run>),
     /// Start programs once, to go on from there any number of times.
-    #[command(subcommand)]
-    Template(template::Command),
+    Template(template::Line),
     /// Prove that a reset clone is what its template is.
     Verify(verify::Verify),
     /// List the micro-VMs that there are.
@@ -88,8 +87,7 @@ enum Command {
     /// Throw away changes that were kept.
     Discard(changes::Discard),
     /// Look at profiles: what tasks may touch.
-    #[command(subcommand)]
-    Profile(profile::Command),
+    Profile(profile::Line),
     /// Print all that a task could touch under a profile.
     Explain(explain::Explain),
     /// Learn the profile that a program needs.

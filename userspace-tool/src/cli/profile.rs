@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{json, Value};
 use uvisor::profile::{schema, Listed, Place, Profile, Surroundings};
 
@@ -15,6 +15,12 @@ use super::{style, Output};
 /// A profile is a file in TOML. What it does not mention is refused. One with a name is NAME.toml in
 /// $XDG_CONFIG_HOME/uvisor/profiles (or ~/.config/uvisor/profiles), in /etc/uvisor/profiles, or built into uvctl; the
 /// first one found in this order is taken.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Debug, Subcommand)]
 #[command(after_help = "A profile, in which every key may be left out:
   description = \"My web thing.\"
@@ -58,7 +64,7 @@ Examples:
   uvctl profile show default >web.toml      start from one that there is,
   uvctl explain --diff default ./web.toml   and see what that changes
   uvctl profile schema >profile.schema.json")]
-pub(crate) enum Command {
+enum Command {
     /// List the profiles that have names.
     List(Output),
     /// Print the text of a profile.
@@ -71,9 +77,9 @@ pub(crate) enum Command {
 }
 
 /// Does what the command line says.
-pub(crate) fn main(command: &Command) -> Result<(), String> {
+pub(crate) fn main(line: &Line) -> Result<(), String> {
     let surroundings = Surroundings::of_this_process();
-    let text = match command {
+    let text = match &line.command {
         Command::List(output) => {
             let list = Profile::list(&surroundings);
             match output.json {
@@ -195,7 +201,8 @@ mod tests {
     #[test]
     fn the_help_shows_a_profile_that_is_right() {
         use clap::CommandFactory;
-        let command = super::super::Cli::command();
+        let mut command = super::super::Cli::command();
+        command.build();
         let help = command.find_subcommand("profile").unwrap().clone();
         let help = help.get_after_help().unwrap().to_string();
         let example: Vec<&str> = help

@@ -27,6 +27,12 @@ use super::{run, style, Output, FAILURE};
 /// registers. `uvctl run --from NAME` goes on from the point, in a micro-VM that has the template's
 /// memory in common with all others and copies what it writes. So what the program did up to then, such as
 /// loading modules, is done once.
+#[derive(Debug, Args)]
+pub(crate) struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "A template is held by a small process of yours, and is there until it is removed or that process ends.
@@ -49,7 +55,7 @@ Examples:
   print(json.dumps(arguments))'                      # done in each run
   uvctl run --from py -- a \"b c\""
 )]
-pub(crate) enum Command {
+enum Command {
     /// Run a program up to a point, and make it a template.
     Create(Box<Create>),
     /// List the templates.
@@ -123,8 +129,8 @@ pub(crate) struct Create {
 }
 
 /// Does what the command line says.
-pub(crate) fn main(command: Command) -> ExitCode {
-    let result = match command {
+pub(crate) fn main(line: Line) -> ExitCode {
+    let result = match line.command {
         Command::Create(create) => return create_main(&create),
         Command::Hold { name } => hold(&name),
         Command::List(output) => list(output),

@@ -26,7 +26,7 @@
 //! Nothing is changed in the kernel's own trees even where a directory above them may be changed. `/dev/shm` and the
 //! like can be allowed by their own name, as the nearest directory decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -232,6 +232,7 @@ impl Access {
         if let (false, Some(path)) = (assembled, rules.files.overlays().next()) {
             return Err(AccessError::Overlay(path.to_owned()));
         }
+        let mut seen = BTreeSet::new();
         for (path, right) in rights {
             let (root, status) = match access.root(path, right) {
                 Ok(found) => found,
@@ -241,8 +242,10 @@ impl Access {
             mounts.push(status);
             access.roots.push(root);
             if right != Right::Nothing {
-                let above = path.ancestors().skip(1).filter_map(look);
-                access.ways.extend(above.map(|status| status.identity));
+                // What is above of one that was there is there as well.
+                let above = path.ancestors().skip(1).take_while(|path| seen.insert(*path));
+                let found = above.filter_map(look).map(|status| status.identity);
+                access.ways.extend(found);
             }
         }
         // Where the kernel's own are not mounted, they are part of what is.

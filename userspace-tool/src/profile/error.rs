@@ -58,8 +58,15 @@ impl Source<'_> {
     pub(super) fn position(&self, byte: usize) -> (usize, usize) {
         // What the parser says is a border between characters; if it once is not, the start of the text is.
         let before = self.text.get(..byte).unwrap_or_default();
-        let line = before.rsplit('\n').next().unwrap_or_default();
-        (before.matches('\n').count() + 1, line.chars().count() + 1)
+        let column = before.rsplit('\n').next().unwrap_or_default();
+        (self.line(byte), column.chars().count() + 1)
+    }
+
+    /// The line of a byte, from 1.
+    pub(super) fn line(&self, byte: usize) -> usize {
+        let before = self.text.as_bytes().get(..byte).unwrap_or_default();
+        let ends = before.iter().filter(|byte| **byte == b'\n');
+        ends.count() + 1
     }
 
     /// That something is wrong there.

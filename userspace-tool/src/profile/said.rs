@@ -114,7 +114,7 @@ impl Source<'_> {
     fn origin<T>(&self, spot: &Spot<T>) -> Origin {
         Origin::Profile {
             name: self.name.to_owned(),
-            line: self.position(spot.span().start).0,
+            line: self.line(spot.span().start),
         }
     }
 

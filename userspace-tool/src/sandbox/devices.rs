@@ -121,18 +121,14 @@ pub(super) fn attach_all(
     Ok(())
 }
 
-fn attach_one(builder: &Builder, found: &Found, path: &Path) -> SysResult<()> {
-    let place = |directory| {
-        let place = builder.tree.place(path, directory)?;
-        place.ok_or(Errno::EEXIST)
-    };
+fn attach_one(builder: &mut Builder, found: &Found, path: &Path) -> SysResult<()> {
     let mount = match (&found.host, found.device) {
         (Some(host), _) => {
             // Devices can be written to in spite of that; what cannot be changed are their owners and modes.
             let attributes =
                 libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
             let copy = copy(host.as_fd(), attributes)?;
-            return attach(copy.as_fd(), place(false)?.as_fd());
+            return attach(copy.as_fd(), place(builder, path, false)?.as_fd());
         }
         (None, Device::Pts) => {
             let multiplexer = Path::new("/dev/ptmx");
@@ -146,5 +142,10 @@ fn attach_one(builder: &Builder, found: &Found, path: &Path) -> SysResult<()> {
             execute: FileAccess::Tmpfs.executes(builder.jit),
         })?,
     };
-    attach(mount.as_fd(), place(true)?.as_fd())
+    attach(mount.as_fd(), place(builder, path, true)?.as_fd())
+}
+
+fn place(builder: &mut Builder, path: &Path, directory: bool) -> SysResult<OwnedFd> {
+    let place = builder.tree.place(path, directory)?;
+    place.ok_or(Errno::EEXIST)
 }

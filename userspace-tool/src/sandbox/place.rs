@@ -2,7 +2,7 @@
 
 //! Where paths lead to on the host, and places for that in the new root.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -45,13 +45,10 @@ fn direct(root: BorrowedFd<'_>, path: &Path) -> SysResult<OwnedFd> {
     if below.as_os_str().is_empty() {
         return Ok(root.try_clone_to_owned()?);
     }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Without O_NOFOLLOW a link at the end is refused like the others.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
-    let found = openat2(root, below, flags, Mode::empty(), resolve)?;
-    match kind(found.as_fd())?.0 {
-        libc::S_IFLNK => Err(Errno::ELOOP),
-        _ => Ok(found),
-    }
+    Ok(openat2(root, below, flags, Mode::empty(), resolve)?)
 }
 
 /// Looks an absolute path up from the host's root.
@@ -108,6 +105,19 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> SysResult<Resolved> {
         if absolute {
             above.clear();
         }
+        // Mostly there are no more.
+        if !pending.iter().any(|name| name == "..") {
+            let names = above.iter().map(|(name, _)| name);
+            let real = path_of(names.chain(pending.iter().rev()));
+            if let Ok(object) = direct(root, &real) {
+                let object = Some(object);
+                return Ok(Resolved {
+                    real,
+                    links,
+                    object,
+                });
+            }
+        }
     }
     let real = path_of(above.iter().map(|(name, _)| name).chain(&missing));
     let object = match (missing.is_empty(), above.pop()) {
@@ -128,30 +138,24 @@ fn path_of<'a>(names: impl Iterator<Item = &'a OsString>) -> PathBuf {
     path
 }
 
-/// What is made at a path where nothing is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Make {
-    /// Nothing.
-    Nothing,
-    /// A directory.
-    Directory,
-    /// A file that is not one.
-    File,
-}
-
 /// The root that is being made.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
     /// The file systems in which places may be made, by their devices. All others are the host's.
     own: BTreeSet<u64>,
+    /// Directories in these, by path, so that not every place is looked for from the root. Nothing is attached at them.
+    directories: BTreeMap<PathBuf, OwnedFd>,
 }
 
 impl Tree {
     /// That of a mount.
     pub(super) fn new(root: OwnedFd) -> Self {
-        let own = BTreeSet::new();
-        Self { root, own }
+        Self {
+            root,
+            own: BTreeSet::new(),
+            directories: BTreeMap::new(),
+        }
     }
 
     /// Its root directory.
@@ -170,65 +174,94 @@ impl Tree {
         Ok(self.own.contains(&kind(directory)?.1))
     }
 
-    /// What is at a path without links, or is made there; nothing if it is not there, and must not be made, as all
-    /// around is the host's.
-    pub(super) fn find(&self, path: &Path, make: Make) -> SysResult<Option<OwnedFd>> {
-        match direct(self.root(), path) {
-            Ok(found) => return Ok(Some(found)),
-            Err(Errno::ENOENT) if make != Make::Nothing => {}
-            // The host's files may have become links by now. Where they lead is not looked at.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
-            Err(errno) => return Err(errno),
-        }
-        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            return Ok(None);
-        };
-        let Some(above) = self.find(above, Make::Directory)? else {
-            return Ok(None);
-        };
-        if !self.is_own(above.as_fd())? {
-            return Ok(None);
-        }
-        create(above.as_fd(), name, make == Make::Directory)?;
-        open(above.as_fd(), name).map(Some)
+    /// What is at a path without links, if something is, for something to be attached there.
+    pub(super) fn find(&mut self, path: &Path) -> SysResult<Option<OwnedFd>> {
+        self.forget(path);
+        self.look(path)
     }
 
-    /// A place at which an object can be attached.
-    pub(super) fn place(&self, path: &Path, directory: bool) -> SysResult<Option<OwnedFd>> {
-        let make = match directory {
-            true => Make::Directory,
-            false => Make::File,
-        };
-        match self.find(path, make)? {
-            Some(place) if is_directory(place.as_fd())? == directory => Ok(Some(place)),
-            _ => Ok(None),
-        }
+    /// A place at which an object can be attached: what is at a path without links, or is made there. There is none if
+    /// something of another kind is there; or nothing, and all around is the host's.
+    pub(super) fn place(&mut self, path: &Path, directory: bool) -> SysResult<Option<OwnedFd>> {
+        self.forget(path);
+        self.make(path, directory)
     }
 
     /// Makes a link, if nothing is there and it may be made.
-    pub(super) fn link(&self, at: &Path, target: &OsStr) -> SysResult<()> {
+    pub(super) fn link(&mut self, at: &Path, target: &OsStr) -> SysResult<()> {
         let (Some(directory), Some(name)) = (at.parent(), at.file_name()) else {
             return Ok(());
         };
-        let Some(directory) = self.find(directory, Make::Directory)? else {
+        let Some(directory) = self.directory(directory)? else {
             return Ok(());
         };
-        if !self.is_own(directory.as_fd())? {
-            return Ok(());
-        }
-        match symlinkat(target, &directory, name) {
+        match symlinkat(target, directory, name) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
+
+    /// Forgets the directories from a path down, which something else is there instead of.
+    fn forget(&mut self, path: &Path) {
+        self.directories.retain(|known, _| !known.starts_with(path));
+    }
+
+    fn look(&self, path: &Path) -> SysResult<Option<OwnedFd>> {
+        match direct(self.root(), path) {
+            Ok(found) => Ok(Some(found)),
+            // The host's files may have become links by now. Where they lead is not looked at.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn make(&mut self, path: &Path, directory: bool) -> SysResult<Option<OwnedFd>> {
+        let (above, name) = match (path.parent(), path.file_name()) {
+            (Some(above), Some(name)) => (above, name),
+            _ if directory => return Ok(Some(self.root.try_clone()?)),
+            _ => return Ok(None),
+        };
+        if let Some(above) = self.directories.get(above) {
+            match create(above.as_fd(), name, directory) {
+                Err(Errno::EEXIST) => {}
+                made => return made.map(Some),
+            }
+        }
+        if let Some(found) = self.look(path)? {
+            let same = is_directory(found.as_fd())? == directory;
+            return Ok(same.then_some(found));
+        }
+        match self.directory(above)? {
+            Some(above) => match create(above, name, directory) {
+                // A link, which leads nowhere or has been there for shorter.
+                Err(Errno::EEXIST) => Ok(None),
+                made => made.map(Some),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// A directory in which places may be made, which is made as well where it may be.
+    fn directory(&mut self, path: &Path) -> SysResult<Option<BorrowedFd<'_>>> {
+        if !self.directories.contains_key(path) {
+            let Some(found) = self.make(path, true)? else {
+                return Ok(None);
+            };
+            if !self.is_own(found.as_fd())? {
+                return Ok(None);
+            }
+            self.directories.insert(path.to_owned(), found);
+        }
+        Ok(self.directories.get(path).map(AsFd::as_fd))
+    }
 }
 
 /// Makes a directory, or an empty file.
-fn create(here: BorrowedFd<'_>, name: &OsStr, directory: bool) -> SysResult<()> {
+fn create(here: BorrowedFd<'_>, name: &OsStr, directory: bool) -> SysResult<OwnedFd> {
     if directory {
-        return Ok(mkdirat(here, name, Mode::from_raw_mode(0o755))?);
+        mkdirat(here, name, Mode::from_raw_mode(0o755))?;
+        return open(here, name);
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    openat(here, name, flags, Mode::from_raw_mode(0o444))?;
-    Ok(())
+    Ok(openat(here, name, flags, Mode::from_raw_mode(0o444))?)
 }

@@ -19,7 +19,7 @@ use super::devices;
 use super::mount::{self, attach, copy, is_directory, set_attributes, Tmpfs, PLAIN};
 use super::namespaces::{self, Namespaces};
 use super::overlay::{self, Kept, Layers, Memory};
-use super::place::{resolve, Make, Resolved, Tree};
+use super::place::{resolve, Resolved, Tree};
 use super::{Skipped, Why};
 use crate::errno::{Errno, SysResult};
 use crate::profile::{FileAccess, Rules, Write, HOSTS};
@@ -149,9 +149,9 @@ fn plan<'a>(
     }
     // A rule that names a thing as it is counts more than one that names a link to it.
     plan.sort_by(|one, other| {
-        let key = |planned: &Planned<'_>| (planned.found.real.clone(), planned.found.links.len());
-        let ((one, fewer), (other, more)) = (key(one), key(other));
-        one.cmp(&other).then(more.cmp(&fewer))
+        let (one, other) = (&one.found, &other.found);
+        let links = other.links.len().cmp(&one.links.len());
+        one.real.cmp(&other.real).then(links)
     });
     Ok(plan)
 }
@@ -352,7 +352,7 @@ impl Builder {
                 self.tree.own(made.as_fd())?;
             }
             FileAccess::Hidden => {
-                let Some(place) = self.tree.find(real, Make::Nothing)? else {
+                let Some(place) = self.tree.find(real)? else {
                     return Ok(Err(Why::Missing));
                 };
                 if planned.has_visible(all) {
