@@ -36,7 +36,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::kernels::is_kernels;
-use super::paths::path_of;
+use super::links::path_of;
 use super::status::{status_at, status_of, Identity, Status};
 use super::{table, Fds};
 use crate::errno::{Errno, SysResult};

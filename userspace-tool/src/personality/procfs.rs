@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::OnceLock;
 
 use super::status::status_at;
-use super::{open, paths, proc_text};
+use super::{links, open, proc_text};
 use crate::errno::{Errno, SysResult};
 use crate::guest::sealed_file;
 use crate::host::{self, HostCall};
@@ -152,9 +152,9 @@ fn find_own(task: &Task, directory: RawFd, path: &CStr) -> Option<Entry> {
         return found(bytes);
     }
     let mut full = match directory {
-        libc::AT_FDCWD if CURRENT.has_been_in_proc() => paths::current().ok()?,
+        libc::AT_FDCWD if CURRENT.has_been_in_proc() => links::current().ok()?,
         libc::AT_FDCWD => return None,
-        directory if is_proc(directory) => paths::path_of(directory).ok()?,
+        directory if is_proc(directory) => links::path_of(directory).ok()?,
         _ => return None,
     };
     full.push(b'/');
@@ -182,7 +182,7 @@ pub(super) fn goes_to(directory: RawFd) {
 
 /// The current directory is what it was when the task started.
 pub(crate) fn starts_here() {
-    if paths::current().is_ok_and(|path| path.starts_with(b"/proc")) {
+    if links::current().is_ok_and(|path| path.starts_with(b"/proc")) {
         CURRENT.0.store(true, SeqCst);
     }
 }
@@ -221,7 +221,7 @@ pub(super) fn check_somebodys(task: &Task, fd: RawFd) -> SysResult<()> {
     if !is_proc(fd) {
         return Ok(());
     }
-    let path = paths::path_of(fd)?;
+    let path = links::path_of(fd)?;
     let names = names(Path::new(OsStr::from_bytes(&path))).unwrap_or_default();
     let owner = names.first().and_then(|name| number(name));
     match owner.is_some_and(|owner| process(task, owner).is_none()) {
@@ -244,7 +244,7 @@ pub(super) fn process_of(fd: RawFd) -> Option<i32> {
     if !is_proc(fd) {
         return None;
     }
-    let path = paths::path_of(fd).ok()?;
+    let path = links::path_of(fd).ok()?;
     std::str::from_utf8(path.strip_prefix(b"/proc/")?)
         .ok()?
         .parse()
@@ -278,7 +278,7 @@ pub(super) fn link(task: &Task, directory: RawFd, path: &CStr) -> SysResult<Vec<
     let flags = libc::O_NOFOLLOW;
     let (handle, ..) = task.scope().seen(directory, &path, flags, 0)?;
     check_somebodys(task, handle.as_raw_fd())?;
-    paths::text_of(handle.as_raw_fd())
+    links::text_of(handle.as_raw_fd())
 }
 
 /// Whether a path is that of the link to a process's directory itself.
@@ -354,7 +354,7 @@ fn open_entry(task: &mut Task, entry: Entry, flags: i32) -> SysResult {
     let file = sealed_file(&path(format!("proc-{name}"))?, &bytes)?;
     // Once more, for reading only.
     let kept = flags & (libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_PATH);
-    let fd = paths::reopen(file.as_raw_fd(), kept | libc::O_RDONLY)?;
+    let fd = links::reopen(file.as_raw_fd(), kept | libc::O_RDONLY)?;
     task.fds.accept(fd)
 }
 
@@ -372,7 +372,7 @@ pub(super) fn hidden(fd: RawFd) -> Option<Hidden> {
     if !is_proc(fd) {
         return None;
     }
-    let path = paths::path_of(fd).ok()?;
+    let path = links::path_of(fd).ok()?;
     match path.strip_prefix(b"/proc") {
         Some(b"") => Some(Hidden::Processes),
         Some(rest) if rest.ends_with(b"/fd") || rest.ends_with(b"/fdinfo") => {
