@@ -46,57 +46,65 @@ impl Scope<'_> {
         }
     }
 
-    /// Where the file behind a descriptor of the broker's own is, if it is there.
+    /// The file at a path that has no links on it, if it is this one.
     ///
-    /// A file does not know its directory, so the kernel's text for it says where to look; but that is only
-    /// believed if the file is found there.
+    /// A file does not know its directory, so what it is called says where to look; but that is only believed if the
+    /// file is found there.
+    fn found_at(&self, path: &[u8], identity: Identity) -> Option<Found> {
+        let path = CString::new(path).ok()?;
+        let found = self.find(libc::AT_FDCWD, &path, false, libc::RESOLVE_NO_SYMLINKS);
+        let found = found.ok()?;
+        let (_, there) = found.object.as_ref()?;
+        (there.identity == identity).then_some(found)
+    }
+
+    /// Where the file behind a descriptor of the broker's own is, if it is there.
     fn find_open(&self, fd: RawFd, status: &Status) -> SysResult<Option<Found>> {
-        let text = CString::new(path_of(fd)?).map_err(|_| Errno::EINVAL)?;
-        if !text.as_bytes().starts_with(b"/") {
-            // A pipe, or another file that has no place.
+        let path = path_of(fd)?;
+        // A pipe, or another file that has no place.
+        let has_place = path.starts_with(b"/");
+        let found = || self.found_at(&path, status.identity);
+        Ok(has_place.then(found).flatten())
+    }
+
+    /// What the task may do with the file behind a descriptor of the broker's own, if it is anywhere.
+    fn right_of_open(&self, fd: RawFd, status: &Status) -> SysResult<Option<Right>> {
+        if let Some(right) = self.access.at_once(status).or(self.access.named(status)) {
+            return Ok(Some(right));
+        }
+        if status.is_directory() {
+            return Ok(Some(self.access.decide(fd, status)));
+        }
+        if status.links == 0 {
             return Ok(None);
         }
-        let Ok(found) = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS) else {
-            return Ok(None);
-        };
-        let there = found.object.as_ref().map(|(_, there)| there.identity);
-        Ok((there == Some(status.identity)).then_some(found))
+        let found = self.find_open(fd, status)?;
+        found.map(|found| self.right_of(&found)).transpose()
     }
 
     /// Refuses to let a mapping of the file at a path be executed, if that is not the file any more, or must not be.
     pub(super) fn check_execute_mapped(&self, file: &NamedFile) -> SysResult<()> {
-        let text = CString::new(file.path()).map_err(|_| Errno::EACCES)?;
-        let found = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS);
-        let found = found.map_err(|_| Errno::EACCES)?;
-        let there = found.object.as_ref().map(|(_, there)| there.identity);
-        match there
-            == Some(Identity {
-                device: file.device,
-                inode: file.inode,
-            }) {
-            true => self.right_of(&found)?.check_execute(),
-            false => Err(Errno::EACCES),
+        let identity = Identity {
+            device: file.device,
+            inode: file.inode,
+        };
+        match self.found_at(file.path(), identity) {
+            Some(found) => self.right_of(&found)?.check_execute(),
+            None => Err(Errno::EACCES),
         }
     }
 
     /// Refuses to execute an open file, or to map it to be executed.
-    ///
-    /// What has no name is memory of the task's.
     pub(super) fn check_execute(&self, file: BorrowedFd<'_>) -> SysResult<()> {
         if self.access.executes_all() {
             return Ok(());
         }
         let own = self.fds.own(file)?;
         let status = status_of(own.as_raw_fd())?;
-        if let Some(right) = self.access.at_once(&status).or(self.access.named(&status)) {
-            return right.check_execute();
-        }
-        if status.links == 0 {
-            let own_code = self.access.rules().jit;
-            return own_code.then_some(()).ok_or(Errno::EACCES);
-        }
-        match self.find_open(own.as_raw_fd(), &status)? {
-            Some(found) => self.right_of(&found)?.check_execute(),
+        match self.right_of_open(own.as_raw_fd(), &status)? {
+            Some(right) => right.check_execute(),
+            // What has no name is memory of the task's.
+            None if status.links == 0 && self.access.rules().jit => Ok(()),
             None => Err(Errno::EACCES),
         }
     }
@@ -113,16 +121,11 @@ pub(crate) fn check_carried(fds: &Fds, access: &Access, fd: RawFd, opens: bool) 
     };
     let status = status_of(fd)?;
     check_readable(fd, &status)?;
-    let known = access.at_once(&status).or(access.named(&status));
-    let right = match known {
+    let right = match scope.right_of_open(fd, &status)? {
         Some(right) => right,
-        None if status.is_directory() => access.decide(fd, &status),
         // Memory of the task's that nobody writes any more, such as what it was told of its processes.
         None if status.links == 0 && is_sealed(fd) => return Ok(()),
-        None => match scope.find_open(fd, &status)? {
-            Some(found) => scope.right_of(&found)?,
-            None => Right::Nothing,
-        },
+        None => Right::Nothing,
     };
     match opens {
         true => right.check_read(),
