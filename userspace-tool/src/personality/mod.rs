@@ -14,6 +14,7 @@ pub(crate) mod audited;
 mod book;
 mod change;
 mod children;
+mod control;
 mod domain;
 mod events;
 mod exec;
@@ -50,6 +51,7 @@ mod tests;
 mod time;
 mod timers;
 mod trace;
+mod transfer;
 mod wait;
 mod way;
 
