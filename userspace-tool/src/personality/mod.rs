@@ -35,6 +35,8 @@ mod open;
 mod opened;
 mod paths;
 mod precision;
+mod proc_machine;
+mod proc_path;
 mod proc_text;
 mod process;
 mod procfs;
