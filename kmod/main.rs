@@ -27,6 +27,7 @@ mod memory;
 mod mitigations;
 mod page;
 mod pages;
+mod regions;
 mod registry;
 mod run;
 mod sys;

@@ -27,7 +27,6 @@ use kernel::{
 };
 
 use uvisor_ept::{
-    Count,
     Marks,
     Perm,
     Range,
@@ -40,7 +39,6 @@ use uvisor_ept::{
 use uvisor_uapi::{
     Event,
     MemoryCause,
-    Stats,
     PAGE_SIZE, //
 };
 
@@ -50,17 +48,14 @@ use crate::{
     hardware::Hardware,
     pages::{
         Pages,
-        Pool,
-        Regions, //
+        Pool, //
     },
-    sys::{
-        file::Mapping,
-        irq,
-        task, //
-    }, //
+    regions::Regions,
+    sys::file::Mapping, //
 };
 
 mod fault;
+mod held;
 mod inside;
 mod mapped;
 mod reclaim;
@@ -132,16 +127,6 @@ pub(crate) struct Memory {
     pub(crate) events: Counters,
 }
 
-/// What a micro-VM holds, in bytes: see [`Stats`].
-#[derive(Default)]
-pub(crate) struct Held {
-    pub(crate) private: u64,
-    pub(crate) shared: u64,
-    pub(crate) file: u64,
-    pub(crate) tables: u64,
-    pub(crate) charged: u64,
-}
-
 /// What the lock protects.
 struct Inner {
     pages: Pages,
@@ -188,11 +173,6 @@ fn limit_pages(bytes: u64) -> Result<u64> {
         1..PAGE_SIZE => Err(EINVAL),
         _ => Ok(bytes / PAGE_SIZE),
     }
-}
-
-/// How many bytes so many pages have.
-fn bytes(pages: u64) -> u64 {
-    pages.saturating_mul(PAGE_SIZE)
 }
 
 impl Memory {
@@ -477,54 +457,6 @@ impl Memory {
     pub(crate) fn set_limit(&self, bytes: u64) -> Result {
         let limit = limit_pages(bytes)?;
         self.inner.lock().pages.set_limit(limit);
-        Ok(())
-    }
-
-    /// What is held; what changes meanwhile is counted as it was before or as it is after. Fails with
-    /// `EINTR` if a signal ends the calling task.
-    pub(crate) fn held(&self) -> Result<Held> {
-        let mut count = Count::new();
-        // There may be much, and nobody must wait for all of it.
-        let charged = loop {
-            let inner = self.inner.lock();
-            let space = inner.space.as_ref().ok_or(ENXIO)?;
-            if !count.go_on_in(&inner.pages, space) {
-                break inner.pages.charged();
-            }
-            drop(inner);
-            if task::is_dying() {
-                return Err(EINTR);
-            }
-            irq::cond_resched();
-        };
-        let usage = count.usage();
-        let lists = self.views().map_or(0, |_| ViewTable::PAGES);
-        Ok(Held {
-            private: bytes(usage.private),
-            shared: bytes(usage.shared.saturating_add(usage.shared_tables)),
-            file: bytes(usage.file),
-            tables: bytes(usage.tables.saturating_add(lists)),
-            charged: bytes(charged),
-        })
-    }
-
-    /// Fills in what is held and what happened.
-    pub(crate) fn report(&self, stats: &mut Stats) -> Result {
-        let held = self.held()?;
-        stats.private = held.private;
-        stats.file = held.file;
-        stats.tables = held.tables;
-        stats.shared = held.shared;
-        stats.charged = held.charged;
-        let inner = self.inner.lock();
-        stats.memory_limit = match inner.pages.limit() {
-            u64::MAX => 0,
-            pages => bytes(pages),
-        };
-        let regions = inner.space.as_ref().map_or(0, |s| s.regions().len());
-        // CAST: At most `MAX_REGIONS`.
-        stats.regions = regions as u32;
-        self.events.report(stats);
         Ok(())
     }
 }

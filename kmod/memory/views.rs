@@ -42,9 +42,9 @@ use crate::{
     backing::MemoryBacking,
     pages::{
         Charged,
-        Pages,
-        Regions, //
+        Pages, //
     },
+    regions::Regions,
     sys::frame, //
 };
 

@@ -18,5 +18,7 @@ mod host;
 mod model;
 #[path = "../../tests/it/step.rs"]
 mod step;
+#[path = "../../tests/it/store.rs"]
+mod store;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bytes::play(bytes));

@@ -8,7 +8,8 @@ use uvisor_ept::{
     RegionError, Tree,
 };
 
-use crate::host::{new_space, Back, Failure, TestHost};
+use crate::host::{Back, Failure, TestHost};
+use crate::store::new_space;
 
 /// Numbers near a power of two, and any.
 fn number() -> impl Strategy<Value = u64> {

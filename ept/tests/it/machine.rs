@@ -7,8 +7,9 @@ use uvisor_ept::{
 };
 
 use crate::cpu::{translate, Cpu};
-use crate::host::{new_space, Back, Failure, NoMemory, TestHost, TestSpace};
+use crate::host::{Back, Failure, NoMemory, TestHost};
 use crate::model::{gpa, range, Model, Outcome, Refusal, MAX_REGIONS, SEGMENTS};
+use crate::store::{new_space, TestSpace};
 
 /// A fault that the module is busy with, and has let go of its lock for.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod ranges;
 mod regions;
 mod state;
 mod step;
+mod store;
 mod threads;
 mod tree;
 mod usage;

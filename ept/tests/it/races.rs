@@ -5,9 +5,10 @@
 use uvisor_ept::{Marks, Perm, Range, Taken};
 
 use crate::cpu::Cpu;
-use crate::host::{new_space, Back, Failure, TestHost};
+use crate::host::{Back, Failure, TestHost};
 use crate::machine::{Machine, Served};
 use crate::model::Outcome;
+use crate::store::new_space;
 
 /// Read and write.
 const RW: Perm = Perm::from_bits_truncate(3);

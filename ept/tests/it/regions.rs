@@ -4,7 +4,8 @@
 
 use uvisor_ept::{Gpa, Marks, Perm, Range, Region, RegionError, RegionMap};
 
-use crate::host::{Back, Failure, TestStore};
+use crate::host::{Back, Failure};
+use crate::store::TestStore;
 
 /// A map of at most so many regions.
 fn map(max_regions: usize) -> RegionMap<Back, TestStore<Region<Back>>> {

@@ -7,7 +7,8 @@ use uvisor_ept::{
     Backing, Count, Fault, Gpa, Hpa, Marks, Perm, Range, Region, Retired, Space, Taken,
 };
 
-use crate::host::{Failure, NoMemory, TestHost, TestSlots, TestStore};
+use crate::host::{Failure, NoMemory, TestHost};
+use crate::store::{TestSlots, TestStore};
 
 const RW: Perm = Perm::from_bits_truncate(3);
 

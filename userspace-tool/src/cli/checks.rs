@@ -2,14 +2,20 @@
 
 //! What `uvctl doctor` looks at.
 
+mod cpu;
+
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use uvisor::{Device, Error, Features, Info, Mitigations};
+use uvisor::{Device, Error, Features, Info};
 
 use super::info;
+use cpu::{
+    cpuid_vmx, ept, feature_control, firmware, fred, read_vulnerabilities, virtualised, vtx,
+    vulnerabilities,
+};
 
 /// How good what was found is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,100 +102,6 @@ pub(crate) fn all() -> Vec<Check> {
     checks.push(cgroup(super::cgroup::missing()));
     checks.push(vulnerabilities(&read_vulnerabilities(), info.as_ref()));
     checks
-}
-
-/// The words of the first line of `/proc/cpuinfo` with this name.
-fn words<'a>(cpuinfo: &'a str, name: &str) -> Vec<&'a str> {
-    let line = cpuinfo
-        .lines()
-        .find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
-    let value = line.and_then(|line| line.split(':').nth(1));
-    value.map_or_else(Vec::new, |value| value.split_whitespace().collect())
-}
-
-/// Whether CPUID says that there is VT-x.
-fn cpuid_vmx() -> bool {
-    // SAFETY: Every x86-64 CPU has CPUID and this leaf.
-    let leaf = unsafe { std::arch::x86_64::__cpuid(1) };
-    leaf.ecx & (1 << 5) != 0
-}
-
-/// Whether the machine is a virtual one.
-fn virtualised(cpuinfo: &str) -> bool {
-    words(cpuinfo, "flags").contains(&"hypervisor")
-}
-
-fn vtx(cpuinfo: &str, cpuid: bool, virtualised: bool) -> Check {
-    let vendor = words(cpuinfo, "vendor_id").join(" ");
-    let place = if virtualised { ", virtualised" } else { "" };
-    let name = "VT-x";
-    if cpuid {
-        return Check::new(name, Level::Ok, format!("the CPU has it{place}"));
-    }
-    let check = Check::new(name, Level::Fail, format!("the CPU has none{place}"));
-    match (vendor.as_str(), virtualised) {
-        ("AuthenticAMD" | "HygonGenuine", false) => {
-            check.advise("this is an AMD CPU; uvisor needs an Intel one")
-        }
-        (_, true) => check.advise(
-            "turn on nested virtualisation in the hypervisor below (KVM: kvm_intel.nested=1 and \
-             `-cpu host`), on an Intel machine",
-        ),
-        _ => check.advise("turn on Intel Virtualization Technology in the firmware's setup"),
-    }
-}
-
-/// IA32_FEATURE_CONTROL, if it can be read.
-fn feature_control() -> Option<u64> {
-    const IA32_FEATURE_CONTROL: u64 = 0x3a;
-    let mut bytes = [0; 8];
-    let file = File::open("/dev/cpu/0/msr").ok()?;
-    file.read_exact_at(&mut bytes, IA32_FEATURE_CONTROL).ok()?;
-    Some(u64::from_le_bytes(bytes))
-}
-
-fn firmware(feature_control: Option<u64>) -> Option<Check> {
-    let name = "firmware";
-    let value = feature_control?;
-    let (locked, enabled) = (value & 1 != 0, value & (1 << 2) != 0);
-    Some(match (locked, enabled) {
-        (_, true) => Check::new(name, Level::Ok, "it leaves VT-x on"),
-        (true, false) => Check::new(name, Level::Fail, "it has locked VT-x off")
-            .advise("turn on Intel Virtualization Technology in its setup, and power-cycle"),
-        (false, false) => Check::new(name, Level::Ok, "it has not locked VT-x off"),
-    })
-}
-
-fn ept(cpuinfo: &str) -> Check {
-    let name = "EPT";
-    let flags = words(cpuinfo, "vmx flags");
-    if flags.is_empty() {
-        return Check::new(name, Level::Warn, "the kernel does not say")
-            .advise("load the module; `dmesg` says if something is missing");
-    }
-    let missing: Vec<&str> = ["ept", "vpid", "preemption_timer", "ept_ad", "ept_x_only"]
-        .into_iter()
-        .filter(|flag| !flags.contains(flag))
-        .collect();
-    match missing.as_slice() {
-        [] => Check::new(
-            name,
-            Level::Ok,
-            "with VPID, timer, A/D bits and execute-only",
-        ),
-        list if list.contains(&"ept") => Check::new(name, Level::Fail, "the CPU has none")
-            .advise("a CPU of 2010 or later is needed"),
-        list => Check::new(name, Level::Warn, format!("without {}", list.join(", "))),
-    }
-}
-
-fn fred(cpuinfo: &str) -> Check {
-    let name = "FRED";
-    match words(cpuinfo, "flags").contains(&"fred") {
-        false => Check::new(name, Level::Ok, "not in use"),
-        true => Check::new(name, Level::Fail, "in use; uvisor does not know it yet")
-            .advise("boot with fred=off"),
-    }
 }
 
 /// The kernel's configuration, if it can be read.
@@ -376,58 +288,6 @@ fn speed(info: &Info) -> Check {
     }
 }
 
-/// The kernel's word on each CPU vulnerability.
-fn read_vulnerabilities() -> Vec<(String, String)> {
-    let Ok(entries) = fs::read_dir("/sys/devices/system/cpu/vulnerabilities") else {
-        return Vec::new();
-    };
-    let mut list: Vec<(String, String)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let text = fs::read_to_string(entry.path()).ok()?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            Some((name, text.trim().to_owned()))
-        })
-        .collect();
-    list.sort();
-    list
-}
-
-fn vulnerabilities(list: &[(String, String)], info: Option<&Info>) -> Check {
-    let name = "mitigations";
-    let done = info.map(|info| Mitigations::from_bits_truncate(info.mitigations));
-    // What an untrusted guest could use, and what the module does about it at each entry and exit.
-    let ours = |name: &str| match name {
-        "l1tf" => Some(Mitigations::L1D_FLUSH),
-        "mds" | "tsx_async_abort" | "mmio_stale_data" => Some(Mitigations::VERW),
-        "spectre_v2" => Some(Mitigations::IBPB),
-        _ => None,
-    };
-    let open: Vec<&str> = list
-        .iter()
-        .filter(|(name, state)| {
-            let affected = !state.starts_with("Not affected");
-            let vulnerable = state.starts_with("Vulnerable");
-            match (ours(name), done) {
-                (Some(ours), Some(done)) => affected && !done.contains(ours),
-                _ => vulnerable,
-            }
-        })
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let applied = match info.map(info::mitigations) {
-        None => "as the kernel says".to_owned(),
-        Some(names) if names.is_empty() => "none are needed".to_owned(),
-        Some(names) => names.join(", "),
-    };
-    match open.as_slice() {
-        [] if list.is_empty() => Check::new(name, Level::Warn, "the kernel does not say"),
-        [] => Check::new(name, Level::Ok, applied),
-        open => Check::new(name, Level::Warn, format!("open: {}", open.join(", ")))
-            .advise("update the microcode, and boot without mitigations=off"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -483,20 +343,5 @@ mod tests {
         assert_eq!(group_name("nonsense\n::\n", 0), "0");
         assert!(advice_to_open(Some("kvm")).contains("usermod -aG kvm"));
         assert!(advice_to_open(None).contains("60-uvisor.rules"));
-    }
-
-    #[test]
-    fn mitigations_are_compared_with_the_modules() {
-        let list = |state: &str| vec![("mds".to_owned(), state.to_owned())];
-        let mut info = Info::new();
-        let level = |state, info: &Info| vulnerabilities(&list(state), Some(info)).level;
-        assert_eq!(level("Not affected", &info), Level::Ok);
-        assert_eq!(level("Mitigation: Clear CPU buffers", &info), Level::Warn);
-        info.mitigations = Mitigations::VERW.bits();
-        assert_eq!(level("Mitigation: Clear CPU buffers", &info), Level::Ok);
-        assert_eq!(
-            vulnerabilities(&list("Vulnerable"), None).level,
-            Level::Warn
-        );
     }
 }

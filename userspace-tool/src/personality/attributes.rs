@@ -9,8 +9,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::files::directory_for;
+use super::links::link_to;
 use super::open::check_mode;
-use super::paths::{link_to, special, Scope, Special};
+use super::paths::{special, Scope, Special};
 use super::status::{status_of, Status};
 use super::{terminals, Args};
 use crate::audit::notes;

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::{paths, table, Args, Fate};
+use super::{links, table, Args, Fate};
 use crate::audit::notes::{self, Notes};
 use crate::audit::{text, FileUse, Limit, MemoryUse, Outlet, Verdict, Wall, What};
 use crate::errno::{Errno, SysResult};
@@ -445,7 +445,7 @@ impl Told<'_> {
 /// A path from the root directory on, without `.` and `..`; one that leads on from nowhere, from the current directory.
 fn absolute(path: &[u8]) -> PathBuf {
     let path = Path::new(OsStr::from_bytes(path));
-    let current = paths::current().unwrap_or_default();
+    let current = links::current().unwrap_or_default();
     let mut whole = PathBuf::from("/");
     for part in Path::new(OsStr::from_bytes(&current))
         .join(path)

@@ -9,8 +9,9 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::files::directory_for;
+use super::links::link_to;
 use super::open::check_mode;
-use super::paths::{link_to, special, Place, Scope, Special};
+use super::paths::{special, Place, Scope, Special};
 use super::status::{status_at, status_of};
 use super::Args;
 use crate::audit::notes;

@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::files::directory_for;
-use super::paths::{self, path_of, Scope, Special};
+use super::links::path_of;
+use super::paths::{self, Scope, Special};
 use super::procfs;
 use super::status::status_of;
 use super::Args;

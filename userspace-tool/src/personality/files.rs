@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use super::open::CHECKPOINT_LIKE;
 use super::paths::{self, Special};
 use super::status::{status_at, status_of};
-use super::{procfs, terminals, Args};
+use super::{links, procfs, terminals, Args};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -233,7 +233,7 @@ pub(super) fn readlinkat(task: &mut Task, args: Args) -> SysResult {
         Some(Special::Fd(fd)) if path.as_bytes().starts_with(b"/proc") => {
             let _moving = task.fds.hold();
             let fd = task.fds.open(fd)?;
-            terminals::path_of(fd).map_or_else(|| paths::path_of(fd), Ok)?
+            terminals::path_of(fd).map_or_else(|| links::path_of(fd), Ok)?
         }
         Some(Special::Checkpoint) => return Err(Errno::EINVAL),
         _ if path.is_empty() => {

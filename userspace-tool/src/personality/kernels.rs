@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! File systems that are the kernel's: which one a file is on.
+//! File systems that are the kernel's: which one a file is on, and what of them a task may read.
+//!
+//! The broker's own `/proc` entries are the broker's, so they are closed to the guest, but for those that it needs and
+//! that [`super::procfs`] answers.
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
 
+use super::links::path_of;
 use super::status::Status;
-use crate::errno::SysResult;
+use crate::errno::{Errno, SysResult};
 use crate::memory::word;
 use crate::pass;
 
@@ -77,4 +81,92 @@ const MOUNTS: usize = 8;
 thread_local! {
     /// Mounts that were met, and the numbers of their file systems, which do not change while they exist.
     static KNOWN: Cell<[(u64, u64); MOUNTS]> = const { Cell::new([(0, 0); MOUNTS]) };
+}
+
+/// File systems whose files are not for a task: reading them acts, or shows the host's inside.
+const CLOSED: [u64; 4] = [
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0xcafe_4a11, // bpf
+    0x6e73_6673, // nsfs
+];
+
+/// What of `/proc` is the machine's and no process's, and tells nothing secret.
+const PROC_PUBLIC: [&[u8]; 16] = [
+    b"cmdline",
+    b"cpuinfo",
+    b"devices",
+    b"diskstats",
+    b"filesystems",
+    b"interrupts",
+    b"loadavg",
+    b"meminfo",
+    b"partitions",
+    b"softirqs",
+    b"stat",
+    b"swaps",
+    b"sys",
+    b"uptime",
+    b"version",
+    b"vmstat",
+];
+
+/// What of its own `/proc` directory a task may have from the host: what tells of the file systems,
+/// which are the same for the broker and the task.
+const PROC_OWN: [&[u8]; 3] = [b"mounts", b"mountinfo", b"mountstats"];
+
+/// Checks that an open file is not the broker's or the kernel's own.
+pub(super) fn check_readable(fd: RawFd, status: &Status) -> SysResult<()> {
+    match file_system(fd, status)? {
+        Some(magic) if CLOSED.contains(&magic) => Err(Errno::EACCES),
+        Some(PROC) => check_proc(fd),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a file of `/proc`.
+fn check_proc(fd: RawFd) -> SysResult<()> {
+    let path = path_of(fd)?;
+    match path.strip_prefix(b"/proc/") {
+        None if path == b"/proc" => Ok(()),
+        None => Err(Errno::EACCES),
+        Some(rest) => {
+            let mut parts = rest.split(|&byte| byte == b'/');
+            let first = parts.next().unwrap_or_default();
+            let own = first == crate::process::id().to_string().as_bytes();
+            if !own && first.iter().all(u8::is_ascii_digit) {
+                // Whether there is such a process is not told.
+                return Err(Errno::ENOENT);
+            }
+            let public = match (own, parts.next(), parts.next()) {
+                (true, Some(name), None) => PROC_OWN.contains(&name),
+                _ => PROC_PUBLIC.contains(&first),
+            };
+            public.then_some(()).ok_or(Errno::EACCES)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::super::status::status_of;
+    use super::*;
+
+    #[test]
+    fn processes_are_closed() {
+        let check = |path: &str| {
+            let file = std::fs::File::open(path).unwrap();
+            check_readable(file.as_raw_fd(), &status_of(file.as_raw_fd()).unwrap())
+        };
+        assert_eq!(check("/proc/self/maps"), Err(Errno::EACCES));
+        assert_eq!(check("/proc/1/status"), Err(Errno::ENOENT));
+        assert_eq!(check("/proc/1/mountinfo"), Err(Errno::ENOENT));
+        assert_eq!(check("/proc/self/mountinfo"), Ok(()));
+        assert_eq!(check("/proc/cpuinfo"), Ok(()));
+        assert_eq!(check("/proc/sys/kernel/ostype"), Ok(()));
+        assert_eq!(check("/proc"), Ok(()));
+        assert_eq!(check("/etc/passwd"), Ok(()));
+    }
 }

@@ -7,7 +7,7 @@
 
 use super::addresses::named;
 use super::network::option;
-use super::{paths, table, Args};
+use super::{links, table, Args};
 use crate::learn::{Seen, Use};
 use crate::memory::{word, word32};
 use crate::task::Task;
@@ -123,7 +123,7 @@ fn absolute(task: &Task, directory: Option<u64>, address: u64) -> Option<Vec<u8>
     }
     let mut whole = match directory {
         Some(fd) if fd as i32 != libc::AT_FDCWD => file(task, fd)?,
-        _ => paths::current().ok()?,
+        _ => links::current().ok()?,
     };
     if !path.is_empty() {
         whole.push(b'/');
@@ -135,7 +135,7 @@ fn absolute(task: &Task, directory: Option<u64>, address: u64) -> Option<Vec<u8>
 /// The path of an open file.
 fn file(task: &Task, fd: u64) -> Option<Vec<u8>> {
     let fd = task.fds.open(fd as i32).ok()?;
-    paths::path_of(fd)
+    links::path_of(fd)
         .ok()
         .filter(|path| path.first() == Some(&b'/'))
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::memory::{change, choose, map, pages, region_error, unmap, Book, Source};
+use super::book::{change, choose, map, pages, region_error, unmap, Book, Source};
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::layout::{page_up, MMAP_MIN};

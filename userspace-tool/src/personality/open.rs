@@ -10,7 +10,9 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::files::directory_for;
-use super::paths::{check_existing, check_readable, reopen, special, Found, Scope, Special};
+use super::kernels::check_readable;
+use super::links::reopen;
+use super::paths::{check_existing, special, Found, Scope, Special};
 use super::status::Status;
 use super::{procfs, terminals, Args};
 use crate::audit::notes;

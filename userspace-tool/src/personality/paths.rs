@@ -3,22 +3,21 @@
 //! What a path of the guest's leads to.
 //!
 //! A path is resolved once, to a descriptor of the broker's own; what may be done is asked of that, and done
-//! by it. The broker's own `/proc` entries are the broker's, so they are closed to the guest, but for those
-//! that it needs and that are answered here.
+//! by it.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use super::access::{Access, Right};
 use super::kernels::{file_system, is_kernels, PROC};
-use super::status::{status_at, status_of, Identity, Status};
+use super::links::read_link;
+use super::status::{status_at, status_of, Status};
 use super::Fds;
 use crate::audit::notes;
 use crate::errno::{Errno, SysResult};
 use crate::memory::PATH_MAX;
-use crate::named::NamedFile;
 use crate::pass;
 use crate::task::Task;
 
@@ -328,69 +327,6 @@ impl Scope<'_> {
         Ok(self.access.names(status) || self.access.contains(found.place.directory())?)
     }
 
-    /// Whether the file behind a descriptor of the broker's own may be changed by it alone.
-    ///
-    /// A file without a name is whoever's who can write it.
-    pub(super) fn may_change_open(&self, fd: RawFd, status: &Status) -> SysResult<bool> {
-        if is_kernels(fd, status)? {
-            return Ok(false);
-        }
-        if status.is_directory() {
-            return self.access.contains(fd);
-        }
-        if !matches!(
-            status.kind(),
-            libc::S_IFREG | libc::S_IFIFO | libc::S_IFLNK | libc::S_IFSOCK
-        ) {
-            return Ok(false);
-        }
-        if status.links == 0 {
-            let flags = pass!(FCNTL, fd, libc::F_GETFL, 0)? as i32;
-            let writes = matches!(flags & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR);
-            return Ok(writes && flags & libc::O_PATH == 0);
-        }
-        if self.access.names(status) {
-            return Ok(true);
-        }
-        match self.find_open(fd, status)? {
-            Some(found) => self.access.contains(found.place.directory()),
-            None => Ok(false),
-        }
-    }
-
-    /// Where the file behind a descriptor of the broker's own is, if it is there.
-    ///
-    /// A file does not know its directory, so the kernel's text for it says where to look; but that is only
-    /// believed if the file is found there.
-    fn find_open(&self, fd: RawFd, status: &Status) -> SysResult<Option<Found>> {
-        let text = CString::new(path_of(fd)?).map_err(|_| Errno::EINVAL)?;
-        if !text.as_bytes().starts_with(b"/") {
-            // A pipe, or another file that has no place.
-            return Ok(None);
-        }
-        let Ok(found) = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS) else {
-            return Ok(None);
-        };
-        let there = found.object.as_ref().map(|(_, there)| there.identity);
-        Ok((there == Some(status.identity)).then_some(found))
-    }
-
-    /// Refuses to let a mapping of the file at a path be executed, if that is not the file any more, or must not be.
-    pub(super) fn check_execute_mapped(&self, file: &NamedFile) -> SysResult<()> {
-        let text = CString::new(file.path()).map_err(|_| Errno::EACCES)?;
-        let found = self.find(libc::AT_FDCWD, &text, false, libc::RESOLVE_NO_SYMLINKS);
-        let found = found.map_err(|_| Errno::EACCES)?;
-        let there = found.object.as_ref().map(|(_, there)| there.identity);
-        match there
-            == Some(Identity {
-                device: file.device,
-                inode: file.inode,
-            }) {
-            true => self.right_of(&found)?.check_execute(),
-            false => Err(Errno::EACCES),
-        }
-    }
-
     /// A handle on a file that the task may execute, which is not opened yet. Of what it must not see it learns nothing,
     /// whatever that is.
     pub(super) fn executable(&self, path: &Path) -> SysResult<OwnedFd> {
@@ -399,62 +335,6 @@ impl Scope<'_> {
         notes::refused(handle.as_raw_fd(), right.check_execute())?;
         Ok(handle)
     }
-
-    /// Refuses to execute an open file, or to map it to be executed.
-    ///
-    /// What has no name is memory of the task's.
-    pub(super) fn check_execute(&self, file: BorrowedFd<'_>) -> SysResult<()> {
-        if self.access.executes_all() {
-            return Ok(());
-        }
-        let own = self.fds.own(file)?;
-        let status = status_of(own.as_raw_fd())?;
-        if let Some(right) = self.access.at_once(&status).or(self.access.named(&status)) {
-            return right.check_execute();
-        }
-        if status.links == 0 {
-            let own_code = self.access.rules().jit;
-            return own_code.then_some(()).ok_or(Errno::EACCES);
-        }
-        match self.find_open(own.as_raw_fd(), &status)? {
-            Some(found) => self.right_of(&found)?.check_execute(),
-            None => Err(Errno::EACCES),
-        }
-    }
-}
-
-/// Refuses a file that a task is to have open without having opened it, if it could not; or one that it is to have a path of
-/// (`O_PATH`), unless `opens`.
-pub(crate) fn check_carried(fds: &Fds, access: &Access, fd: RawFd, opens: bool) -> SysResult<()> {
-    let scope = Scope {
-        fds,
-        access,
-        program: c"",
-        checkpoint: &[],
-    };
-    let status = status_of(fd)?;
-    check_readable(fd, &status)?;
-    let known = access.at_once(&status).or(access.named(&status));
-    let right = match known {
-        Some(right) => right,
-        None if status.is_directory() => access.decide(fd, &status),
-        // Memory of the task's that nobody writes any more, such as what it was told of its processes.
-        None if status.links == 0 && is_sealed(fd) => return Ok(()),
-        None => match scope.find_open(fd, &status)? {
-            Some(found) => scope.right_of(&found)?,
-            None => Right::Nothing,
-        },
-    };
-    match opens {
-        true => right.check_read(),
-        false => right.check_seen(),
-    }
-}
-
-/// Whether a file is in memory, without a name, and for reading only for good.
-fn is_sealed(fd: RawFd) -> bool {
-    let seals = pass!(FCNTL, fd, libc::F_GET_SEALS, 0);
-    seals.is_ok_and(|seals| seals & libc::F_SEAL_WRITE as u64 != 0)
 }
 
 /// The path behind a link, from where the path of the link begins.
@@ -511,118 +391,6 @@ pub(super) fn check_existing(place: &Place, file: &Status) -> SysResult<()> {
     }
 }
 
-/// Opens the file of `openat`'s directory, if the path is empty.
-const O_EMPTYPATH: i32 = 1 << 26;
-
-/// Opens the file of a descriptor of the broker's again: with an offset of its own.
-pub(crate) fn reopen(fd: RawFd, flags: i32) -> SysResult {
-    match pass!(OPENAT, fd, c"", flags | O_EMPTYPATH, 0) {
-        // The kernel does not know the flag.
-        Err(Errno::ENOENT | Errno::ENOTDIR) => {
-            pass!(OPENAT, libc::AT_FDCWD, &*link_to(fd), flags, 0)
-        }
-        result => result,
-    }
-}
-
-/// The magic link to an open file of the broker's.
-pub(super) fn link_to(fd: RawFd) -> CString {
-    // A number has no NUL in it.
-    CString::new(format!("/proc/self/fd/{fd}")).unwrap_or_default()
-}
-
-/// File systems whose files are not for a task: reading them acts, or shows the host's inside.
-const CLOSED: [u64; 4] = [
-    0x6462_6720, // debugfs
-    0x7472_6163, // tracefs
-    0xcafe_4a11, // bpf
-    0x6e73_6673, // nsfs
-];
-
-/// What of `/proc` is the machine's and no process's, and tells nothing secret.
-const PROC_PUBLIC: [&[u8]; 16] = [
-    b"cmdline",
-    b"cpuinfo",
-    b"devices",
-    b"diskstats",
-    b"filesystems",
-    b"interrupts",
-    b"loadavg",
-    b"meminfo",
-    b"partitions",
-    b"softirqs",
-    b"stat",
-    b"swaps",
-    b"sys",
-    b"uptime",
-    b"version",
-    b"vmstat",
-];
-
-/// What of its own `/proc` directory a task may have from the host: what tells of the file systems,
-/// which are the same for the broker and the task.
-const PROC_OWN: [&[u8]; 3] = [b"mounts", b"mountinfo", b"mountstats"];
-
-/// Checks that an open file is not the broker's or the kernel's own.
-pub(super) fn check_readable(fd: RawFd, status: &Status) -> SysResult<()> {
-    match file_system(fd, status)? {
-        Some(magic) if CLOSED.contains(&magic) => Err(Errno::EACCES),
-        Some(PROC) => check_proc(fd),
-        _ => Ok(()),
-    }
-}
-
-/// Checks a file of `/proc`.
-fn check_proc(fd: RawFd) -> SysResult<()> {
-    let path = path_of(fd)?;
-    match path.strip_prefix(b"/proc/") {
-        None if path == b"/proc" => Ok(()),
-        None => Err(Errno::EACCES),
-        Some(rest) => {
-            let mut parts = rest.split(|&byte| byte == b'/');
-            let first = parts.next().unwrap_or_default();
-            let own = first == crate::process::id().to_string().as_bytes();
-            if !own && first.iter().all(u8::is_ascii_digit) {
-                // Whether there is such a process is not told.
-                return Err(Errno::ENOENT);
-            }
-            let public = match (own, parts.next(), parts.next()) {
-                (true, Some(name), None) => PROC_OWN.contains(&name),
-                _ => PROC_PUBLIC.contains(&first),
-            };
-            public.then_some(()).ok_or(Errno::EACCES)
-        }
-    }
-}
-
-/// The path of an open file, as the kernel has it.
-pub(crate) fn path_of(fd: RawFd) -> SysResult<Vec<u8>> {
-    read_link(libc::AT_FDCWD, &link_to(fd))
-}
-
-/// The path of the current directory.
-pub(super) fn current() -> SysResult<Vec<u8>> {
-    read_link(libc::AT_FDCWD, c"/proc/self/cwd")
-}
-
-/// The text of a link that a handle stands for.
-pub(super) fn text_of(link: RawFd) -> SysResult<Vec<u8>> {
-    match read_link(link, c"") {
-        // By a handle, this is said of what is no link.
-        Err(Errno::ENOENT) => Err(Errno::EINVAL),
-        text => text,
-    }
-}
-
-/// The text of a link.
-pub(super) fn read_link(directory: RawFd, path: &CStr) -> SysResult<Vec<u8>> {
-    let mut text = vec![0; PATH_MAX];
-    let size = text.len() as u64;
-    let len = pass!(READLINKAT, directory, path, text.as_mut_slice(), size)?;
-    text.truncate(len as usize);
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -668,21 +436,5 @@ mod tests {
             assert_eq!(last.as_bytes(), name.as_bytes(), "{path:?}");
         }
         assert_eq!(split(c""), Err(Errno::ENOENT));
-    }
-
-    #[test]
-    fn processes_are_closed() {
-        let check = |path: &str| {
-            let file = std::fs::File::open(path).unwrap();
-            check_readable(file.as_raw_fd(), &status_of(file.as_raw_fd()).unwrap())
-        };
-        assert_eq!(check("/proc/self/maps"), Err(Errno::EACCES));
-        assert_eq!(check("/proc/1/status"), Err(Errno::ENOENT));
-        assert_eq!(check("/proc/1/mountinfo"), Err(Errno::ENOENT));
-        assert_eq!(check("/proc/self/mountinfo"), Ok(()));
-        assert_eq!(check("/proc/cpuinfo"), Ok(()));
-        assert_eq!(check("/proc/sys/kernel/ostype"), Ok(()));
-        assert_eq!(check("/proc"), Ok(()));
-        assert_eq!(check("/etc/passwd"), Ok(()));
     }
 }

@@ -5,7 +5,7 @@
 use super::Fate::{self, Refused, Served};
 use super::{
     advice, attributes, change, children, events, exec, fds, files, futex, io, memory, mremap,
-    open, process, sched, signals, sockets, sockopt, time, timers, wait, Syscall,
+    open, process, sched, signals, sockets, sockopt, time, timers, transfer, wait, Syscall,
 };
 use crate::errno::Errno;
 
@@ -127,10 +127,10 @@ table! {
     41 socket "ddd" => Served(sockets::socket);
     42 connect "fxu" => Served(sockets::connect);
     43 accept "fxx" => Served(sockets::accept);
-    44 sendto "fxuxxu" => Served(sockets::sendto);
-    45 recvfrom "fxuxxx" => Served(sockets::recvfrom);
-    46 sendmsg "fxx" => Served(sockets::sendmsg);
-    47 recvmsg "fxx" => Served(sockets::recvmsg);
+    44 sendto "fxuxxu" => Served(transfer::sendto);
+    45 recvfrom "fxuxxx" => Served(transfer::recvfrom);
+    46 sendmsg "fxx" => Served(transfer::sendmsg);
+    47 recvmsg "fxx" => Served(transfer::recvmsg);
     48 shutdown "fd" => Served(sockets::shutdown);
     49 bind "fxu" => Served(sockets::bind);
     50 listen "fd" => Served(sockets::listen);
@@ -382,7 +382,7 @@ table! {
     296 pwritev "fxud" => Served(io::pwritev);
     297 rt_tgsigqueueinfo "dddx" => Served(signals::rt_tgsigqueueinfo);
     298 perf_event_open "xddfx" => Refused(Errno::EPERM, POWER);
-    299 recvmmsg "fxuxx" => Served(sockets::recvmmsg);
+    299 recvmmsg "fxuxx" => Served(transfer::recvmmsg);
     300 fanotify_init "xx" => Refused(Errno::EPERM, POWER);
     301 fanotify_mark "fxx@s" => Refused(Errno::EPERM, POWER);
     302 prlimit64 "duxx" => Served(process::prlimit64);
@@ -390,7 +390,7 @@ table! {
     304 open_by_handle_at "fxx" => Refused(Errno::EPERM, POWER);
     305 clock_adjtime "dx" => Served(time::clock_adjtime);
     306 syncfs "f" => Served(io::syncfs);
-    307 sendmmsg "fxux" => Served(sockets::sendmmsg);
+    307 sendmmsg "fxux" => Served(transfer::sendmmsg);
     308 setns "fx" => Refused(Errno::EPERM, POWER);
     309 getcpu "xx" => Served(sched::getcpu);
     310 process_vm_readv "dxuxux" => Refused(Errno::EPERM, POWER);

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::children::is_group;
-use super::{paths, Fds};
+use super::{links, Fds};
 use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
@@ -128,7 +128,7 @@ fn open_slave(fds: &Fds, number: u32, flags: i32) -> SysResult {
             Some(master) if master == number => {
                 Some(pass!(IOCTL_NUMBER, fd, libc::TIOCGPTPEER, flags))
             }
-            _ if number_of_slave(fd) == Some(number) => Some(paths::reopen(fd, flags)),
+            _ if number_of_slave(fd) == Some(number) => Some(links::reopen(fd, flags)),
             _ => None,
         }
     });

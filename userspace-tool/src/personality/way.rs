@@ -12,7 +12,8 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use super::access::Right;
 use super::kernels::{file_system, PROC};
-use super::paths::{read_link, Scope, STEPS};
+use super::links::read_link;
+use super::paths::{Scope, STEPS};
 use super::status::status_of;
 use crate::errno::{Errno, SysResult};
 

@@ -11,7 +11,9 @@
 //! `layers table` prints the table of `docs/security.md`.
 
 mod attacks;
+mod files;
 mod memory;
+mod outside;
 mod world;
 
 use std::collections::BTreeMap;
