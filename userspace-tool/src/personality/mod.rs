@@ -22,6 +22,7 @@ mod futex;
 mod interfaces;
 mod io;
 mod kernels;
+mod kills;
 mod learning;
 mod memory;
 mod message;

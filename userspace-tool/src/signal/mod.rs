@@ -3,13 +3,14 @@
 //! Signals on their way from the host to a thread of a task.
 //!
 //! The host's masks and dispositions are the task's own, so that the host decides what arrives where and when. For
-//! a signal that the task handles, the broker's handler is [`collect`]: it notes the signal in the thread's
+//! a signal that the task handles, or that is to end it where others may wait for it, the broker's handler is [`collect`]: it notes the signal in the thread's
 //! [`Inbox`], blocks all others, and makes whatever the thread is in come back: RUN by its `immediate_exit`, and a
 //! system call that waits by [`call`], which has no gap between its last look at the inbox and the kernel. The
 //! thread then gives the signal to the guest, and unblocks what the guest's handler leaves unblocked.
 
 mod action;
 mod call;
+mod fatal;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
@@ -22,6 +23,9 @@ use crate::{pass, ExitFlag};
 
 pub use action::{die_of, set_collected, set_disposition};
 pub(crate) use call::{call, plain_call};
+pub use fatal::{
+    begin, is_doomed, is_fatal, kill_request, leave_fatal, set_default, take_fatal, takes_fatal,
+};
 
 /// The size of a `siginfo_t`.
 pub const INFO: usize = 128;
@@ -314,12 +318,16 @@ unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t
         set_disposition(number, libc::SIG_DFL);
         return;
     }
+    let doomed = fatal::is_kill_request(number, &info);
+    if doomed {
+        fatal::doom();
+    }
     if inbox.is_null() {
         return;
     }
     // SAFETY: It is alive as long as it is the thread's.
     let inbox = unsafe { &*inbox };
-    if number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
+    if doomed || number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
         inbox.woken.store(1, SeqCst);
         inbox.raise();
     } else if number == WAKE

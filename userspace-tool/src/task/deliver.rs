@@ -18,6 +18,9 @@ impl Task {
             self.ending = Some(Ending::Left);
             return Ok(());
         }
+        if signal::is_doomed() {
+            self.die(libc::SIGKILL);
+        }
         let signal = self.inbox.take();
         self.inbox.clear();
         let interrupted = std::mem::take(&mut self.signals.interrupted);
@@ -47,7 +50,12 @@ impl Task {
         let number = signal.number;
         let mut actions = self.shared.actions.lock();
         let action = actions.deliver(number);
-        if action.disposition() == Disposition::Default {
+        let is_default = action.disposition() == Disposition::Default;
+        if is_default && signal::is_fatal(number) {
+            drop(actions);
+            self.die(number);
+        }
+        if is_default {
             // It has changed its mind since: the host does what is to be done. Nobody changes it again meanwhile.
             signal::set_disposition(number, libc::SIG_DFL);
             // It cannot fail for a thread that there is.
