@@ -245,7 +245,7 @@ fn is_own_zombie(pid: i32) -> bool {
     let mut info = [0; 128];
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     let found = pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None);
-    found.is_ok() && word32(&info, 12) as i32 == pid
+    found.is_ok() && word32(&info, 16) as i32 == pid
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
