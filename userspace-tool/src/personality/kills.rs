@@ -84,5 +84,11 @@ impl Asked {
 
 /// Sends SIGKILL by a handle.
 fn kill(handle: &OwnedFd) -> SysResult {
-    pass!(PIDFD_SEND_SIGNAL, handle.as_raw_fd(), libc::SIGKILL, None, 0)
+    pass!(
+        PIDFD_SEND_SIGNAL,
+        handle.as_raw_fd(),
+        libc::SIGKILL,
+        None,
+        0
+    )
 }

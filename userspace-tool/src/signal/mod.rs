@@ -158,6 +158,12 @@ impl Inbox {
         self.woken.swap(0, SeqCst) != 0
     }
 
+    /// The broker wants something of the thread. Async-signal-safe.
+    pub fn wake(&self) {
+        self.woken.store(1, SeqCst);
+        self.raise();
+    }
+
     /// Nothing is to be looked at any more; what arrives from now on is noted again.
     pub fn clear(&self) {
         self.pending.store(0, SeqCst);
@@ -328,8 +334,7 @@ unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t
     // SAFETY: It is alive as long as it is the thread's.
     let inbox = unsafe { &*inbox };
     if doomed || number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
-        inbox.woken.store(1, SeqCst);
-        inbox.raise();
+        inbox.wake();
     } else if number == WAKE
         && (inbox.mask.load(SeqCst) & bit(WAKE) != 0 || inbox.number.load(SeqCst) != 0)
     {
@@ -364,9 +369,10 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
     synchronous && code(info) > 0
 }
 
-/// Whether a [`WAKE`] is the broker's.
+/// Whether a [`WAKE`] is the broker's; so is one of which nothing is known.
 fn is_wake(info: &Info) -> bool {
-    crate::memory::word(info, 24) == WAKE_VALUE
+    let is_lost = code(info) == libc::SI_USER && crate::memory::word32(info, 16) == 0;
+    is_lost || crate::memory::word(info, 24) == WAKE_VALUE
 }
 
 /// The parent of this process, whose end is told by [`WAKE`].
@@ -444,18 +450,16 @@ pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
     }
 }
 
-/// Wakes a thread of this process: it looks what the broker wants of it.
-pub fn wake(tid: i32) {
-    /// How often it is tried while the user's queue of signals is full.
-    const ATTEMPTS: usize = 1000;
-    let info = wake_info(WAKE_VALUE);
-    for _ in 0..ATTEMPTS {
-        // One that has ended needs none.
-        if send(tid, WAKE, &info) != Err(Errno::EAGAIN) {
-            return;
-        }
-        std::thread::yield_now();
+/// Wakes a thread of this process: it looks what the broker wants of it. False if the user's queue of signals is full: one
+/// of the threads is woken that do not block [`WAKE`], so it is to be done again, until it was this one.
+pub fn wake(tid: i32) -> bool {
+    // One that has ended needs none.
+    if send(tid, WAKE, &wake_info(WAKE_VALUE)) != Err(Errno::EAGAIN) {
+        return true;
     }
+    // A signal of `kill` comes in any case, but without what should come with it.
+    let _ = pass!(KILL, u64::from(crate::process::id()), WAKE);
+    false
 }
 
 /// The value for a timer that wakes.

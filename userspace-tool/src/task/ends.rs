@@ -87,9 +87,7 @@ impl Task {
         let owner = value & 0x3fff_ffff;
         match owner == signal::own_tid() as u32 {
             true => personality::wake_one(self, address, Some(OWNER_DIED)).map(drop),
-            false if pending && value == 0 => {
-                personality::wake_one(self, address, None).map(drop)
-            }
+            false if pending && value == 0 => personality::wake_one(self, address, None).map(drop),
             false => Ok(()),
         }
     }

@@ -20,6 +20,9 @@ use crate::sync::Lock;
 /// The stack of a host thread; it serves system calls and no more.
 const STACK: usize = 256 << 10;
 
+/// When a thread is woken again that may not have been.
+const AGAIN: Duration = Duration::from_millis(1);
+
 /// What a thread has for itself besides its vCPU.
 #[derive(Debug)]
 pub(crate) struct Thread {
@@ -105,21 +108,17 @@ impl Threads {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same, until `end` at the latest, if there is one; none behind that.
-    fn wait_until<'a>(
+    /// The same, for no longer than `time`, if that is given.
+    fn wait_for<'a>(
         &self,
         state: MutexGuard<'a, State>,
-        end: Option<Instant>,
-    ) -> Option<MutexGuard<'a, State>> {
-        let Some(end) = end else {
-            return Some(self.wait(state));
+        time: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        let Some(time) = time else {
+            return self.wait(state);
         };
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return None;
-        }
-        let waited = self.changed.wait_timeout(state, left);
-        Some(waited.unwrap_or_else(PoisonError::into_inner).0)
+        let waited = self.changed.wait_timeout(state, time);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Whether there is but one.
@@ -340,15 +339,18 @@ impl Task {
             // They leave on their own; whoever says how the process ended ends it.
             let mut state = self.shared.threads.lock();
             state.stopping = true;
-            state.others.iter().for_each(|&tid| signal::wake(tid));
+            for &tid in &state.others {
+                signal::wake(tid);
+            }
         } else {
             let tid = signal::own_tid();
             let mut state = self.shared.threads.lock();
             state.ended.get_or_insert(end.clone());
             state.others.retain(|&other| other != tid);
-            drop(state);
             self.shared.threads.changed.notify_all();
-            signal::wake(crate::process::id() as i32);
+            while !state.first_waits && !signal::wake(crate::process::id() as i32) {
+                state = self.shared.threads.wait_for(state, Some(AGAIN));
+            }
         }
         end
     }
@@ -363,26 +365,28 @@ impl Task {
             return false;
         }
         state.stopping = true;
+        // Who wakes others by a signal that is for any of them does not get it.
+        let _blocked = signal::BlockAll::new();
         let first = crate::process::id() as i32;
-        for &tid in state
-            .others
-            .iter()
-            .chain([&first])
-            .filter(|&&tid| tid != own)
-        {
-            signal::wake(tid);
-        }
-        let is_left = |state: &State| {
-            state.others.iter().all(|&tid| tid == own) && (self.thread.first || state.first_waits)
-        };
-        let end = time.map(|time| Instant::now() + time);
-        while !is_left(&state) {
-            state = match threads.wait_until(state, end) {
-                Some(state) => state,
-                None => break,
+        let is_to_leave = |state: &State, tid| tid != own && (tid != first || !state.first_waits);
+        let start = Instant::now();
+        let mut all_woken = false;
+        loop {
+            let all = state.others.iter().chain([&first]).copied();
+            let left: Vec<i32> = all.filter(|&tid| is_to_leave(&state, tid)).collect();
+            let over = time.is_some_and(|time| start.elapsed() >= time);
+            if left.is_empty() || over {
+                return true;
+            }
+            if !all_woken {
+                all_woken = left.iter().fold(true, |all, &tid| signal::wake(tid) && all);
+            }
+            let time = match all_woken {
+                true => time.map(|time| time.saturating_sub(start.elapsed())),
+                false => Some(AGAIN),
             };
+            state = threads.wait_for(state, time);
         }
-        true
     }
 
     /// Becomes what [`Self::successor`] made, which no other thread survives.
@@ -421,7 +425,7 @@ impl Task {
         self.inbox.set_mask(mask);
         if signal::is_doomed() {
             // Who was told may have left meanwhile.
-            signal::wake(signal::own_tid());
+            self.inbox.wake();
         }
     }
 }
