@@ -174,6 +174,14 @@ def pipe():
     os.close(r)
     os.write(w, b"x")
 play("a broken pipe", pipe)
+# What others see whose library is another one.
+memory, held = mutex()
+pid = os.fork()
+if pid == 0:
+    libc.pthread_mutex_lock(held)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(hex(ctypes.c_uint.from_address(held.value).value))
 '
 owners 'a mutex whose owner is killed by another process' '
 for number in (9, 15, 1, 11, 34, 64):

@@ -12,8 +12,8 @@ use crate::pass;
 use crate::signal::{self, WAKE};
 use crate::task::Task;
 
-/// How long they may take, in nanoseconds; some that is stopped, or waits for what no other signal ends, takes longer.
-const TIME: u64 = 50_000_000;
+/// How long they may take, in nanoseconds; one that waits for what no other signal ends takes longer.
+const TIME: u64 = 200_000_000;
 
 /// How many are asked at a time; each takes a descriptor.
 const MOST: usize = 64;
@@ -34,6 +34,7 @@ impl Asked {
         };
         let mut request = signal::kill_request();
         let asked = takes_fatal
+            && !is_stopped(pid)
             && pass!(PIDFD_SEND_SIGNAL, handle.as_raw_fd(), WAKE, &mut request, 0).is_ok();
         if !asked {
             return kill(&handle);
@@ -82,6 +83,19 @@ impl Asked {
     }
 }
 
+/// Whether a process is stopped, so that it would not do what it is asked for.
+fn is_stopped(pid: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    has_stopped(&text)
+}
+
+/// Whether a process's `stat` in `/proc` says that.
+fn has_stopped(text: &str) -> bool {
+    // Behind the name, which may have all in it.
+    let state = text.rsplit(')').next().unwrap_or_default();
+    state.trim_start().starts_with(['T', 't'])
+}
+
 /// Sends SIGKILL by a handle.
 fn kill(handle: &OwnedFd) -> SysResult {
     pass!(
@@ -91,4 +105,23 @@ fn kill(handle: &OwnedFd) -> SysResult {
         None,
         0
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_behind_names() {
+        for (text, stopped) in [
+            ("12 (sleep) T 1 12", true),
+            ("12 (sleep) S 1 12", false),
+            ("12 (a) T (b) R 1", false),
+            ("12 (R) ) t 1", true),
+            ("", false),
+        ] {
+            assert_eq!(has_stopped(text), stopped, "{text}");
+        }
+        assert!(!is_stopped(crate::process::id()));
+    }
 }

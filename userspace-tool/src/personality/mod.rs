@@ -57,7 +57,7 @@ pub(crate) use actions::{Action, Actions, Disposition, AUTODISARM};
 pub use domain::keeps_socket_paths_apart;
 pub use fds::Fds;
 pub(crate) use fds::Moving;
-pub(crate) use futex::wake_one;
+pub(crate) use futex::{wake_one, Change};
 pub(crate) use memory::Book;
 pub use memory::Heap;
 pub use message::MessagePointer;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{End, Task};
 use crate::errno::SysResult;
 use crate::memory::{word, word32};
-use crate::personality;
+use crate::personality::{self, Change};
 use crate::signal;
 
 /// The most entries of a thread's list of robust futexes that are looked at, as Linux has it.
@@ -19,7 +19,7 @@ const OWNER_DIED: u32 = 1 << 30;
 
 /// How long the other threads of a process that ends may take to let go of what they have. One that waits in the kernel for
 /// what no signal ends would take longer.
-const LEAVE_TIME: Duration = Duration::from_millis(20);
+const LEAVE_TIME: Duration = Duration::from_millis(100);
 
 impl Task {
     /// Other processes may have memory of this one's from here on, and wait for what its threads have locked there: so
@@ -41,7 +41,7 @@ impl Task {
         let address = mem::take(&mut self.thread.clear_tid);
         if address != 0 && self.memory.write(address, &[0; 4]).is_ok() {
             // Nobody waits at what is no memory.
-            let _ = personality::wake_one(self, address, None);
+            let _ = personality::wake_one(self, address, Change::None);
         }
     }
 
@@ -67,28 +67,34 @@ impl Task {
             }
             let next = u64::from_le_bytes(self.memory.read(at)?);
             if at != pending & !1 {
-                self.owner_died(at.wrapping_add(offset), false)?;
+                self.owner_died(entry, offset, false)?;
             }
             entry = next;
         }
         match pending & !1 {
             0 => Ok(()),
-            at => self.owner_died(at.wrapping_add(offset), true),
+            _ => self.owner_died(pending, offset, true),
         }
     }
 
-    /// Says in a futex that is this thread's that it has died, and wakes one that waits for it; also if it was about to
-    /// wake one, as may be where it is `pending`.
-    fn owner_died(&self, address: u64, pending: bool) -> SysResult<()> {
+    /// Says in the futex of an entry that is this thread's that it has died, and wakes one that waits for it; also if it
+    /// was about to wake one, as may be where it is `pending`.
+    fn owner_died(&self, entry: u64, offset: u64, pending: bool) -> SysResult<()> {
+        let address = (entry & !1).wrapping_add(offset);
         let value = word32(&self.memory.read::<4>(address)?, 0);
-        if address % 4 != 0 {
-            return Ok(());
-        }
-        let owner = value & 0x3fff_ffff;
-        match owner == signal::own_tid() as u32 {
-            true => personality::wake_one(self, address, Some(OWNER_DIED)).map(drop),
-            false if pending && value == 0 => personality::wake_one(self, address, None).map(drop),
-            false => Ok(()),
+        // The kernel hands over one with priority inheritance, by what is in it.
+        let change = match entry & 1 {
+            0 => Change::To(OWNER_DIED),
+            _ => Change::With(OWNER_DIED),
+        };
+        let change = match value & 0x3fff_ffff == signal::own_tid() as u32 {
+            true => change,
+            false if pending && value == 0 => Change::None,
+            false => return Ok(()),
+        };
+        match address % 4 {
+            0 => personality::wake_one(self, address, change).map(drop),
+            _ => Ok(()),
         }
     }
 
