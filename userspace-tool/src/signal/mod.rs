@@ -3,10 +3,11 @@
 //! Signals on their way from the host to a thread of a task.
 //!
 //! The host's masks and dispositions are the task's own, so that the host decides what arrives where and when. For
-//! a signal that the task handles, or that is to end it where others may wait for it, the broker's handler is [`collect`]: it notes the signal in the thread's
-//! [`Inbox`], blocks all others, and makes whatever the thread is in come back: RUN by its `immediate_exit`, and a
-//! system call that waits by [`call`], which has no gap between its last look at the inbox and the kernel. The
-//! thread then gives the signal to the guest, and unblocks what the guest's handler leaves unblocked.
+//! a signal that the task handles, or that is to end it where others may wait for it ([`fatal`]), the broker's
+//! handler is [`collect`]: it notes the signal in the thread's [`Inbox`], blocks all others, and makes whatever the
+//! thread is in come back: RUN by its `immediate_exit`, and a system call that waits by [`call`], which has no gap
+//! between its last look at the inbox and the kernel. The thread then gives the signal to the guest, and unblocks what
+//! the guest's handler leaves unblocked.
 
 mod action;
 mod call;
