@@ -12,7 +12,7 @@ python() { # NAME PROGRAM
 	local native status
 	/usr/bin/python3 -S -c "$2" >native.out 2>native.err </dev/null
 	native=$?
-	timeout 120 uvctl run -- /usr/bin/python3 -S -c "$2" >guest.out 2>guest.err </dev/null
+	timeout 120 uvctl run --rw . -- /usr/bin/python3 -S -c "$2" >guest.out 2>guest.err </dev/null
 	status=$?
 	compare $native $status out
 	report $? "$1"
@@ -106,8 +106,9 @@ print([os.WTERMSIG(os.waitpid(pid, 0)[1]) for pid in kids])
 # A mutex in memory that processes have in common, whose owner goes; what the next one is told. PTHREAD_MUTEX_ROBUST,
 # PTHREAD_PROCESS_SHARED.
 cat >robust.py <<'PY'
-import ctypes, errno, mmap, os, signal, sys, threading
+import ctypes, errno, mmap, os, resource, signal, threading, time
 libc = ctypes.CDLL(None)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 def mutex():
     memory = mmap.mmap(-1, 4096)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -117,25 +118,164 @@ def mutex():
     libc.pthread_mutexattr_setrobust(attributes, 1)
     libc.pthread_mutex_init(ctypes.c_void_p(address), attributes)
     return memory, ctypes.c_void_p(address)
-def name(number): return errno.errorcode.get(number, number)
-def play(what, goes):
-    memory, lock = mutex()
+def lock(mutex):
+    # Longer than anything here takes.
+    until = (ctypes.c_long * 2)(int(time.time()) + 4, 0)
+    status = libc.pthread_mutex_timedlock(mutex, until)
+    return errno.errorcode.get(status, status)
+def wait():
+    while True: signal.pause()
+def compute():
+    while True: pass
+# Has a child lock a mutex, in a thread of its own if there is something that this one does, and do `goes`; `how` is what
+# is done to it then.
+def play(what, goes, how=lambda pid: None, thread=None):
+    global held
+    memory, held = mutex()
     r, w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        libc.pthread_mutex_lock(lock)
-        os.write(w, b"x")
-        goes()
-    os.read(r, 1)
+        os.setpgid(0, 0)
+        def own(then):
+            libc.pthread_mutex_lock(held)
+            os.write(w, b"x")
+            then()
+        if thread: threading.Thread(target=own, args=(thread,), daemon=True).start()
+        own(goes) if thread is None else goes()
+        os._exit(4)
+    os.close(w)
+    assert os.read(r, 1) == b"x"
+    how(pid)
     # It waits for it, unless it is gone already.
-    status = libc.pthread_mutex_lock(lock)
-    print(what, name(status), os.waitpid(pid, 0)[1] != 0, flush=True)
-    print(libc.pthread_mutex_consistent(lock), libc.pthread_mutex_unlock(lock), libc.pthread_mutex_trylock(lock))
-play("exits", lambda: (signal.setitimer(signal.ITIMER_REAL, 0), os._exit(3)))
+    status = lock(held)
+    print(what, status, flush=True)
+    if status == "EOWNERDEAD":
+        print(libc.pthread_mutex_consistent(held), libc.pthread_mutex_unlock(held), libc.pthread_mutex_trylock(held))
+    info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    print(info.si_pid == pid, info.si_uid == os.getuid(), info.si_code, info.si_status, os.waitpid(pid, 0)[1], flush=True)
+def sends(number): return lambda pid: os.kill(pid, number)
+def when_held():
+    while libc.pthread_mutex_trylock(held) == 0: libc.pthread_mutex_unlock(held)
+PY
+owners() { python "$1" "$(cat robust.py)$2"; }
+owners 'a mutex whose owner ends' '
+play("exits", lambda: os._exit(3))
 play("faults", lambda: ctypes.string_at(8))
 play("aborts", lambda: os.abort())
-PY
-python 'a mutex whose owner ends' "$(cat robust.py)"
+play("is its own killer", lambda: os.kill(os.getpid(), 9))
+play("becomes another program", lambda: os.execv("/bin/true", ["true"]))
+def timed(which):
+    signal.setitimer(which, 0.01)
+    compute()
+for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF): play("a timer", lambda: timed(which))
+def pipe():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    r, w = os.pipe()
+    os.close(r)
+    os.write(w, b"x")
+play("a broken pipe", pipe)
+def grow():
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    os.write(os.open("file", os.O_RDWR | os.O_CREAT), b"x")
+play("a limit", grow)
+os.remove("file")
+# What others see whose library is another one.
+memory, held = mutex()
+pid = os.fork()
+if pid == 0:
+    libc.pthread_mutex_lock(held)
+    os._exit(0)
+os.waitpid(pid, 0)
+print(hex(ctypes.c_uint.from_address(held.value).value))
+'
+owners 'a mutex whose owner is killed by another process' '
+for number in (9, 15, 1, 11, 34, 64):
+    play("kill %d" % number, wait, sends(number))
+play("while it computes", compute, sends(9))
+play("while it reads", lambda: os.read(os.pipe()[0], 1), sends(9))
+def block():
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+    compute()
+play("all blocked", block, sends(9))
+play("its group", wait, lambda pid: os.killpg(pid, 9))
+play("a handle", wait, lambda pid: signal.pidfd_send_signal(os.pidfd_open(pid), 9))
+play("tgkill", wait, lambda pid: libc.syscall(234, pid, pid, 9))
+def queue(number): return lambda pid: libc.syscall(129, pid, number, (ctypes.c_int * 32)(number, 0, -1))
+play("queued", wait, queue(9))
+play("queued 15", wait, queue(15))
+play("again and again", wait, lambda pid: [os.kill(pid, 9) for i in range(20)])
+def spawns():
+    os.posix_spawn("/bin/sh", ["sh", "-c", "kill -9 $PPID"], {})
+    wait()
+play("by its child", spawns)
+# It waits for a child that has its memory, and is not another program yet.
+os.mkfifo("fifo")
+def spawns(): os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, "fifo", os.O_RDONLY, 0)])
+def late(pid):
+    time.sleep(0.1)
+    os.kill(pid, 9)
+play("while it waits for a child", spawns, late)
+os.close(os.open("fifo", os.O_RDWR | os.O_NONBLOCK))
+os.remove("fifo")
+'
+owners 'a mutex whose owner is a thread of who ends' '
+play("killed", wait, sends(9), wait)
+play("killed, computing", wait, sends(9), compute)
+play("terminated", wait, sends(15), compute)
+def exits():
+    when_held()
+    os._exit(5)
+play("exits", exits, thread=compute)
+play("exits, and the owner waits", exits, thread=wait)
+def becomes():
+    when_held()
+    os.execv("/bin/true", ["true"])
+play("becomes another program", becomes, thread=compute)
+play("the thread kills all", wait, thread=lambda: os.kill(os.getpid(), 9))
+play("the thread exits for all", wait, thread=lambda: os._exit(6))
+play("the thread terminates all", wait, thread=lambda: os.kill(os.getpid(), 15))
+'
+# Of processes that have memory in common with others.
+owners 'what is stopped is killed, and what has killed it' '
+memory, held = mutex()
+for after in ((9,), (18, 9)):
+    pid = os.fork()
+    if pid == 0: wait()
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+    start = time.monotonic()
+    for number in after: os.kill(pid, number)
+    info = os.waitid(os.P_PID, pid, os.WEXITED)
+    print(info.si_code, info.si_status, time.monotonic() - start < 0.15)
+# Two that kill each other.
+for i in range(5):
+    pipes, both = [os.pipe() for _ in range(2)], []
+    for r, w in pipes:
+        pid = os.fork()
+        if pid == 0:
+            os.kill(int(os.read(r, 20)), 9)
+            wait()
+        both.append(pid)
+    for (r, w), victim in zip(pipes, reversed(both)): os.write(w, b"%d" % victim)
+    first, status = os.wait()
+    last = both[both[0] == first]
+    os.kill(last, 9)
+    print(status, os.waitpid(last, 0)[1])
+'
+# Natively there would be more of them.
+got=$(timeout -s KILL 120 uvctl run -- /usr/bin/python3 -S -c "$(cat robust.py)
+memory, held = mutex()
+r, w = os.pipe()
+for i in range(6):
+    if os.fork() == 0:
+        if i == 3: libc.pthread_mutex_lock(held)
+        os.write(w, b'x')
+        wait()
+for i in range(6): os.read(r, 1)
+os.kill(-1, 9)
+print(lock(held), [os.wait()[1] for i in range(6)])" 2>&1 </dev/null)
+is 'a mutex whose owner is killed with all others' 'EOWNERDEAD [9, 9, 9, 9, 9, 9]' "$got"
 
 # From outside: uvctl, and one process of a task.
 gone() { # PATTERN

@@ -67,6 +67,13 @@ got=$(timeout -s KILL 60 uvctl run -- "$task" apart 2>&1)
 is 'a process does not leave its task by a table of descriptors of its own' \
 	$'alone: exit 0\nbeside another thread: EINVAL\nkilled: signal 9' "$got"
 
+# --- Signal frames that are none
+
+"$task" frames >native.out 2>&1
+timeout -s KILL 60 uvctl run -- "$task" frames >guest.out 2>guest.err
+is 'who goes back by what is no frame faults, as natively' "$(cat native.out)" "$(cat guest.out)"
+check 'what can be caught is' test "$(grep -c '^caught' guest.out)" = 4
+
 # --- What calls use while another thread changes it
 
 mkdir races races/in races/no

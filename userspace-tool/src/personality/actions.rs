@@ -86,7 +86,7 @@ impl Action {
         match self.disposition() {
             // The broker needs it; what it is for the task is seen when it comes.
             _ if number == WAKE => signal::set_collected(number, 0),
-            Disposition::Default => signal::set_disposition(number, libc::SIG_DFL),
+            Disposition::Default => signal::set_default(number),
             Disposition::Ignore => signal::set_disposition(number, libc::SIG_IGN),
             Disposition::At(_) => signal::set_collected(number, self.flags()),
         }
@@ -143,6 +143,15 @@ impl Actions {
             let _ = self.set(number, Action::default());
         }
         action
+    }
+
+    /// Makes the host do what signals do by default, which is something else now.
+    pub(crate) fn apply_defaults(&self) {
+        for (number, action) in (1..).zip(self.0.iter().skip(1)) {
+            if action.disposition() == Disposition::Default {
+                action.apply(number);
+            }
+        }
     }
 
     /// Those of the program that takes this one's place: handlers go, what is ignored stays.

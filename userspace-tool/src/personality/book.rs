@@ -172,7 +172,9 @@ pub(super) fn map(
     result.map_err(region_error)?;
     if let Source::Shared(fd, _) | Source::Broker(fd, _) | Source::Common(fd) = *source {
         // What the broker cannot write no other process waits for there.
-        let _ = book.shared.insert((start, end), fd, offset);
+        if book.shared.insert((start, end), fd, offset).is_ok() {
+            task.has_common_memory();
+        }
     }
     let area = Area { end, prot, backing };
     match named {

@@ -104,23 +104,34 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     }
 }
 
-/// Wakes one that waits at a word, wherever it is, behind setting a bit there, if one is given.
-pub(crate) fn wake_one(task: &Task, address: u64, bit: Option<u32>) -> SysResult {
+/// What is changed in a word before one that waits there is woken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    None,
+    /// It becomes this, a bit. Whoever is woken says again that others wait.
+    To(u32),
+    /// This bit is set as well.
+    With(u32),
+}
+
+/// Wakes one that waits at a word, wherever it is.
+pub(crate) fn wake_one(task: &Task, address: u64, change: Change) -> SysResult {
     let common = task.shared.book.lock().shared.find(address);
     let private = match common {
         Some(_) => 0,
         None => libc::FUTEX_PRIVATE_FLAG,
     };
     let word = at(task, address, &common)?;
-    match bit {
-        None => pass!(FUTEX, word, libc::FUTEX_WAKE | private, 1, 0, None, 0),
-        Some(bit) => {
-            // Or'ing a bit: 8 says that the argument is its number.
-            let or: u32 = (8 | 2) << 28 | bit.trailing_zeros() << 12;
-            let operation = libc::FUTEX_WAKE_OP | private;
-            pass!(FUTEX, word, operation, 1, 0, Some(word), u64::from(or))
-        }
-    }
+    let (operation, bit) = match change {
+        Change::None => return pass!(FUTEX, word, libc::FUTEX_WAKE | private, 1, 0, None, 0),
+        Change::To(bit) => (libc::FUTEX_OP_SET, bit),
+        Change::With(bit) => (libc::FUTEX_OP_OR, bit),
+    };
+    // The argument is the number of a bit.
+    let operation = (libc::FUTEX_OP_OPARG_SHIFT | operation) as u32;
+    let change = u64::from(operation << 28 | bit.trailing_zeros() << 12);
+    let operation = libc::FUTEX_WAKE_OP | private;
+    pass!(FUTEX, word, operation, 1, 0, Some(word), change)
 }
 
 /// `FUTEX_LOCK_PI2`.

@@ -5,6 +5,7 @@
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::actions::{Action, Disposition, MASK, SIGNALS};
+use super::kills::Asked;
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
@@ -108,29 +109,26 @@ pub(super) fn sigaltstack(task: &mut Task, [new, old, ..]: Args) -> SysResult {
     Ok(0)
 }
 
+/// Whether a number is that of the signal which nothing holds up.
+fn kills(number: u64) -> bool {
+    number as u32 as i32 == libc::SIGKILL
+}
+
 /// Sends a signal to the task's own process.
 fn raise(task: &mut Task, number: u64) -> SysResult {
     if number as u32 == 0 {
         return Ok(0);
     }
     let number = number_of(number)?;
-    let kills = !matches!(
-        number,
-        libc::SIGSTOP
-            | libc::SIGTSTP
-            | libc::SIGTTIN
-            | libc::SIGTTOU
-            | libc::SIGCHLD
-            | libc::SIGURG
-            | libc::SIGWINCH
-            | libc::SIGCONT
-    );
     let default = task.shared.actions.lock().get(number).disposition() == Disposition::Default;
     let blocked = task.signals.mask & bit(number) != 0;
-    if task.shared.threads.is_alone() && kills && default && !blocked {
+    if task.shared.threads.is_alone() && signal::is_fatal(number) && default && !blocked {
         // It ends by itself, so that there is somebody to say how, and to let go of what others wait for.
         task.end(End::Signal(number));
         return Ok(0);
+    }
+    if number == libc::SIGKILL && signal::takes_fatal() {
+        task.die(number);
     }
     pass!(KILL, u64::from(crate::process::id()), number)
 }
@@ -142,8 +140,25 @@ fn send(task: &Task, pid: u32, number: u64) -> SysResult {
 
 /// [`send`], with what is to come with it.
 fn send_with(task: &Task, pid: u32, number: u64, info: Option<signal::Info>) -> SysResult {
+    let mut asked = Asked::default();
+    let sent = send_one(task, pid, number, info, &mut asked);
+    asked.wait(task);
+    sent
+}
+
+/// [`send_with`], but that a process is maybe only asked to end.
+fn send_one(
+    task: &Task,
+    pid: u32,
+    number: u64,
+    info: Option<signal::Info>,
+    asked: &mut Asked,
+) -> SysResult {
     let handle = handle(task, pid)?;
     let number = number as u32 as i32;
+    if number == libc::SIGKILL {
+        return asked.kill(task, pid, handle);
+    }
     let mut info = info.or_else(|| (number == WAKE).then(signal::guests_wake));
     pass!(PIDFD_SEND_SIGNAL, handle.as_raw_fd(), number, &mut info, 0)
 }
@@ -184,13 +199,15 @@ fn send_to_many(task: &mut Task, number: u64, is_meant: impl Fn(u32) -> bool) ->
         return Err(Errno::EINVAL);
     }
     let mut result = Err(Errno::ESRCH);
+    let mut asked = Asked::default();
     for pid in task.others().into_iter().filter(|&pid| is_meant(pid)) {
-        match send(task, pid, number) {
+        match send_one(task, pid, number, None, &mut asked) {
             // It has ended since.
             Err(Errno::ESRCH) => {}
             sent => result = sent,
         }
     }
+    asked.wait(task);
     match is_meant(crate::process::id()) {
         true => raise(task, number),
         false => result,
@@ -228,7 +245,7 @@ fn is_own_zombie(pid: i32) -> bool {
     let mut info = [0; 128];
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     let found = pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None);
-    found.is_ok() && word32(&info, 12) as i32 == pid
+    found.is_ok() && word32(&info, 16) as i32 == pid
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
@@ -254,7 +271,7 @@ fn send_to_thread(task: &mut Task, group: u64, tid: u64, number: u64) -> SysResu
     };
     match own {
         true if !task.shared.threads.has(tid) => Err(Errno::ESRCH),
-        true if task.shared.threads.is_alone() => raise(task, number),
+        true if task.shared.threads.is_alone() || kills(number) => raise(task, number),
         true => pass!(TGKILL, pid, tid, number as u32 as i32),
         // The first thread of another process of the task, which is pinned meanwhile.
         false if group == tid => send(task, tid as u32, number),
@@ -265,6 +282,7 @@ fn send_to_thread(task: &mut Task, group: u64, tid: u64, number: u64) -> SysResu
 pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) -> SysResult {
     let info = queued(task.memory.read::<128>(info)?)?;
     match task.is_own(pid) {
+        true if kills(number) => raise(task, number),
         true => {
             let (pid, mut info) = (u64::from(crate::process::id()), info);
             pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
@@ -294,6 +312,9 @@ pub(super) fn rt_tgsigqueueinfo(task: &mut Task, args: Args) -> SysResult {
     }
     if !task.shared.threads.has(tid) {
         return Err(Errno::ESRCH);
+    }
+    if kills(number) {
+        return raise(task, number);
     }
     let pid = crate::process::id() as i32;
     pass!(RT_TGSIGQUEUEINFO, pid, tid, number as u32 as i32, &mut info)

@@ -3,13 +3,15 @@
 //! Signals on their way from the host to a thread of a task.
 //!
 //! The host's masks and dispositions are the task's own, so that the host decides what arrives where and when. For
-//! a signal that the task handles, the broker's handler is [`collect`]: it notes the signal in the thread's
-//! [`Inbox`], blocks all others, and makes whatever the thread is in come back: RUN by its `immediate_exit`, and a
-//! system call that waits by [`call`], which has no gap between its last look at the inbox and the kernel. The
-//! thread then gives the signal to the guest, and unblocks what the guest's handler leaves unblocked.
+//! a signal that the task handles, or that is to end it where others may wait for it ([`fatal`]), the broker's
+//! handler is [`collect`]: it notes the signal in the thread's [`Inbox`], blocks all others, and makes whatever the
+//! thread is in come back: RUN by its `immediate_exit`, and a system call that waits by [`call`], which has no gap
+//! between its last look at the inbox and the kernel. The thread then gives the signal to the guest, and unblocks what
+//! the guest's handler leaves unblocked.
 
 mod action;
 mod call;
+mod fatal;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
@@ -22,6 +24,9 @@ use crate::{pass, ExitFlag};
 
 pub use action::{die_of, set_collected, set_disposition};
 pub(crate) use call::{call, plain_call};
+pub use fatal::{
+    begin, is_doomed, is_fatal, kill_request, leave_fatal, set_default, take_fatal, takes_fatal,
+};
 
 /// The size of a `siginfo_t`.
 pub const INFO: usize = 128;
@@ -152,6 +157,12 @@ impl Inbox {
     /// Whether the broker wants something of the thread; it is asked once.
     pub fn take_wake(&self) -> bool {
         self.woken.swap(0, SeqCst) != 0
+    }
+
+    /// The broker wants something of the thread. Async-signal-safe.
+    pub fn wake(&self) {
+        self.woken.store(1, SeqCst);
+        self.raise();
     }
 
     /// Nothing is to be looked at any more; what arrives from now on is noted again.
@@ -314,14 +325,17 @@ unsafe fn collect_signal(number: i32, info: Info, context: *mut libc::ucontext_t
         set_disposition(number, libc::SIG_DFL);
         return;
     }
+    let doomed = fatal::is_kill_request(number, &info);
+    if doomed {
+        fatal::doom();
+    }
     if inbox.is_null() {
         return;
     }
     // SAFETY: It is alive as long as it is the thread's.
     let inbox = unsafe { &*inbox };
-    if number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
-        inbox.woken.store(1, SeqCst);
-        inbox.raise();
+    if doomed || number == WAKE && (is_wake(&info) || is_parents_end(&info)) {
+        inbox.wake();
     } else if number == WAKE
         && (inbox.mask.load(SeqCst) & bit(WAKE) != 0 || inbox.number.load(SeqCst) != 0)
     {
@@ -356,9 +370,10 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
     synchronous && code(info) > 0
 }
 
-/// Whether a [`WAKE`] is the broker's.
+/// Whether a [`WAKE`] is the broker's; so is one of which nothing is known.
 fn is_wake(info: &Info) -> bool {
-    crate::memory::word(info, 24) == WAKE_VALUE
+    let is_lost = code(info) == libc::SI_USER && crate::memory::word32(info, 16) == 0;
+    is_lost || crate::memory::word(info, 24) == WAKE_VALUE
 }
 
 /// The parent of this process, whose end is told by [`WAKE`].
@@ -436,18 +451,16 @@ pub fn send(tid: i32, number: i32, info: &Info) -> SysResult {
     }
 }
 
-/// Wakes a thread of this process: it looks what the broker wants of it.
-pub fn wake(tid: i32) {
-    /// How often it is tried while the user's queue of signals is full.
-    const ATTEMPTS: usize = 1000;
-    let info = wake_info(WAKE_VALUE);
-    for _ in 0..ATTEMPTS {
-        // One that has ended needs none.
-        if send(tid, WAKE, &info) != Err(Errno::EAGAIN) {
-            return;
-        }
-        std::thread::yield_now();
+/// Wakes a thread of this process: it looks what the broker wants of it. False if the user's queue of signals is full: one
+/// of the threads is woken that do not block [`WAKE`], so it is to be done again, until it was this one.
+pub fn wake(tid: i32) -> bool {
+    // One that has ended needs none.
+    if send(tid, WAKE, &wake_info(WAKE_VALUE)) != Err(Errno::EAGAIN) {
+        return true;
     }
+    // A signal of `kill` comes in any case, but without what should come with it.
+    let _ = pass!(KILL, u64::from(crate::process::id()), WAKE);
+    false
 }
 
 /// The value for a timer that wakes.

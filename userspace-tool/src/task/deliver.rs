@@ -18,6 +18,9 @@ impl Task {
             self.ending = Some(Ending::Left);
             return Ok(());
         }
+        if signal::is_doomed() {
+            self.die(libc::SIGKILL);
+        }
         let signal = self.inbox.take();
         self.inbox.clear();
         let interrupted = std::mem::take(&mut self.signals.interrupted);
@@ -47,7 +50,12 @@ impl Task {
         let number = signal.number;
         let mut actions = self.shared.actions.lock();
         let action = actions.deliver(number);
-        if action.disposition() == Disposition::Default {
+        let is_default = action.disposition() == Disposition::Default;
+        if is_default && signal::is_fatal(number) {
+            drop(actions);
+            self.die(number);
+        }
+        if is_default {
             // It has changed its mind since: the host does what is to be done. Nobody changes it again meanwhile.
             signal::set_disposition(number, libc::SIG_DFL);
             // It cannot fail for a thread that there is.
@@ -81,7 +89,7 @@ impl Task {
     }
 
     /// Gives the guest a signal that it cannot put off; `end` is what it comes to if it does not handle it.
-    pub(super) fn force(&mut self, fault: &Fault, end: End) -> Result<(), TaskError> {
+    pub(super) fn force(&mut self, fault: &Fault, end: End) {
         let number = fault.signal;
         let blocked = self.signals.mask & bit(number) != 0;
         let action = match blocked {
@@ -90,7 +98,7 @@ impl Task {
         };
         if !matches!(action.disposition(), Disposition::At(_)) {
             self.end(end);
-            return Ok(());
+            return;
         }
         let mask = self.signals.mask;
         if self
@@ -99,13 +107,16 @@ impl Task {
         {
             self.no_stack(number);
         }
-        Ok(())
     }
 
-    /// The guest has no stack for a handler: Linux has it killed.
+    /// The guest has no stack for a handler. As on Linux, that is a fault of its own, whose handler may have one.
     fn no_stack(&mut self, number: i32) {
         let text = format!("has no room on its stack for the handler of signal {number}");
-        self.end(End::Fault(libc::SIGSEGV, text));
+        let end = End::Fault(libc::SIGSEGV, text);
+        match number {
+            libc::SIGSEGV => self.end(end),
+            _ => self.force(&Fault::of_stack(), end),
+        }
     }
 
     /// Where the frame for a handler goes.
@@ -214,8 +225,10 @@ impl Task {
         // The handler's RET has taken the first word.
         let frame = self.vcpu.regs().rsp.wrapping_sub(8);
         if self.leave_handler(frame).is_err() {
+            // A handler for that goes back to behind the call, if it goes back.
+            self.answer(Ok(0));
             let text = format!("returned from a signal handler with a bad frame at {frame:#x}");
-            self.end(End::Fault(libc::SIGSEGV, text));
+            self.force(&Fault::of_stack(), End::Fault(libc::SIGSEGV, text));
         }
         self.answered = true;
         Ok(0)
@@ -225,6 +238,9 @@ impl Task {
     fn leave_handler(&mut self, address: u64) -> SysResult<()> {
         let (bytes, both) = self.read_frame(address)?;
         let frame = Frame::read(&bytes, self.vcpu.regs());
+        // What is good of a bad frame counts, as on Linux.
+        self.set_mask(frame.mask);
+        self.signals.stack.restore(&frame.stack);
         // What is not canonical cannot be gone to.
         if frame.regs.rip >> 47 != 0 {
             return Err(Errno::EFAULT);
@@ -232,8 +248,6 @@ impl Task {
         let legacy = both.and_then(|both| frame::legacy_within(&both, address, frame.state));
         self.load_extended(frame.state, legacy)?;
         *self.vcpu.regs_mut() = frame.regs;
-        self.signals.stack.restore(&frame.stack);
-        self.set_mask(frame.mask);
         Ok(())
     }
 

@@ -39,6 +39,17 @@ pub(super) struct Fault {
 }
 
 impl Fault {
+    /// That the kernel found no use for what the guest's stack has, or no room.
+    pub(super) fn of_stack() -> Self {
+        Self {
+            signal: libc::SIGSEGV,
+            code: code::KERNEL,
+            address: 0,
+            trap: Trap::default(),
+            what: String::new(),
+        }
+    }
+
     /// What comes with the signal.
     pub(super) fn info(&self) -> Info {
         let mut info = [0; INFO];
@@ -104,7 +115,8 @@ impl Task {
             regs.rip = regs.rip.wrapping_add(1);
         }
         let end = End::Fault(fault.signal, format!("at {rip:#x} it {}", fault.what));
-        self.force(&fault, end)
+        self.force(&fault, end);
+        Ok(())
     }
 
     /// Does what RDTSC is for, or RDTSCP, which says which CPU it was as well: that is always the same here.

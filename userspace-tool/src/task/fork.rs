@@ -276,21 +276,21 @@ impl Task {
 
     /// Waits until nobody has the other end of a pipe, or this thread is to leave. No signal of the guest's ends it.
     fn wait_for_end(&self, pipe: &OwnedFd) {
-        loop {
-            let blocked = signal::BlockAll::new();
-            if self.is_to_leave() {
-                return;
-            }
-            // From here on it is woken, and not before, so that it cannot miss it.
-            let mut mask = signal::ALL.to_le_bytes();
-            let mut poll = [0; 8];
-            poll[..4].copy_from_slice(&pipe.as_raw_fd().to_le_bytes());
-            let ended = pass!(PPOLL_NOW, &mut poll, 1, None, &mut mask, 8);
-            drop(blocked);
-            if ended != Err(Errno::EINTR) {
-                return;
-            }
+        let mut poll = [0; 8];
+        poll[..4].copy_from_slice(&pipe.as_raw_fd().to_le_bytes());
+        while !self.is_to_go() && self.poll_woken(&mut poll, &mut None) == Err(Errno::EINTR) {}
+    }
+
+    /// Waits for descriptors, an array of `struct pollfd`; `EINTR` if this thread is to go, or may be. No signal of the
+    /// guest's ends it.
+    pub(crate) fn poll_woken(&self, fds: &mut [u8], time: &mut Option<[u8; 16]>) -> SysResult {
+        let _blocked = signal::BlockAll::new();
+        if self.is_to_go() {
+            return Err(Errno::EINTR);
         }
+        // From here on it is woken, and not before, so that it cannot miss it.
+        let (mut mask, count) = (signal::ALL.to_le_bytes(), fds.len() as u64 / 8);
+        pass!(PPOLL_NOW, fds, count, time, &mut mask, 8)
     }
 
     /// Tells the parent's program about its child.
@@ -363,6 +363,7 @@ impl Task {
         let shared = self.shared.for_child(stubs);
         mem::forget(mem::replace(&mut self.shared, Arc::new(shared)));
         // What the parent has got is not the child's.
+        signal::begin();
         let _ = (self.inbox.take(), self.inbox.take_wake());
         self.inbox.clear();
         if let Some(tree) = self.tree.lock().as_mut() {

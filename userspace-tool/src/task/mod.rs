@@ -7,6 +7,7 @@ mod build;
 mod census;
 mod context;
 mod deliver;
+mod ends;
 mod fault;
 mod fork;
 mod threads;
@@ -32,7 +33,7 @@ use crate::layout::Layout;
 use crate::loader::LoadError;
 use crate::memory::Memory;
 use crate::personality::{self, Actions, Book, Fds, Limits, Network, Signals, Timers, Trace};
-use crate::signal::Inbox;
+use crate::signal::{self, Inbox};
 use crate::stubs::Stubs;
 use crate::sync::Lock;
 use crate::{Exit, Vcpu};
@@ -225,7 +226,12 @@ impl Task {
     pub fn run(&mut self) -> Result<End, TaskError> {
         let _entered = self.inbox.enter(self.vcpu.exit_flag());
         personality::starts_here();
-        self.live()
+        let end = self.live();
+        if signal::leave_fatal() {
+            // Nobody takes it any more.
+            self.shared.actions.lock().apply_defaults();
+        }
+        end
     }
 
     /// Runs a thread to its end: comes back with that of the process, or, of a thread that is not the first, not

@@ -5,15 +5,14 @@
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use uvisor_uapi::HYPERCALL_LEN;
 
 use super::tree::Place;
 use super::{Child, End, Ending, Task};
 use crate::errno::{Errno, SysResult};
-use crate::memory::{word, word32};
 use crate::pass;
-use crate::personality;
 use crate::signal;
 use crate::stubs::Stub;
 use crate::sync::Lock;
@@ -21,11 +20,8 @@ use crate::sync::Lock;
 /// The stack of a host thread; it serves system calls and no more.
 const STACK: usize = 256 << 10;
 
-/// The most entries of a thread's list of robust futexes that are looked at, as Linux has it.
-const ROBUST_MAX: usize = 2048;
-
-/// In the word of a futex: its owner has died.
-const OWNER_DIED: u32 = 1 << 30;
+/// When a thread is woken again that may not have been.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// What a thread has for itself besides its vCPU.
 #[derive(Debug)]
@@ -110,6 +106,19 @@ impl Threads {
         self.changed
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for no longer than `time`, if that is given.
+    fn wait_for<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        time: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        let Some(time) = time else {
+            return self.wait(state);
+        };
+        let waited = self.changed.wait_timeout(state, time);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Whether there is but one.
@@ -245,6 +254,11 @@ impl Task {
         state.stopping || state.ended.is_some()
     }
 
+    /// Whether this thread is to do nothing more, or the process is to end.
+    pub(crate) fn is_to_go(&self) -> bool {
+        self.is_to_leave() || signal::is_doomed()
+    }
+
     /// Does what is to be done when a thread has ended. The process's end comes back, if this is who says it, or,
     /// to a thread that is not the first, anything.
     pub(crate) fn finish(&mut self, ending: Ending) -> Option<End> {
@@ -256,7 +270,7 @@ impl Task {
             }
         }
         let status = match ending {
-            Ending::Process(end) => {
+            Ending::Process(end) if self.leads_the_end() => {
                 if !self.thread.first {
                     std::mem::forget(blocked);
                 }
@@ -266,7 +280,11 @@ impl Task {
                 self.let_go();
                 Some(status)
             }
-            Ending::Left => None,
+            // Another one is faster, or all that goes on.
+            Ending::Process(_) | Ending::Left => {
+                self.let_go();
+                None
+            }
         };
         if !self.thread.first {
             // The host's thread gets none any more.
@@ -310,9 +328,6 @@ impl Task {
 
     /// The process ends. If it is another one's child, here; else its first thread says so.
     fn finish_process(&mut self, end: End) -> End {
-        if self.thread.robust != 0 {
-            let _ = self.let_robust_go();
-        }
         if self.child.is_some() || self.thread.first {
             self.tell_end(&end);
         }
@@ -324,98 +339,64 @@ impl Task {
             // They leave on their own; whoever says how the process ended ends it.
             let mut state = self.shared.threads.lock();
             state.stopping = true;
-            state.others.iter().for_each(|&tid| signal::wake(tid));
+            for &tid in &state.others {
+                signal::wake(tid);
+            }
         } else {
             let tid = signal::own_tid();
             let mut state = self.shared.threads.lock();
             state.ended.get_or_insert(end.clone());
             state.others.retain(|&other| other != tid);
-            drop(state);
             self.shared.threads.changed.notify_all();
-            signal::wake(crate::process::id() as i32);
+            while !state.first_waits && !signal::wake(crate::process::id() as i32) {
+                state = self.shared.threads.wait_for(state, Some(AGAIN));
+            }
         }
         end
     }
 
-    /// Lets go of what others wait for that this thread has.
-    fn let_go(&mut self) {
-        if self.thread.robust != 0 {
-            // A list that is broken is the program's problem.
-            let _ = self.let_robust_go();
-        }
-        let address = std::mem::take(&mut self.thread.clear_tid);
-        if address != 0 && self.memory.write(address, &[0; 4]).is_ok() {
-            // Nobody waits at what is no memory.
-            let _ = personality::wake_one(self, address, None);
-        }
-    }
-
-    /// Marks the robust futexes that the thread has.
-    fn let_robust_go(&self) -> SysResult<()> {
-        let head = self.memory.read::<24>(self.thread.robust)?;
-        let offset = word(&head, 8);
-        let pending = word(&head, 16);
-        let mut entry = word(&head, 0);
-        for _ in 0..ROBUST_MAX {
-            // Bit 0 says that it is one with priority inheritance.
-            let at = entry & !1;
-            if at == self.thread.robust {
-                break;
-            }
-            let next = u64::from_le_bytes(self.memory.read(at)?);
-            if at != pending & !1 {
-                self.owner_died(at.wrapping_add(offset))?;
-            }
-            entry = next;
-        }
-        match pending & !1 {
-            0 => Ok(()),
-            at => self.owner_died(at.wrapping_add(offset)),
-        }
-    }
-
-    /// Says in a futex that is this thread's that it has died, and wakes one that waits for it.
-    fn owner_died(&self, address: u64) -> SysResult<()> {
-        let owner = word32(&self.memory.read::<4>(address)?, 0) & 0x3fff_ffff;
-        if owner != signal::own_tid() as u32 || address % 4 != 0 {
-            return Ok(());
-        }
-        personality::wake_one(self, address, Some(OWNER_DIED)).map(drop)
-    }
-
-    /// Ends all other threads, for this one to become another program.
-    fn stop_others(&self) -> SysResult<()> {
+    /// Ends all other threads, which takes no longer than `time`, if that is given; false if another one does that
+    /// already, or ends the process.
+    pub(super) fn stop_others(&self, time: Option<Duration>) -> bool {
         let own = signal::own_tid();
         let threads = &self.shared.threads;
         let mut state = threads.lock();
         if state.stopping || state.ended.is_some() {
-            // Another one is faster; this one is told so.
-            return Err(Errno::ERESTARTNOINTR);
+            return false;
         }
         state.stopping = true;
+        // Who wakes others by a signal that is for any of them does not get it.
+        let _blocked = signal::BlockAll::new();
         let first = crate::process::id() as i32;
-        for &tid in state
-            .others
-            .iter()
-            .chain([&first])
-            .filter(|&&tid| tid != own)
-        {
-            signal::wake(tid);
+        let is_to_leave = |state: &State, tid| tid != own && (tid != first || !state.first_waits);
+        let start = Instant::now();
+        let mut all_woken = false;
+        loop {
+            let all = state.others.iter().chain([&first]).copied();
+            let left: Vec<i32> = all.filter(|&tid| is_to_leave(&state, tid)).collect();
+            let over = time.is_some_and(|time| start.elapsed() >= time);
+            if left.is_empty() || over {
+                return true;
+            }
+            if !all_woken {
+                all_woken = left.iter().fold(true, |all, &tid| signal::wake(tid) && all);
+            }
+            let time = match all_woken {
+                true => time.map(|time| time.saturating_sub(start.elapsed())),
+                false => Some(AGAIN),
+            };
+            state = threads.wait_for(state, time);
         }
-        let is_left = |state: &State| {
-            state.others.iter().all(|&tid| tid == own) && (self.thread.first || state.first_waits)
-        };
-        while !is_left(&state) {
-            state = threads.wait(state);
-        }
-        Ok(())
     }
 
     /// Becomes what [`Self::successor`] made, which no other thread survives.
     pub(crate) fn succeed(&mut self, successor: Self) -> SysResult {
-        if !(self.thread.first && self.shared.threads.is_alone()) {
-            self.stop_others()?;
+        let alone = self.thread.first && self.shared.threads.is_alone();
+        if !alone && !self.stop_others(None) {
+            // Another one is faster; this one is told so.
+            return Err(Errno::ERESTARTNOINTR);
         }
+        self.let_robust_go();
         self.fds.close_on_exec();
         self.shared.actions.lock().leave_handlers();
         self.shared.timers.lock().delete();
@@ -442,5 +423,9 @@ impl Task {
         self.inbox.use_flag(successor.vcpu.exit_flag());
         *self = successor;
         self.inbox.set_mask(mask);
+        if signal::is_doomed() {
+            // Who was told may have left meanwhile.
+            self.inbox.wake();
+        }
     }
 }

@@ -16,10 +16,14 @@ use crate::errno::{Errno, SysResult};
 use crate::memory::{word, word32};
 use crate::pass;
 use crate::personality::{reopen, Fds};
+use crate::signal;
 use crate::sync::Lock;
 
 /// The end of the bytes that stand for processes, by their numbers; the places of threads are behind them.
 const PLACES: u64 = 1 << 32;
+
+/// The end of these; behind it are bytes of processes that take what is fatal, by their numbers.
+const TAKERS: u64 = 1 << 33;
 
 /// The processes of a task.
 #[derive(Debug)]
@@ -165,9 +169,28 @@ impl Tree {
     /// Says that the calling process is one of them; `EAGAIN` if there is no place for it.
     fn join(&mut self) -> SysResult<()> {
         self.take_place()?;
-        let mut own = lock(crate::process::id().into(), 1);
+        self.claim(0)?;
+        match signal::takes_fatal() {
+            true => self.take_fatal(),
+            false => Ok(()),
+        }
+    }
+
+    /// Locks the byte of the calling process among those from `start`.
+    fn claim(&self, start: u64) -> SysResult<()> {
+        let mut own = lock(start + u64::from(crate::process::id()), 1);
         let fd = self.members.as_raw_fd();
         pass!(FCNTL_LOCK, fd, libc::F_SETLK, &mut own).map(drop)
+    }
+
+    /// Says that the calling process takes what is fatal.
+    pub(super) fn take_fatal(&self) -> SysResult<()> {
+        self.claim(TAKERS)
+    }
+
+    /// Whether another process of them does.
+    pub(crate) fn takes_fatal(&self, pid: u32) -> bool {
+        self.next(TAKERS + u64::from(pid), 1) == Some(pid)
     }
 
     /// Whether a process is one of them, and alive.

@@ -2,7 +2,7 @@
 
 //! Taking all that there is of something, until there is no more.
 
-use crate::call::{call, error_name, exit, must, wait};
+use crate::call::{call, error_name, exit, in_child, must, wait};
 
 /// The error of a call that failed, or its result.
 fn told(result: i64) -> String {
@@ -128,10 +128,32 @@ pub fn signals() {
         .map(|thread| thread.join().unwrap_or(-100))
         .sum();
     println!("threads: {sum}");
-    // One that waits for ever does not keep the process from its end.
-    std::thread::spawn(|| loop {
-        call(libc::SYS_pause, &[]);
-    });
+    // One that waits for ever keeps the process neither from its end nor from becoming another program.
+    let waits = || {
+        std::thread::spawn(|| loop {
+            call(libc::SYS_pause, &[]);
+        })
+    };
+    let become_other = || {
+        waits();
+        let program = c"/bin/true".as_ptr() as u64;
+        let arguments = [program, 0];
+        call(libc::SYS_execve, &[program, arguments.as_ptr() as u64, 0]).unsigned_abs()
+    };
+    let end_all = || {
+        std::thread::spawn(|| exit(5));
+        loop {
+            call(libc::SYS_pause, &[]);
+        }
+    };
+    println!("another program: {}", in_child(become_other));
+    println!("all end: {}", in_child(end_all));
+    // Of processes that others may wait for.
+    let common = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    must(libc::SYS_mmap, &[0, 4096, 3, common as u64, u64::MAX, 0]);
+    println!("another program: {}", in_child(become_other));
+    println!("all end: {}", in_child(end_all));
+    waits();
     std::thread::sleep(std::time::Duration::from_millis(50));
     println!("the end");
 }

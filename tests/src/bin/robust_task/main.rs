@@ -4,12 +4,13 @@
 //!
 //! `walk` makes every system call that is served with bad pointers in each argument, and prints what comes of it.
 //! `forks`, `threads`, `descriptors`, `signals` and `memory` take all that there is of these.
-//! `apart` tries to leave its task, `races` changes what calls use while they do, and `fuzz` makes calls at random.
+//! `apart` tries to leave its task, `frames` goes back from handlers by what is no frame, `races` changes what calls use while they do, and `fuzz` makes calls at random.
 
 mod apart;
 mod arena;
 mod call;
 mod cases;
+mod frames;
 mod fuzz;
 mod hogs;
 mod races;
@@ -24,6 +25,7 @@ fn part(words: &[&str]) -> Result<(), String> {
         ["fuzz", time, seed] => return fuzz::main(number(time), number(seed)),
         ["forks"] => hogs::forks(),
         ["apart"] => apart::main(),
+        ["frames"] => frames::main(),
         ["threads"] => hogs::threads(),
         ["descriptors"] => hogs::descriptors(),
         ["signals"] => hogs::signals(),
