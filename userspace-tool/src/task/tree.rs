@@ -291,7 +291,8 @@ mod tests {
             let child = fork(|| {
                 let [members, alive] = tree.descriptors();
                 let kept = fds.keep_own(&[members, alive, write.as_raw_fd()]);
-                if kept.and_then(|()| tree.grow(&fds)).is_err() {
+                let grown = kept.and_then(|()| tree.grow(&fds));
+                if grown.and_then(|()| tree.take_fatal()).is_err() {
                     return 1;
                 }
                 let mut ready = [1];
@@ -307,7 +308,9 @@ mod tests {
                 && tree.has(child as u32)
                 && tree.has(crate::process::id())
                 && !tree.has(1)
-                && tree.others() == [child as u32];
+                && tree.others() == [child as u32]
+                && tree.takes_fatal(child as u32)
+                && !tree.takes_fatal(1);
             i32::from(!known)
         });
         assert_eq!(wait(root), 0, "the first process saw what it should");
