@@ -263,6 +263,77 @@ for i in range(5):
     os.kill(last, 9)
     print(status, os.waitpid(last, 0)[1])
 '
+python 'signals that wait stay when memory is shared for the first time' '
+import mmap, os, signal
+numbers = [signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGUSR1, signal.SIGTERM, 64]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+pid = os.fork()
+if pid == 0: os._exit(3)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+for number in numbers[1:]: os.kill(os.getpid(), number)
+memory = mmap.mmap(-1, 4096)
+print(sorted(map(int, signal.sigpending())))
+print(signal.sigtimedwait([signal.SIGCHLD], 5).si_pid == pid)
+'
+python 'the signal that brokers use, to oneself' '
+import mmap, os, signal, threading, time
+memory = mmap.mmap(-1, 4096)
+got = []
+signal.signal(64, lambda number, frame: got.append(number))
+def twice(how):
+    for i in range(2):
+        how()
+        until = time.monotonic() + 5
+        while len(got) <= i and time.monotonic() < until: time.sleep(0.01)
+    print(got); got.clear()
+own = os.getpid()
+twice(lambda: os.kill(own, 64))
+twice(lambda: signal.raise_signal(64))
+gate = threading.Event()
+thread = threading.Thread(target=gate.wait)
+thread.start()
+twice(lambda: os.kill(own, 64))
+gate.set(); thread.join()
+signal.pthread_sigmask(signal.SIG_BLOCK, [64])
+os.kill(own, 64)
+info = signal.sigtimedwait([64], 5)
+print(info.si_signo, info.si_code, info.si_pid == own)
+signal.signal(64, signal.SIG_DFL)
+pid = os.fork()
+if pid == 0:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [64])
+    os.kill(os.getpid(), 64)
+    time.sleep(5)
+print(os.waitpid(pid, 0)[1])
+'
+python 'many are killed at once' '
+import mmap, os, signal
+memory = mmap.mmap(-1, 4096)
+os.setpgid(0, 0)
+signal.signal(signal.SIGUSR1, lambda *a: None)
+r, w = os.pipe()
+pids = []
+for i in range(70):
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, pids[0] if pids else 0)
+        os.write(w, b"x")
+        while True: signal.pause()
+    try: os.setpgid(pid, pids[0] if pids else pid)
+    except OSError: pass
+    pids.append(pid)
+for i in range(70): os.read(r, 1)
+os.killpg(pids[0], 9)
+print({os.waitpid(pid, 0)[1] for pid in pids})
+try: os.kill(pids[0], 0)
+except ProcessLookupError: print("gone")
+child = os.fork()
+if child == 0: os._exit(0)
+os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+for number in (0, 9, 15, 99):
+    try: print(os.kill(child, number))
+    except OSError as error: print(error)
+'
 # Natively there would be more of them.
 got=$(timeout -s KILL 120 uvctl run -- /usr/bin/python3 -S -c "$(cat robust.py)
 memory, held = mutex()

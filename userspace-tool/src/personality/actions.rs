@@ -145,10 +145,11 @@ impl Actions {
         action
     }
 
-    /// Makes the host do what signals do by default, which is something else now.
+    /// Makes the host do what fatal signals do by default, which is something else now. Of others it would forget those
+    /// that wait.
     pub(crate) fn apply_defaults(&self) {
         for (number, action) in (1..).zip(self.0.iter().skip(1)) {
-            if action.disposition() == Disposition::Default {
+            if signal::is_fatal(number) && action.disposition() == Disposition::Default {
                 action.apply(number);
             }
         }

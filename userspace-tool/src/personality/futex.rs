@@ -104,11 +104,11 @@ pub(super) fn futex(task: &mut Task, args: Args) -> SysResult {
     }
 }
 
-/// What is changed in a word before one that waits there is woken.
+/// What is changed in a word before who waits there is woken: one, if it says nothing else.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change {
     None,
-    /// It becomes this, a bit. Whoever is woken says again that others wait.
+    /// It becomes this, a bit. It does not say any more that others wait, so all are woken.
     To(u32),
     /// This bit is set as well.
     With(u32),
@@ -122,16 +122,16 @@ pub(crate) fn wake_one(task: &Task, address: u64, change: Change) -> SysResult {
         None => libc::FUTEX_PRIVATE_FLAG,
     };
     let word = at(task, address, &common)?;
-    let (operation, bit) = match change {
+    let (operation, bit, most) = match change {
         Change::None => return pass!(FUTEX, word, libc::FUTEX_WAKE | private, 1, 0, None, 0),
-        Change::To(bit) => (libc::FUTEX_OP_SET, bit),
-        Change::With(bit) => (libc::FUTEX_OP_OR, bit),
+        Change::To(bit) => (libc::FUTEX_OP_SET, bit, i32::MAX),
+        Change::With(bit) => (libc::FUTEX_OP_OR, bit, 1),
     };
     // The argument is the number of a bit.
     let operation = (libc::FUTEX_OP_OPARG_SHIFT | operation) as u32;
     let change = u64::from(operation << 28 | bit.trailing_zeros() << 12);
     let operation = libc::FUTEX_WAKE_OP | private;
-    pass!(FUTEX, word, operation, 1, 0, Some(word), change)
+    pass!(FUTEX, word, operation, most, 0, Some(word), change)
 }
 
 /// `FUTEX_LOCK_PI2`.

@@ -127,15 +127,26 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
         task.end(End::Signal(number));
         return Ok(0);
     }
-    if number == libc::SIGKILL && signal::takes_fatal() {
-        task.die(number);
+    match number {
+        libc::SIGKILL if signal::takes_fatal() => {
+            task.ending = Some(task.die(number));
+            Ok(0)
+        }
+        WAKE => signal::send_to_self(number, &signal::guests_wake()),
+        _ => pass!(KILL, u64::from(crate::process::id()), number),
     }
-    pass!(KILL, u64::from(crate::process::id()), number)
 }
 
 /// Sends a signal to another process of the task.
 fn send(task: &Task, pid: u32, number: u64) -> SysResult {
-    send_with(task, pid, number, None)
+    match send_with(task, pid, number, None) {
+        // A child that has ended is there until it is waited for.
+        Err(Errno::ESRCH) if is_own_zombie(pid as i32) => match number as u32 as usize {
+            0..SIGNALS => Ok(0),
+            _ => Err(Errno::EINVAL),
+        },
+        sent => sent,
+    }
 }
 
 /// [`send`], with what is to come with it.
@@ -157,14 +168,14 @@ fn send_one(
     let handle = handle(task, pid)?;
     let number = number as u32 as i32;
     if number == libc::SIGKILL {
-        return asked.kill(task, pid, handle);
+        return asked.kill(task, pid, &handle);
     }
     let mut info = info.or_else(|| (number == WAKE).then(signal::guests_wake));
     pass!(PIDFD_SEND_SIGNAL, handle.as_raw_fd(), number, &mut info, 0)
 }
 
 /// A handle on another process of the task.
-fn handle(task: &Task, pid: u32) -> SysResult<OwnedFd> {
+pub(super) fn handle(task: &Task, pid: u32) -> SysResult<OwnedFd> {
     // There is none on a process of others', not even for a moment, as long as the handle has a number of the guest's.
     let member = || match task.is_member(pid.into()) {
         true => Ok(()),
@@ -218,13 +229,7 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
     let group_of = |pid: u32| pass!(GETPGID, u64::from(pid)).ok();
     match pid as u32 as i32 {
         pid if pid > 0 && task.is_own(pid as u64) => raise(task, number),
-        pid if pid > 0 => {
-            match send(task, pid as u32, number) {
-                // A child that has ended is there until it is waited for.
-                Err(Errno::ESRCH) if is_own_zombie(pid) => Ok(0),
-                sent => sent,
-            }
-        }
+        pid if pid > 0 => send(task, pid as u32, number),
         -1 => {
             let own = crate::process::id();
             send_to_many(task, number, |pid| pid != own)
@@ -284,8 +289,7 @@ pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) ->
     match task.is_own(pid) {
         true if kills(number) => raise(task, number),
         true => {
-            let (pid, mut info) = (u64::from(crate::process::id()), info);
-            pass!(RT_SIGQUEUEINFO, pid, number as u32 as i32, &mut info)
+            signal::send_to_self(number as u32 as i32, &info)
         }
         false => send_with(task, pid as u32, number, Some(info)),
     }

@@ -83,7 +83,9 @@ pub fn die_of(number: i32) -> ! {
     set_disposition(number, libc::SIG_DFL);
     let mut mask = (!bit(number)).to_le_bytes();
     let _ = pass!(RT_SIGPROCMASK, libc::SIG_SETMASK, &mut mask, None, 8);
-    let _ = pass!(KILL, u64::from(crate::process::id()), number);
+    let pid = crate::process::id() as i32;
+    // To this thread: another one would take its time.
+    let _ = pass!(TGKILL, pid, super::own_tid(), number);
     // Only a signal that does not kill comes back.
     std::process::abort()
 }

@@ -370,10 +370,12 @@ fn is_own_fault(number: i32, info: &Info) -> bool {
     synchronous && code(info) > 0
 }
 
-/// Whether a [`WAKE`] is the broker's; so is one of which nothing is known.
+/// Whether a [`WAKE`] is the broker's; so is one by [`wake`]'s `kill`, of which nothing is known if the queue was full.
+/// What the guest sends to itself comes as [`guests_wake`] has it.
 fn is_wake(info: &Info) -> bool {
-    let is_lost = code(info) == libc::SI_USER && crate::memory::word32(info, 16) == 0;
-    is_lost || crate::memory::word(info, 24) == WAKE_VALUE
+    let from = crate::memory::word32(info, 16);
+    let is_killed = code(info) == libc::SI_USER && (from == 0 || from == crate::process::id());
+    is_killed || crate::memory::word(info, 24) == WAKE_VALUE
 }
 
 /// The parent of this process, whose end is told by [`WAKE`].
@@ -437,6 +439,16 @@ pub fn set_code(info: &mut Info, code: i32) {
 pub fn own_tid() -> i32 {
     // SAFETY: It takes nothing.
     unsafe { libc::gettid() }
+}
+
+/// Sends a signal of the guest's with `info` to this process.
+pub fn send_to_self(number: i32, info: &Info) -> SysResult {
+    let mut info = match number == WAKE && code(info) == libc::SI_USER {
+        true => guests_wake(),
+        false => *info,
+    };
+    let pid = u64::from(crate::process::id());
+    pass!(RT_SIGQUEUEINFO, pid, number, &mut info)
 }
 
 /// Sends a signal with `info` to a thread of this process.

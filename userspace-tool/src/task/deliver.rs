@@ -13,13 +13,15 @@ impl Task {
     /// Looks what has arrived for the thread.
     pub(super) fn attend(&mut self) -> Result<(), TaskError> {
         let woken = self.inbox.take_wake();
-        if woken && self.is_to_leave() {
+        let doomed = signal::is_doomed();
+        if (woken || doomed) && self.is_to_leave() {
             // What has arrived is for who stays.
             self.ending = Some(Ending::Left);
             return Ok(());
         }
-        if signal::is_doomed() {
-            self.die(libc::SIGKILL);
+        if doomed {
+            self.ending = Some(self.die(libc::SIGKILL));
+            return Ok(());
         }
         let signal = self.inbox.take();
         self.inbox.clear();
@@ -53,7 +55,8 @@ impl Task {
         let is_default = action.disposition() == Disposition::Default;
         if is_default && signal::is_fatal(number) {
             drop(actions);
-            self.die(number);
+            self.ending = Some(self.die(number));
+            return Ok(());
         }
         if is_default {
             // It has changed its mind since: the host does what is to be done. Nobody changes it again meanwhile.
@@ -240,7 +243,6 @@ impl Task {
         let frame = Frame::read(&bytes, self.vcpu.regs());
         // What is good of a bad frame counts, as on Linux.
         self.set_mask(frame.mask);
-        self.signals.stack.restore(&frame.stack);
         // What is not canonical cannot be gone to.
         if frame.regs.rip >> 47 != 0 {
             return Err(Errno::EFAULT);
@@ -248,6 +250,7 @@ impl Task {
         let legacy = both.and_then(|both| frame::legacy_within(&both, address, frame.state));
         self.load_extended(frame.state, legacy)?;
         *self.vcpu.regs_mut() = frame.regs;
+        self.signals.stack.restore(&frame.stack);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 use std::mem;
 use std::time::Duration;
 
-use super::{End, Task};
+use super::{End, Ending, Task};
 use crate::errno::SysResult;
 use crate::memory::{word, word32};
 use crate::personality::{self, Change};
@@ -106,11 +106,15 @@ impl Task {
         alone || self.stop_others(Some(LEAVE_TIME))
     }
 
-    /// The process ends by a signal that it does not handle, as the host would have it.
-    pub(crate) fn die(&mut self, number: i32) -> ! {
-        mem::forget(signal::BlockAll::new());
-        // Whoever else ends it, or becomes another program, is not waited for.
-        self.leads_the_end();
+    /// The process ends by a signal that it does not handle, as the host would have it; if another thread ends it
+    /// already, it goes that one's way, and this one leaves.
+    pub(crate) fn die(&mut self, number: i32) -> Ending {
+        let blocked = signal::BlockAll::new();
+        // Who becomes another program is not waited for.
+        if !self.leads_the_end() && self.is_ending() {
+            return Ending::Left;
+        }
+        mem::forget(blocked);
         self.tell_end(&End::Signal(number));
         if self.child.is_some() {
             self.count();

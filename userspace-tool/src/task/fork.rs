@@ -266,8 +266,10 @@ impl Task {
                         // It was the child's.
                         let _ = self.memory.bind();
                     }
-                    // It is another program by now, or was killed.
-                    stubs.free_all_of(pid as u32);
+                    if !self.is_to_go() {
+                        // It is another program by now, or was killed.
+                        stubs.free_all_of(pid as u32);
+                    }
                 }
                 told.map(|()| pid as u64)
             }

@@ -81,6 +81,8 @@ pub(super) struct State {
     first_waits: bool,
     /// Whether all but one are to leave.
     stopping: bool,
+    /// Whether that one ends the process then.
+    ending: bool,
     /// How the process ends, if it does.
     ended: Option<End>,
     /// What the first one goes on as.
@@ -254,6 +256,12 @@ impl Task {
         state.stopping || state.ended.is_some()
     }
 
+    /// Whether another thread ends the process.
+    pub(super) fn is_ending(&self) -> bool {
+        let state = self.shared.threads.lock();
+        state.ending || state.ended.is_some()
+    }
+
     /// Whether this thread is to do nothing more, or the process is to end.
     pub(crate) fn is_to_go(&self) -> bool {
         self.is_to_leave() || signal::is_doomed()
@@ -264,6 +272,11 @@ impl Task {
     pub(crate) fn finish(&mut self, ending: Ending) -> Option<End> {
         // Signals for the process are for those that go on, also one that has just come.
         let blocked = signal::BlockAll::new();
+        let ending = match signal::is_doomed() && !self.is_to_leave() {
+            // It may be the only one that was told.
+            true => self.die(libc::SIGKILL),
+            false => ending,
+        };
         if !(self.thread.first && matches!(ending, Ending::Left)) {
             if let Some(signal) = self.inbox.take() {
                 self.pass_on(&signal);
@@ -318,11 +331,9 @@ impl Task {
 
     /// Gives a signal that the thread has got to the process.
     fn pass_on(&self, signal: &signal::Signal) {
-        let pid = u64::from(crate::process::id());
-        let mut info = signal.info;
-        if pass!(RT_SIGQUEUEINFO, pid, signal.number, &mut info).is_err() {
+        if signal::send_to_self(signal.number, &signal.info).is_err() {
             // One of the kernel's own is not to be forged.
-            let _ = pass!(KILL, pid, signal.number);
+            let _ = pass!(KILL, u64::from(crate::process::id()), signal.number);
         }
     }
 
@@ -355,8 +366,8 @@ impl Task {
         end
     }
 
-    /// Ends all other threads, which takes no longer than `time`, if that is given; false if another one does that
-    /// already, or ends the process.
+    /// Ends all other threads: to be the only one, or to end the process, which takes no longer than `time`. False if
+    /// another one does either already.
     pub(super) fn stop_others(&self, time: Option<Duration>) -> bool {
         let own = signal::own_tid();
         let threads = &self.shared.threads;
@@ -365,6 +376,7 @@ impl Task {
             return false;
         }
         state.stopping = true;
+        state.ending = time.is_some();
         // Who wakes others by a signal that is for any of them does not get it.
         let _blocked = signal::BlockAll::new();
         let first = crate::process::id() as i32;
