@@ -220,8 +220,8 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
         pid if pid > 0 && task.is_own(pid as u64) => raise(task, number),
         pid if pid > 0 => {
             match send(task, pid as u32, number) {
-                // A child that has ended is there until it is waited for.
-                Err(Errno::ESRCH) if is_own_zombie(pid) => Ok(0),
+                // A child that ends, or has ended, is there until it is waited for.
+                Err(Errno::ESRCH) if is_own_child(pid) => Ok(0),
                 sent => sent,
             }
         }
@@ -240,12 +240,11 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
     }
 }
 
-/// Whether a process is a child of this one that has ended.
-fn is_own_zombie(pid: i32) -> bool {
+/// Whether a process is a child of this one.
+fn is_own_child(pid: i32) -> bool {
     let mut info = [0; 128];
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let found = pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None);
-    found.is_ok() && word32(&info, 16) as i32 == pid
+    pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None).is_ok()
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
