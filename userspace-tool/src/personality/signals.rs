@@ -140,8 +140,8 @@ fn raise(task: &mut Task, number: u64) -> SysResult {
 /// Sends a signal to another process of the task.
 fn send(task: &Task, pid: u32, number: u64) -> SysResult {
     match send_with(task, pid, number, None) {
-        // A child that has ended is there until it is waited for.
-        Err(Errno::ESRCH) if is_own_zombie(pid as i32) => match number as u32 as usize {
+        // A child that ends, or has ended, is there until it is waited for.
+        Err(Errno::ESRCH) if is_own_child(pid as i32) => match number as u32 as usize {
             0..SIGNALS => Ok(0),
             _ => Err(Errno::EINVAL),
         },
@@ -245,12 +245,11 @@ pub(super) fn kill(task: &mut Task, [pid, number, ..]: Args) -> SysResult {
     }
 }
 
-/// Whether a process is a child of this one that has ended.
-fn is_own_zombie(pid: i32) -> bool {
+/// Whether a process is a child of this one.
+fn is_own_child(pid: i32) -> bool {
     let mut info = [0; 128];
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let found = pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None);
-    found.is_ok() && word32(&info, 16) as i32 == pid
+    pass!(WAITID, libc::P_PID as i32, pid, &mut info, options, None).is_ok()
 }
 
 pub(super) fn tkill(task: &mut Task, [tid, number, ..]: Args) -> SysResult {
