@@ -287,9 +287,7 @@ pub(super) fn rt_sigqueueinfo(task: &mut Task, [pid, number, info, ..]: Args) ->
     let info = queued(task.memory.read::<128>(info)?)?;
     match task.is_own(pid) {
         true if kills(number) => raise(task, number),
-        true => {
-            signal::send_to_self(number as u32 as i32, &info)
-        }
+        true => signal::send_to_self(number as u32 as i32, &info),
         false => send_with(task, pid as u32, number, Some(info)),
     }
 }

@@ -101,7 +101,10 @@ impl Access {
             access.roots.push(root);
             if right != Right::Nothing {
                 // What is above of one that was there is there as well.
-                let above = path.ancestors().skip(1).take_while(|path| seen.insert(*path));
+                let above = path
+                    .ancestors()
+                    .skip(1)
+                    .take_while(|path| seen.insert(*path));
                 let found = above.filter_map(look).map(|status| status.identity);
                 access.ways.extend(found);
             }
