@@ -11,6 +11,7 @@ use std::ptr;
 use thiserror::Error;
 
 use crate::errno::Errno;
+use crate::process::split_stat;
 use crate::profile::EnvironmentRules;
 
 extern "C" {
@@ -133,10 +134,9 @@ unsafe fn overwrite(at: *mut u8, len: usize) {
 /// From where to where the strings are that the kernel made the environment of.
 fn initial() -> Result<(usize, usize), Errno> {
     let text = std::fs::read("/proc/self/stat")?;
-    // The name may have anything in it but is in brackets; `env_start` is the 50th field, the state behind it the 3rd.
-    let name = text.iter().rposition(|&byte| byte == b')');
-    let rest = text.get(name.ok_or(Errno::EINVAL)? + 1..);
-    let rest = std::str::from_utf8(rest.unwrap_or_default()).map_err(|_| Errno::EINVAL)?;
+    let (_, rest) = split_stat(&text).ok_or(Errno::EINVAL)?;
+    let rest = std::str::from_utf8(rest).map_err(|_| Errno::EINVAL)?;
+    // `env_start` is the 50th, and the first here the 3rd.
     let mut fields = rest.split_ascii_whitespace().skip(47);
     let mut next = || -> Result<usize, Errno> {
         let field = fields.next().ok_or(Errno::EINVAL)?;

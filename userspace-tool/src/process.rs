@@ -75,6 +75,13 @@ pub(crate) fn pidfd_info(handle: RawFd, wanted: u64) -> SysResult<[u8; 64]> {
     Ok(info)
 }
 
+/// A process's `stat` in `/proc`, parted into its number with its name, which is in parentheses and may contain anything, and
+/// the fields from the third one on.
+pub(crate) fn split_stat(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    text.split_at_checked(end + 1)
+}
+
 /// The ranges of descriptors from `first` on in which none is to be kept.
 pub fn gaps(first: RawFd, kept: &[RawFd]) -> impl Iterator<Item = (RawFd, RawFd)> {
     let mut kept: Vec<RawFd> = kept.iter().copied().filter(|&fd| fd >= first).collect();
@@ -97,6 +104,17 @@ mod tests {
         let gaps = |kept: &[i32]| super::gaps(3, kept).collect::<Vec<_>>();
         assert_eq!(gaps(&[]), [(3, last)]);
         assert_eq!(gaps(&[7, 1, 3, 8]), [(4, 6), (9, last)]);
+    }
+
+    #[test]
+    fn names_in_stat_may_have_all_in_them() {
+        let split = |text: &'static str| super::split_stat(text.as_bytes());
+        assert_eq!(
+            split("1 (a) R) S 2"),
+            Some((&b"1 (a) R)"[..], &b" S 2"[..]))
+        );
+        assert_eq!(split("1 (a)"), Some((&b"1 (a)"[..], &b""[..])));
+        assert_eq!(split("1"), None);
     }
 
     #[test]

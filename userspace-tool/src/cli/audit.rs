@@ -69,6 +69,11 @@ impl Audit {
     }
 }
 
+/// Whether opening a file failed as it is a pipe that nobody reads from.
+fn is_unread(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENXIO)
+}
+
 /// Opens what may be a pipe, whose reader, if it was started at the same time, is waited for.
 fn open_once_read(path: &Path) -> io::Result<File> {
     let start = Instant::now();
@@ -81,8 +86,7 @@ fn open_once_read(path: &Path) -> io::Result<File> {
             // Else a pipe that nobody reads is waited for without end.
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path);
-        let unread = |error: &io::Error| error.raw_os_error() == Some(libc::ENXIO);
-        if !file.as_ref().is_err_and(unread) || start.elapsed() >= PATIENCE {
+        if !file.as_ref().is_err_and(is_unread) || start.elapsed() >= PATIENCE {
             return file;
         }
         thread::sleep(PATIENCE / 100);
@@ -93,7 +97,7 @@ fn open_once_read(path: &Path) -> io::Result<File> {
 fn open(path: &Path, limit: u64, rules: &Rules) -> Result<Log, String> {
     let say = |error: io::Error| error.to_string();
     let file = match open_once_read(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+        Err(error) if is_unread(&error) => {
             return Err("nobody reads from this pipe: start its reader first".into());
         }
         file => file.map_err(say)?,

@@ -10,6 +10,7 @@ use super::signals::handle;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word32;
 use crate::pass;
+use crate::process::split_stat;
 use crate::signal::{self, WAKE};
 use crate::task::Task;
 
@@ -100,9 +101,8 @@ fn is_stopped(task: &Task, pid: u32) -> bool {
 
 /// Whether a process's `stat` in `/proc` says that.
 fn has_stopped(text: &[u8]) -> bool {
-    // Behind the name, which may have all in it.
-    let state = text.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-    matches!(state.trim_ascii_start(), [b'T' | b't', ..])
+    let fields = split_stat(text).map(|(_, fields)| fields.trim_ascii_start());
+    matches!(fields, Some([b'T' | b't', ..]))
 }
 
 /// Sends SIGKILL by a handle.

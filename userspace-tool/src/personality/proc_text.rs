@@ -11,6 +11,7 @@ use uvisor_uapi::{Prot, PAGE_SIZE};
 use super::process;
 use crate::errno::{Errno, SysResult};
 use crate::memory::word;
+use crate::process::split_stat;
 use crate::space::{Backing, NamedFile, Piece};
 use crate::task::Task;
 
@@ -262,9 +263,7 @@ fn stat(text: &[u8], places: [(u64, u64); 3], sizes: &Sizes) -> Option<Vec<u8>> 
 
 /// Exchanges fields of a `stat` by their numbers, which count from 1.
 fn exchange(text: &[u8], values: &[(usize, u64)]) -> Option<Vec<u8>> {
-    // The second one is in parentheses, and may contain anything.
-    let end = text.iter().rposition(|&byte| byte == b')')?;
-    let (head, tail) = text.split_at(end + 1);
+    let (head, tail) = split_stat(text)?;
     let tail = std::str::from_utf8(tail).ok()?;
     let mut fields: Vec<String> = tail.split_ascii_whitespace().map(String::from).collect();
     for &(number, value) in values {
